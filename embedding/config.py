@@ -1,0 +1,217 @@
+"""Every option of the embedding job: its default, its unit, its help and its check, each written once.
+
+The command line (`jobs/embed.py`), the YAML file of ``--config`` and ``run.json`` are all made from
+:class:`EmbedConfig`, so none of them can disagree with another.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embedding.errors import RequestError
+
+RANDOM_CHECKPOINT = "random"
+AUTO = "auto"
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise RequestError(f"{name}: expected a text, got {value!r}")
+    return value
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not items:
+        raise RequestError(f"{name}: expected one or more paths, got {value!r}")
+    return tuple(_text(name, item) for item in items)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise RequestError(f"{name}: expected true or false, got {value!r}")
+    return value
+
+
+def _choice(*choices: str) -> Callable[[str, object], str]:
+    def parse(name: str, value: object) -> str:
+        if value not in choices:
+            raise RequestError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _number(kind: type, low: float, high: float = float("inf"), *, auto: bool = False) -> Callable[[str, object], Any]:
+    """A parser of numbers in ``(low, high]``; ``low`` itself belongs to the range when it is an integer."""
+    what = "a whole number" if kind is int else "a number"
+
+    def parse(name: str, value: object) -> Any:
+        if auto and value == AUTO:
+            return AUTO
+        try:
+            number = kind(str(value))
+        except ValueError:
+            expected = f"{what} or {AUTO!r}" if auto else what
+            raise RequestError(f"{name}: expected {expected}, got {value!r}") from None
+        # `not (…)` also refuses NaN, which fails every comparison.
+        if not (low <= number <= high) or (kind is float and number <= low and low == 0 and high == float("inf")):
+            bound = f"above {low:g}" if kind is float and high == float("inf") else f"at least {low:g}"
+            limit = "" if high == float("inf") else f" and at most {high:g}"
+            raise RequestError(f"{name}: must be {bound}{limit}, got {value}")
+        return number
+
+    return parse
+
+
+def _option(
+    parse: Callable[[str, object], Any],
+    help: str,  # noqa: A002 — argparse calls it so, and it is passed on to argparse
+    *,
+    metavar: str | None = None,
+    default_text: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    metadata = {"parse": parse, "help": help, "metavar": metavar, "default_text": default_text}
+    return field(metadata=metadata, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """A checked request. Build it with :func:`make_config`, which runs every option's own check."""
+
+    input: tuple[str, ...] = _option(
+        _texts,
+        "recordings: a directory (recursive), a glob, a file, an s3://bucket/prefix, "
+        "or a manifest (.csv or .parquet with a column 'file'); several may be given",
+        metavar="PATH",
+    )
+    output: str = _option(
+        _text,
+        "directory or s3:// prefix for embeddings/, failures/, run.json and report.json",
+        metavar="PATH",
+    )
+    model: str = _option(_text, "avex model name", metavar="NAME", default="esp_aves2_sl_beats_all")
+    checkpoint: str | None = _option(
+        _text,
+        "path or URI of weights to use instead of the model's own; the word 'random' means seeded random "
+        "weights, for trials without a download",
+        metavar="PATH",
+        default=None,
+        default_text="the model's own, from the Hugging Face hub",
+    )
+    window_s: float | None = _option(
+        _number(float, 0),
+        "window length in seconds",
+        metavar="SECONDS",
+        default=None,
+        default_text="the model's native length",
+    )
+    hop_s: float | None = _option(
+        _number(float, 0),
+        "seconds from the start of one window to the start of the next",
+        metavar="SECONDS",
+        default=None,
+        default_text="the window length",
+    )
+    tail: str = _option(
+        _choice("pad", "drop"),
+        "last, incomplete window of a recording: pad it with zeros, or drop it",
+        default="pad",
+    )
+    pooling: str = _option(
+        _choice("mean", "max", "cls"),
+        "over a window's tokens or feature map; cls only where the model has such a token",
+        default="mean",
+    )
+    mask_padding: bool = _option(
+        _flag, "leave zero-padding out of attention and mean, where the model can (BEATs)", default=False
+    )
+    device: str = _option(
+        _choice(AUTO, "cpu", "cuda"), "where the encoder runs; auto takes GPUs when there are any", default=AUTO
+    )
+    precision: str = _option(_choice("fp32", "bf16"), "arithmetic of the encoder", default="fp32")
+    batch_size: int = _option(
+        _number(int, 1, 4096),
+        "windows per batch handed to an actor; the encoder picks its own micro-batch inside",
+        metavar="WINDOWS",
+        default=64,
+    )
+    actors: int | str = _option(
+        _number(int, 1, auto=True),
+        "encoder actors in the pool; auto: one per GPU, or as many as the CPUs carry",
+        metavar="N",
+        default=AUTO,
+    )
+    limit: int | None = _option(
+        _number(int, 1), "only the first N recordings", metavar="N", default=None, default_text="all of them"
+    )
+    dry_run: bool = _option(_flag, "list, count and estimate; write nothing", default=False)
+    retry_failed: bool = _option(_flag, "try recordings again that a former run recorded as failed", default=False)
+    max_failure_rate: float = _option(
+        _number(float, 0, 1),
+        "share of recordings (0 to 1) that may fail before the exit code is 1",
+        metavar="SHARE",
+        default=0.05,
+    )
+    shard_rows: int | str = _option(
+        _number(int, 1, auto=True),
+        "rows per Parquet shard; auto: about 1/256 of the work, at least 256 and at most 32768 rows, so that "
+        "an interruption costs little",
+        metavar="ROWS",
+        default=AUTO,
+    )
+    verbose: bool = _option(_flag, "show what Ray and avex log", default=False)
+
+
+def option_name(field_name: str) -> str:
+    """``window_s`` → ``--window-s``."""
+    return "--" + field_name.replace("_", "-")
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest of ``words``, or an empty text."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def make_config(values: Mapping[str, object]) -> EmbedConfig:
+    """A checked config from raw values by field name.
+
+    Raises:
+        RequestError: an unknown or missing option, or a value its option does not take.
+    """
+    fields = {f.name: f for f in dataclasses.fields(EmbedConfig)}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            known = [option_name(known) for known in fields]
+            raise RequestError(f"unknown option {option_name(name)}{nearest(option_name(name), known)}")
+        if value is not None:
+            checked[name] = fields[name].metadata["parse"](option_name(name), value)
+    for name, f in fields.items():
+        if f.default is dataclasses.MISSING and name not in checked:
+            raise RequestError(f"{option_name(name)} is required; see --help")
+    return EmbedConfig(**checked)
+
+
+def read_config_file(path: str) -> dict[str, object]:
+    """Options from a YAML file, by field name (``window_s`` or ``window-s``).
+
+    Raises:
+        RequestError: the file cannot be read, or is no mapping of options.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"--config: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"--config: {path} must hold 'option: value' lines")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}

@@ -1,0 +1,15 @@
+"""The two ways a run ends without being a bug. Each message is one line a person can act on."""
+
+
+class RequestError(Exception):
+    """The request makes no sense as it stands: exit code 2.
+
+    The message names the option or file and says what to do instead.
+    """
+
+
+class RunError(Exception):
+    """The run could not go on, though the request was sound: exit code 1.
+
+    What is stored stays valid; the message says what failed and how to continue.
+    """

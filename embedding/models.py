@@ -1,0 +1,304 @@
+"""avex models by name: sample rate, native length, embedding size; checkpoints, fetched, checked and loaded.
+
+What a model is comes from the specifications packaged with avex. They are read as files, because importing avex
+costs 12–20 s of one core (it imports every architecture it knows) and only the actors need it.
+"""
+
+import difflib
+import functools
+import hashlib
+import logging
+import os
+import pickle
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from embedding import storage
+from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
+from embedding.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+RANDOM_SEED = 0
+_HUB_SCHEME = "hf://"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What avex's code, rather than a model's specification, decides.
+
+    ``dim``: length of a pooled vector. ``min_samples``: the shortest window that yields one token or one frame.
+    ``unused``: tensors that ``return_features_only`` never reads or that are constants, which a checkpoint may lack.
+    """
+
+    dim: int
+    min_samples: int
+    has_cls: bool = False
+    can_mask: bool = False
+    unused: tuple[str, ...] = ()
+
+
+ARCHITECTURES = {
+    # One 16-frame patch: 400 samples of the first frame and 15 hops of 160 (avex/models/beats/beats.py, _BatchedFbank).
+    "beats": Architecture(768, 400 + 15 * 160, can_mask=True, unused=("backbone.predictor.", "backbone.fbank.")),
+    # torch.stft pads by reflection, half its 800-sample transform, and needs more audio than that.
+    "efficientnet": Architecture(1280, 401, unused=("model.classifier.",)),
+    # One 25 ms frame; the processor pads the rest to 1024 frames itself.
+    "eat_hf": Architecture(768, 400, has_cls=True),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One avex model. ``rate_hz`` is what its audio must be resampled to, ``native_s`` the window it was trained on."""
+
+    name: str
+    architecture: str
+    rate_hz: int
+    native_s: float
+    checkpoint: str  # where its own weights lie, hf://owner/repo/file
+
+    @property
+    def traits(self) -> Architecture:
+        return ARCHITECTURES[self.architecture]
+
+
+def _specs_folder() -> Path:
+    return Path(str(metadata.distribution("avex").locate_file("avex/api/configs/official_models")))
+
+
+def model_names() -> list[str]:
+    """Every model avex ships a specification for, by name."""
+    return sorted(path.stem for path in _specs_folder().glob("*.yml"))
+
+
+def find_model(name: str) -> Model:
+    """The model of that name.
+
+    Raises:
+        RequestError: no such model; the message names the nearest.
+    """
+    names = model_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        raise RequestError(f"--model: no avex model {name!r}; did you mean {close[0]!r}? (all: {', '.join(names)})")
+    packaged = yaml.safe_load((_specs_folder() / f"{name}.yml").read_text(encoding="utf-8"))
+    spec = packaged["model_spec"]
+    if spec["name"] not in ARCHITECTURES:
+        raise RequestError(f"--model: {name} is a {spec['name']}, which this version does not know how to pool")
+    audio = spec["audio_config"]
+    return Model(
+        name, spec["name"], int(audio["sample_rate"]), float(audio["target_length_seconds"]), packaged["checkpoint_path"]
+    )
+
+
+def check_fits(model: Model, config: EmbedConfig, window_samples: int) -> None:
+    """Whether the model can do what is asked of it.
+
+    Raises:
+        RequestError: pooling, masking or a window length it has no meaning for.
+    """
+    traits = model.traits
+    if config.pooling == "cls" and not traits.has_cls:
+        raise RequestError(f"--pooling: {model.name} has no CLS token; use mean or max")
+    if config.mask_padding and not traits.can_mask:
+        raise RequestError(f"--mask-padding: {model.name} takes no padding mask; only BEATs models do")
+    if window_samples < traits.min_samples:
+        raise RequestError(
+            f"--window-s: {model.name} needs windows of at least {traits.min_samples / model.rate_hz:g} s "
+            f"({traits.min_samples} samples at {model.rate_hz} Hz)"
+        )
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights as they lie on this machine. ``path`` is None for seeded random weights."""
+
+    uri: str
+    path: str | None
+    digest: str
+
+
+def fetch_checkpoint(model: Model, uri: str | None) -> Checkpoint:
+    """Bring the weights to this machine (once: hub and S3 are cached) and take their digest.
+
+    Raises:
+        RequestError: they cannot be had; the message names the model, the cause and the way out.
+    """
+    uri = uri or model.checkpoint
+    if uri == RANDOM_CHECKPOINT:
+        return Checkpoint(uri, None, f"random, seed {RANDOM_SEED}")
+    if uri.startswith(_HUB_SCHEME):
+        path = _from_hub(model, uri)
+    elif storage.is_s3(uri):
+        path = _from_s3(uri)
+    else:
+        path = storage.normalise(uri, "--checkpoint")
+        if not Path(path).is_file():
+            raise RequestError(f"--checkpoint: {path} is not a file")
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(uri, path, f"sha256:{digest}")
+
+
+def _from_hub(model: Model, uri: str) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    owner, _, rest = uri.removeprefix(_HUB_SCHEME).partition("/")
+    repo, _, filename = rest.partition("/")
+    try:
+        return hf_hub_download(f"{owner}/{repo}", filename)
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise RequestError(
+            f"--model: the weights of {model.name} ({uri}) could not be downloaded: {cause} — pass a file with "
+            "--checkpoint, or set HF_HOME to a cache that holds them"
+        ) from error
+
+
+def _from_s3(uri: str) -> str:
+    try:
+        with storage.service_errors():
+            version = storage.s3().info(storage.s3_key(uri))["ETag"]
+        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "avex-batch"
+        key = hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:24]
+        path = folder / f"{key}-{uri.rpartition('/')[2]}"
+        if not path.exists():
+            storage.write_bytes(str(path), storage.read_bytes(uri))
+    except OSError as error:
+        raise RequestError(f"--checkpoint: {uri} cannot be fetched: {error.strerror or error}") from error
+    return str(path)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------
+
+
+def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
+    """The avex model on the CPU, in evaluation mode, returning its unpooled features.
+
+    Raises:
+        RequestError: the weights are not tensors only, or do not fit the model.
+    """
+    if model.architecture != "eat_hf":
+        _without_transformers()
+    import avex
+    import torch
+
+    spec = avex.get_model_spec(model.name)
+    assert spec is not None, f"{model.name} is packaged with avex but not registered"
+    avex_class = avex.get_model_class(model.architecture)
+    assert avex_class is not None, f"avex did not register its {model.architecture} class"
+    try:
+        if checkpoint.path is None:
+            torch.manual_seed(RANDOM_SEED)
+            module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
+        else:
+            counting = _counting(avex_class, model.architecture)
+            avex.register_model_class(counting)
+            with _tensors_only(checkpoint) as path:
+                module = avex.load_model(
+                    model.name, device="cpu", checkpoint_path=path, return_features_only=True
+                )
+            _refuse_misfit(model, checkpoint, module)
+    except OSError as error:
+        # Only EAT asks the hub for anything here: its backbone's code and configuration.
+        raise RequestError(
+            f"--model: {model.name} needs its backbone from the Hugging Face hub: {str(error).splitlines()[0]} — "
+            "set HF_HOME to a cache that holds it"
+        ) from error
+    finally:
+        avex.register_model_class(avex_class)
+    module.eval()  # load_model leaves dropout and layer drop on
+    return module.requires_grad_(False)
+
+
+def _without_transformers() -> None:
+    """Let ``import avex`` pass over its transformers-based architectures, as it does where transformers is missing.
+
+    They take 8 of the 20 s that importing avex costs (2 cores, 2026-11; docs/decisions.md, "Start-up").
+    """
+    if "avex" not in sys.modules:
+        sys.modules.setdefault("transformers", None)  # type: ignore[arg-type]
+
+
+def _counting(avex_class: type, architecture: str) -> type:
+    """``avex_class``, remembering what a checkpoint left unset, and never downloading ImageNet weights first.
+
+    avex loads with ``strict=False`` and only logs what matched; and its EfficientNet is built with
+    ``pretrained=True`` whatever the specification says. Its registry of classes is the public way in.
+    """
+
+    class Counting(avex_class):
+        name = architecture  # the key register_model_class files it under
+
+        @functools.wraps(avex_class.__init__)
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs | ({"pretrained": False} if architecture == "efficientnet" else {}))
+            self.unset_tensors: list[str] = []
+            self.register_load_state_dict_post_hook(lambda _, keys: self.unset_tensors.extend(keys.missing_keys))
+
+    return Counting
+
+
+def _refuse_misfit(model: Model, checkpoint: Checkpoint, module: "torch.nn.Module") -> None:
+    needed = [key for key in module.state_dict() if not key.startswith(model.traits.unused)]
+    unset = set(module.unset_tensors).intersection(needed)
+    if unset:
+        raise RequestError(
+            f"--checkpoint: {checkpoint.uri} does not fit {model.name}: {len(needed) - len(unset)} of {len(needed)} "
+            f"tensors matched; missing is, for one, {min(unset)}"
+        )
+
+
+@contextmanager
+def _tensors_only(checkpoint: Checkpoint) -> Iterator[str]:
+    """A safetensors file with the checkpoint's tensors.
+
+    avex opens other formats with ``weights_only=False``, which runs whatever code a pickle holds. They are read here
+    as tensors only, and handed on as safetensors.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
+
+    assert checkpoint.path is not None
+    if checkpoint.path.endswith(".safetensors"):
+        try:
+            with safe_open(checkpoint.path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise RequestError(f"--checkpoint: {checkpoint.uri} is damaged: {error}") from error
+        yield checkpoint.path
+        return
+    try:
+        content = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise RequestError(
+            f"--checkpoint: {checkpoint.uri} cannot be read as tensors only (code in a checkpoint is never run); "
+            "save it as .safetensors"
+        ) from error
+    for wrapper in ("model_state_dict", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise RequestError(f"--checkpoint: {checkpoint.uri} holds no named tensors")
+    tensors = {name: value.clone().contiguous() for name, value in content.items() if isinstance(value, torch.Tensor)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "tensors.safetensors")
+        save_file(tensors, path)
+        yield path

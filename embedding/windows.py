@@ -1,0 +1,84 @@
+"""Window arithmetic in integer samples. Pure functions over NumPy arrays.
+
+Window ``i`` of a recording starts at ``i * hop`` samples, for every start that lies inside the audio (``tail="pad"``,
+the last window is zero-padded) or for every window that fits whole (``tail="drop"``).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding.errors import RequestError
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """How audio at ``rate_hz`` is cut: ``length`` and ``hop`` in samples at that rate."""
+
+    rate_hz: int
+    length: int
+    hop: int
+    tail: str  # "pad" or "drop"
+
+    @classmethod
+    def from_seconds(cls, rate_hz: int, window_s: float, hop_s: float | None, tail: str) -> "WindowSpec":
+        """The nearest whole number of samples for each length in seconds.
+
+        Raises:
+            RequestError: a length below one sample.
+        """
+        length = round(window_s * rate_hz)
+        hop = length if hop_s is None else round(hop_s * rate_hz)
+        for option, seconds, samples in (("--window-s", window_s, length), ("--hop-s", hop_s, hop)):
+            if samples < 1:
+                raise RequestError(f"{option}: {seconds} s is less than one sample at {rate_hz} Hz")
+        return cls(rate_hz, length, hop, tail)
+
+    def count(self, n_samples: int) -> int:
+        """Number of windows of a recording of ``n_samples``."""
+        if self.tail == "drop":
+            return 0 if n_samples < self.length else (n_samples - self.length) // self.hop + 1
+        return -(-n_samples // self.hop)
+
+    def times(self, index: NDArray[np.integer], duration_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Start and end of windows ``index`` in seconds; no end lies past ``duration_s``."""
+        start_s = np.asarray(index, dtype=np.int64) * self.hop / self.rate_hz
+        return start_s, np.minimum(start_s + self.length / self.rate_hz, duration_s)
+
+    def audio_samples(self, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.int64]:
+        """How many samples of each window are audio rather than padding, from its times in seconds."""
+        return np.clip(np.ceil((end_s - start_s) * self.rate_hz - 1e-6), 1, self.length).astype(np.int64)
+
+
+def cut(blocks: Iterable[NDArray[np.float32]], spec: WindowSpec) -> Iterator[NDArray[np.float32]]:
+    """Cut a stream of mono blocks into windows, in order.
+
+    Args:
+        blocks: arrays of shape ``[n]``, any ``n``, at ``spec.rate_hz``.
+
+    Yields:
+        arrays of shape ``[k, spec.length]`` with ``k ≥ 1``. They may be views that overlap in memory: copy before
+        writing. At most one window and one block are held at a time.
+    """
+    held = np.empty(0, dtype=np.float32)  # audio from the next window's start on
+    skip = 0  # samples still to pass over before that start (only when hop > length)
+    for block in blocks:
+        fresh = block[skip:]
+        skip -= len(block) - len(fresh)
+        held = np.concatenate([held, fresh]) if len(held) else fresh
+        if len(held) < spec.length:
+            continue
+        n_windows = (len(held) - spec.length) // spec.hop + 1
+        yield np.lib.stride_tricks.sliding_window_view(held, spec.length)[:: spec.hop][:n_windows]
+        used = n_windows * spec.hop
+        skip = max(0, used - len(held))
+        held = held[used:]
+    if spec.tail == "pad" and len(held):
+        starts = range(0, len(held), spec.hop)
+        padded = np.zeros((len(starts), spec.length), dtype=np.float32)
+        for row, start in zip(padded, starts, strict=True):
+            audio = held[start : start + spec.length]
+            row[: len(audio)] = audio
+        yield padded
