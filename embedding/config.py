@@ -41,9 +41,10 @@ def _flag(name: str, value: object) -> bool:
 def _choice(*choices: str) -> Callable[[str, object], str]:
     def parse(name: str, value: object) -> str:
         if value not in choices:
-            raise RequestError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+            raise RequestError(f"{name}: {value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
         return str(value)
 
+    parse.choices = choices  # type: ignore[attr-defined] — shown by --help
     return parse
 
 
@@ -77,6 +78,8 @@ def _option(
     default_text: str | None = None,
     **kwargs: Any,
 ) -> Any:
+    choices = getattr(parse, "choices", None)
+    metavar = metavar or ("{" + ",".join(choices) + "}" if choices else None)
     metadata = {"parse": parse, "help": help, "metavar": metavar, "default_text": default_text}
     return field(metadata=metadata, **kwargs)
 

@@ -68,6 +68,10 @@ class Observer(Protocol):
 
     def decoded(self, audio_s: float) -> None: ...
 
+    def finished(self) -> None:
+        """One recording more is done with, well or badly."""
+        ...
+
 
 def decode(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Observer) -> Iterator[pa.Table]:
     """Windows of ``recordings`` (columns of ``sources.RECORDINGS``), in order.
@@ -89,6 +93,7 @@ def decode(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Ob
             observer.failed(_failure(row, "io", f"cannot be read: {error.strerror or error}"))
         else:
             observer.decoded(recording.duration_s)
+        observer.finished()
     if batch.n_rows:
         yield batch.take()
 
@@ -100,16 +105,21 @@ def _windows(row: _Row, recording: Recording, batch: "_Batch", observer: Observe
     cuts: Iterable[NDArray[np.float32]] = cut(_until_fault(recording.blocks(spec.rate_hz), faults), spec)
     if recording.duration_s <= WHOLE_RECORDING_S:
         cuts = list(cuts)
-    index = 0
+    stored = np.array(row.get("stored") or [], dtype=np.int64)  # windows that a former run has written
+    n_cut = 0
     for windows in cuts:
         while faults:
             fault = faults.pop()
             observer.failed(_failure(row, fault.kind, str(fault)))
+        index = np.arange(n_cut, n_cut + len(windows))
+        n_cut += len(windows)
+        if len(stored):
+            missing = ~np.isin(index, stored)
+            index, windows = index[missing], windows[missing]
         yield from batch.add(row, recording, index, windows)
-        index += len(windows)
     if faults:  # before the first window was complete
         raise faults.pop()
-    if not index:
+    if not n_cut:
         window_s = spec.length / spec.rate_hz
         raise AudioFault(
             "short", f"{recording.duration_s:.3f} s are less than a window of {window_s:g} s (--tail drop)"
@@ -141,15 +151,16 @@ class _Batch:
         self._windows = np.empty((self.size, self.spec.length), dtype=np.float32)
         self._parts: list[pa.Table] = []
 
-    def add(self, row: _Row, recording: Recording, index: int, windows: NDArray[np.float32]) -> Iterator[pa.Table]:
-        """Add ``windows`` (``[k, length]``), the first being number ``index`` of ``recording``; yield each full table."""
+    def add(
+        self, row: _Row, recording: Recording, index: NDArray[np.int64], windows: NDArray[np.float32]
+    ) -> Iterator[pa.Table]:
+        """Add ``windows`` (``[k, length]``), number ``index`` (``[k]``) of ``recording``; yield each full table."""
         while len(windows):
             n = min(len(windows), self.size - self.n_rows)
             self._windows[self.n_rows : self.n_rows + n] = windows[:n]
-            self._parts.append(_columns(row, recording, np.arange(index, index + n), self.spec))
+            self._parts.append(_columns(row, recording, index[:n], self.spec))
             self.n_rows += n
-            index += n
-            windows = windows[n:]
+            index, windows = index[n:], windows[n:]
             if self.n_rows == self.size:
                 yield self.take()
 

@@ -1,47 +1,31 @@
 """Windows to vectors: device, precision, micro-batch, pooling. Knows torch, knows nothing of Ray."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from embedding.decode import Failure
-from embedding.models import Checkpoint, Model, load
-from embedding.windows import WindowSpec
+from embedding.models import load
+from embedding.settings import Settings
 
 # Windows per forward pass. On CPUs larger ones only thrash the caches; see docs/decisions.md, "Micro-batch".
 MICRO_BATCH = {"cpu": 16, "cuda": 64}
 
 
-@dataclass(frozen=True)
-class EncoderSettings:
-    """What decides the vectors, and where they are computed."""
-
-    model: Model
-    checkpoint: Checkpoint
-    windows: WindowSpec
-    pooling: str  # mean, max or cls
-    mask_padding: bool
-    precision: str  # fp32 or bf16
-    device: str  # cpu or cuda
-    n_threads: int  # of the CPU, for one encoder
-
-
 class Encoder:
     """A loaded model. One per process."""
 
-    def __init__(self, settings: EncoderSettings) -> None:
-        """Load the weights.
+    def __init__(self, settings: Settings, device: str, n_threads: int) -> None:
+        """Load the weights onto ``device`` (cpu or cuda); ``n_threads`` of the CPU are torch's.
 
         Raises:
             RequestError: they cannot be had or do not fit.
         """
-        torch.set_num_threads(settings.n_threads)
-        self._settings = settings
-        self._device = torch.device(settings.device)
-        self._micro_batch = MICRO_BATCH[settings.device]
+        torch.set_num_threads(n_threads)
+        self.settings = settings
+        self._device = torch.device(device)
+        self._micro_batch = MICRO_BATCH[device]
         self._module = load(settings.model, settings.checkpoint).to(self._device)
 
     def encode(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -50,7 +34,7 @@ class Encoder:
         Args:
             n_audio: per window, how many of its samples are audio rather than padding; only ``mask_padding`` looks.
         """
-        vectors = np.empty((len(windows), self._settings.model.traits.dim), dtype=np.float32)
+        vectors = np.empty((len(windows), self.settings.model.traits.dim), dtype=np.float32)
         start = 0
         while start < len(windows):
             part = slice(start, start + self._micro_batch)
@@ -69,16 +53,16 @@ class Encoder:
     def _forward(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> NDArray[np.float32]:
         x = torch.tensor(windows, device=self._device)
         mask = None
-        if self._settings.mask_padding and (n_audio < x.shape[1]).any():
+        if self.settings.mask_padding and (n_audio < x.shape[1]).any():
             audio = torch.as_tensor(n_audio, device=self._device)
             mask = torch.arange(x.shape[1], device=self._device) >= audio[:, None]
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             if mask is None:
                 features, padded = self._module(x), None
             else:
                 # avex's wrapper drops the token mask its backbone returns, and a mean over tokens needs it.
                 features, padded = self._module.backbone(self._module.process_audio(x), mask)
-        return pool(features.float(), self._settings.pooling, padded).cpu().numpy()
+        return pool(features.float(), self.settings.pooling, padded).cpu().numpy()
 
 
 def pool(features: torch.Tensor, pooling: str, padded: torch.Tensor | None = None) -> torch.Tensor:
@@ -99,8 +83,9 @@ def pool(features: torch.Tensor, pooling: str, padded: torch.Tensor | None = Non
     return tokens.masked_fill(padded, 0).sum(1) / (~padded).sum(1)
 
 
-def encode_table(encoder: Encoder, spec: WindowSpec, table: pa.Table) -> tuple[pa.Table, list[Failure]]:
+def encode_table(encoder: Encoder, table: pa.Table) -> tuple[pa.Table, list[Failure]]:
     """A table of windows with ``embedding`` in the place of ``window``; a window whose vector is not finite fails."""
+    spec = encoder.settings.windows
     column = table["window"].combine_chunks()
     samples = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), spec.length)
     n_audio = spec.audio_samples(table["start_time"].to_numpy(), table["end_time"].to_numpy())

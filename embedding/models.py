@@ -99,7 +99,11 @@ def find_model(name: str) -> Model:
         raise RequestError(f"--model: {name} is a {spec['name']}, which this version does not know how to pool")
     audio = spec["audio_config"]
     return Model(
-        name, spec["name"], int(audio["sample_rate"]), float(audio["target_length_seconds"]), packaged["checkpoint_path"]
+        name,
+        spec["name"],
+        int(audio["sample_rate"]),
+        float(audio["target_length_seconds"]),
+        packaged["checkpoint_path"],
     )
 
 
@@ -164,11 +168,17 @@ def _from_hub(model: Model, uri: str) -> str:
     try:
         return hf_hub_download(f"{owner}/{repo}", filename)
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
         raise RequestError(
-            f"--model: the weights of {model.name} ({uri}) could not be downloaded: {cause} — pass a file with "
+            f"--model: the weights of {model.name} ({uri}) could not be downloaded: {_root_cause(error)} — pass a file with "
             "--checkpoint, or set HF_HOME to a cache that holds them"
         ) from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """One line of what lies at the bottom of a chain of wrapped network errors."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _from_s3(uri: str) -> str:
@@ -208,21 +218,16 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
             torch.manual_seed(RANDOM_SEED)
             module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
         else:
-            counting = _counting(avex_class, model.architecture)
-            avex.register_model_class(counting)
+            avex.register_model_class(_counting(avex_class, model.architecture))
             with _tensors_only(checkpoint) as path:
-                module = avex.load_model(
-                    model.name, device="cpu", checkpoint_path=path, return_features_only=True
-                )
+                module = avex.load_model(model.name, device="cpu", checkpoint_path=path, return_features_only=True)
             _refuse_misfit(model, checkpoint, module)
     except OSError as error:
         # Only EAT asks the hub for anything here: its backbone's code and configuration.
         raise RequestError(
-            f"--model: {model.name} needs its backbone from the Hugging Face hub: {str(error).splitlines()[0]} — "
+            f"--model: {model.name} needs its backbone from the Hugging Face hub: {_root_cause(error)} — "
             "set HF_HOME to a cache that holds it"
         ) from error
-    finally:
-        avex.register_model_class(avex_class)
     module.eval()  # load_model leaves dropout and layer drop on
     return module.requires_grad_(False)
 
@@ -243,21 +248,28 @@ def _counting(avex_class: type, architecture: str) -> type:
     ``pretrained=True`` whatever the specification says. Its registry of classes is the public way in.
     """
 
+    if hasattr(avex_class, "unset_tensors"):
+        return avex_class
+
     class Counting(avex_class):
         name = architecture  # the key register_model_class files it under
+        unset_tensors: tuple[str, ...] = ()
 
         @functools.wraps(avex_class.__init__)
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(**kwargs | ({"pretrained": False} if architecture == "efficientnet" else {}))
-            self.unset_tensors: list[str] = []
-            self.register_load_state_dict_post_hook(lambda _, keys: self.unset_tensors.extend(keys.missing_keys))
+            self.register_load_state_dict_post_hook(_remember_unset)
 
     return Counting
 
 
+def _remember_unset(module: Any, keys: Any) -> None:
+    module.unset_tensors = tuple(keys.missing_keys)
+
+
 def _refuse_misfit(model: Model, checkpoint: Checkpoint, module: "torch.nn.Module") -> None:
     needed = [key for key in module.state_dict() if not key.startswith(model.traits.unused)]
-    unset = set(module.unset_tensors).intersection(needed)
+    unset = set(module.unset_tensors).intersection(needed)  # type: ignore[arg-type] — see _remember_unset
     if unset:
         raise RequestError(
             f"--checkpoint: {checkpoint.uri} does not fit {model.name}: {len(needed) - len(unset)} of {len(needed)} "

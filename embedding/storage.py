@@ -52,7 +52,9 @@ def normalise(uri: str, option: str) -> str:
             raise RequestError(f"{option}: {uri} names no bucket; expected s3://bucket/prefix")
         return uri.rstrip("/")
     if "://" in uri:
-        raise RequestError(f"{option}: {uri.split('://')[0]}:// is not supported; expected a local path or s3://…")
+        raise RequestError(
+            f"{option}: {uri.split('://', maxsplit=1)[0]}:// is not supported; expected a local path or s3://…"
+        )
     # abspath, not Path.absolute: "x/../y" and "y" are one recording, and a link's name is the name its owner chose.
     return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100
 
@@ -66,7 +68,7 @@ def open_stream(uri: str) -> BinaryIO:
     if is_s3(uri):
         with service_errors():
             return cast(BinaryIO, s3().open(s3_key(uri), "rb"))
-    return open(uri, "rb")  # noqa: SIM115, PTH123 — the caller closes it
+    return open(uri, "rb")  # noqa: PTH123 — the caller closes it
 
 
 @contextmanager

@@ -1,0 +1,137 @@
+"""What a person sees: a header, a progress bar in a terminal or a line every ten seconds in a log, a summary."""
+
+import sys
+import time
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from embedding.report import Books, Tally
+
+LOG_EVERY_S = 10.0
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``6 min 12 s``, ``3 h 5 min``."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def audio_length(seconds: float) -> str:
+    """Seconds of audio in the unit people count it in: ``42 s``, ``5.7 h``."""
+    return f"{seconds / 3600:,.1f} h" if seconds >= 360 else f"{seconds:,.0f} s"
+
+
+def size(n_bytes: float) -> str:
+    """``732 B``, ``86.4 GB`` (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n_bytes < 1000 or unit == "TB":
+            return f"{n_bytes:,.0f} {unit}" if unit == "B" else f"{n_bytes:,.1f} {unit}"
+        n_bytes /= 1000
+    raise AssertionError
+
+
+def plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+@dataclass
+class People:
+    """Prints for whoever watches. Output goes to stdout, one line per fact, no colour outside a terminal."""
+
+    console: Console
+
+    @classmethod
+    def on_stdout(cls) -> "People":
+        return cls(Console(highlight=False, soft_wrap=True))
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def warn(self, line: str) -> None:
+        self.console.print(line, style="bold yellow", markup=False)
+
+    def progress(self, n_recordings: int, audio_s: float) -> "Watch":
+        """To show a run over ``n_recordings`` that hold about ``audio_s`` seconds of audio."""
+        return Watch(self, n_recordings, audio_s)
+
+
+def describe(tally: Tally, audio_s: float, elapsed_s: float) -> str:
+    """``2,060 windows · 5.7 h of audio · 184 × real time · 2 failed · 3 min left``."""
+    parts = [plural(tally.windows_encoded, "window"), f"{audio_length(tally.audio_encoded_s)} of audio"]
+    if tally.audio_encoded_s and elapsed_s:
+        parts.append(f"{tally.audio_encoded_s / elapsed_s:,.0f} × real time")
+    if tally.failed_ids:
+        parts.append(f"{len(tally.failed_ids):,} failed")
+    if tally.audio_encoded_s and elapsed_s:
+        left_s = max(0.0, audio_s - tally.audio_encoded_s) / (tally.audio_encoded_s / elapsed_s)
+        parts.append(f"{duration(left_s)} left")
+    return " · ".join(parts)
+
+
+class Watch:
+    """Shows the tally of a run: call it with each new one."""
+
+    def __init__(self, people: People, n_recordings: int, audio_s: float) -> None:
+        self._people = people
+        self._n_recordings = n_recordings
+        self._audio_s = audio_s
+        self._began_s = time.monotonic()
+        self._last_line_s = self._began_s
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if people.console.is_terminal:
+            self._bar = Progress(
+                MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"), console=people.console
+            )
+            self._task = self._bar.add_task("starting Ray and loading the model", total=n_recordings)
+
+    def __enter__(self) -> "Watch":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, tally: Tally) -> None:
+        if not tally.windows_encoded and not tally.failed_ids:
+            return
+        # Speed counts from the first window: start-up would make the first minute's estimate absurd.
+        encoding_s = max(1e-3, time.time() - (tally.first_window_at_s or time.time()))
+        text = describe(tally, self._audio_s, encoding_s)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=tally.recordings, description=text)
+        elif time.monotonic() - self._last_line_s >= LOG_EVERY_S:
+            self._last_line_s = time.monotonic()
+            self._people.say(f"{tally.recordings:,}/{self._n_recordings:,} recordings · {text}")
+
+
+def summarise(people: People, books: Books, output: str) -> None:
+    """The end of a run: what was done, where it lies, how to read it."""
+    tally = books.tally
+    kinds = ", ".join(f"{kind} {n:,}" for kind, n in tally.failed_by_kind.most_common())
+    failed = f", {len(tally.failed_ids):,} failed ({kinds})" if kinds else ""
+    people.say(
+        f"done in {duration(books.wall_s)}: {books.embedded:,} embedded{failed} · "
+        f"{plural(tally.windows_written, 'window')} in {plural(tally.shards, 'shard')}"
+    )
+    people.say(f"""  duckdb -c "select * from '{output}/embeddings/*.parquet' limit 5\"""")
+    people.say(f"""  python -c "import pandas; print(pandas.read_parquet('{output}/embeddings'))\"""")
+    if tally.failed_ids or books.failed_before:
+        people.say(f"  failures: {output}/failures/ · report: {output}/report.json")
+    else:
+        people.say(f"  report: {output}/report.json")
+
+
+def complain(error: Exception) -> None:
+    """One line on stderr."""
+    print(f"avex-batch: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201

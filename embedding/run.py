@@ -1,0 +1,158 @@
+"""One run, from the request to the books: everything around the pipeline."""
+
+import json
+import platform
+import time
+import uuid
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedding import sources, storage
+from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
+from embedding.console import People, audio_length, plural, size, summarise
+from embedding.estimate import audio_seconds
+from embedding.report import Books, Tally
+from embedding.resources import plan
+from embedding.settings import Settings
+from embedding.store import Done, Store
+
+VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
+
+# A decode task's work: enough to amortise a task (some ms), little enough that cores finish together.
+TASK_BYTES = 64 << 20
+TASK_RECORDINGS = 256
+
+# About this many shards per run, within these rows: an interruption then costs about 1/256 of the work.
+SHARDS_PER_RUN = 256
+SHARD_ROWS = (256, 32_768)
+
+
+def embed(config: EmbedConfig, people: People) -> Books | None:
+    """Embed what ``config`` asks for; None after ``--dry-run``.
+
+    Raises:
+        RequestError: the request makes no sense as it stands.
+        RunError: the run could not go on.
+    """
+    began_s = time.monotonic()
+    output = storage.normalise(config.output, "--output")
+    listing = sources.list_recordings(config.input, config.limit)
+    settings = Settings.of(config)
+    run = describe_run(config, settings)
+    store = Store(output, json.dumps(run["settings"]))
+    store.refuse_other_settings(settings.guarded())
+    todo, already_done, failed_before = to_do(listing.recordings, store.read_done(), retry_failed=config.retry_failed)
+    audio_s = audio_seconds(todo) if len(todo) else 0.0
+    _greet(people, settings, config)
+    _describe_work(people, listing, already_done, failed_before, len(todo))
+    if config.dry_run:
+        _describe_dry_run(people, audio_s, settings)
+        return None
+    store.write_json("run.json", run)
+    tally = _embed(todo, audio_s, config, settings, store, people) if len(todo) else Tally()
+    books = Books(len(listing.recordings), already_done, failed_before, tally, time.monotonic() - began_s)
+    store.write_json("report.json", books.as_json())
+    summarise(people, books, output)
+    return books
+
+
+def _embed(
+    todo: pa.Table, audio_s: float, config: EmbedConfig, settings: Settings, store: Store, people: People
+) -> Tally:
+    # Ray takes seconds to import: a request that makes no sense has been refused before.
+    from embedding import pipeline
+
+    with pipeline.session(verbose=config.verbose) as cluster:
+        placement = plan(cluster, config.device, config.actors)
+        people.say(f"{plural(placement.n_actors, 'actor')} on {placement.device}")
+        shard_rows = config.shard_rows if isinstance(config.shard_rows, int) else auto_shard_rows(audio_s, settings)
+        job = pipeline.Job(settings, store, uuid.uuid4().hex[:12], config.batch_size, shard_rows)
+        with people.progress(len(todo), audio_s) as watch:
+            return pipeline.embed(split(todo, placement.n_decoders), job, placement, watch)
+
+
+def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
+    """``run.json``: every setting, and the versions of what computes the vectors."""
+    return {
+        "settings": settings.guarded()
+        | {
+            "checkpoint": settings.checkpoint.uri,
+            "sample_rate_hz": settings.windows.rate_hz,
+            "embedding_size": settings.model.traits.dim,
+        },
+        "options": {
+            "input": list(config.input),
+            "batch_size": config.batch_size,
+            "device": config.device,
+            "actors": config.actors,
+            "limit": config.limit,
+            "shard_rows": config.shard_rows,
+        },
+        "versions": {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()},
+    }
+
+
+def to_do(recordings: pa.Table, done: Done, *, retry_failed: bool) -> tuple[pa.Table, int, int]:
+    """What is left of a listing: (recordings with the windows already ``stored``, n already done, n failed before)."""
+    ids = recordings["file_id"].to_numpy()
+    failed = done.is_failed(ids) & (not retry_failed)
+    complete = done.is_complete(ids) & ~failed
+    todo = recordings.filter(pa.array(~(failed | complete)))
+    stored = pa.array([done.partial.get(i) for i in todo["file_id"].to_pylist()], pa.list_(pa.int32()))
+    return todo.append_column("stored", stored), int(complete.sum()), int(failed.sum())
+
+
+def split(todo: pa.Table, n_decoders: int) -> list[pa.Table]:
+    """One table per decode task: about TASK_BYTES each, and enough of them that no decoder is idle early."""
+    most = int(np.clip(-(-len(todo) // (4 * n_decoders)), 1, TASK_RECORDINGS))
+    tables, start, n_bytes = [], 0, 0
+    for at, n in enumerate(todo["size"].to_numpy()):
+        if at > start and (at - start == most or n_bytes + n > TASK_BYTES):
+            tables.append(todo.slice(start, at - start))
+            start, n_bytes = at, 0
+        n_bytes += max(int(n), 0)
+    return [*tables, todo.slice(start)]
+
+
+def auto_shard_rows(audio_s: float, settings: Settings) -> int:
+    """Rows per shard for a run over ``audio_s`` seconds of audio."""
+    n_windows = audio_s * settings.windows.rate_hz / settings.windows.hop
+    return int(np.clip(n_windows / SHARDS_PER_RUN, *SHARD_ROWS))
+
+
+def _greet(people: People, settings: Settings, config: EmbedConfig) -> None:
+    windows = settings.windows
+    people.say(
+        f"avex-batch {metadata.version('avex-batch')} · {settings.model.name} · {windows.rate_hz / 1000:g} kHz · "
+        f"window {windows.length / windows.rate_hz:g} s, hop {windows.hop / windows.rate_hz:g} s · {settings.precision}"
+    )
+    if config.checkpoint == RANDOM_CHECKPOINT:
+        people.warn("RANDOM WEIGHTS: these vectors mean nothing; for trials only (--checkpoint random)")
+
+
+def _describe_work(
+    people: People, listing: sources.Listing, already_done: int, failed_before: int, n_todo: int
+) -> None:
+    parts = [f"{plural(len(listing.recordings), 'recording')}, {size(listing.n_bytes)}"]
+    if listing.left_out:
+        parts.append(f"left out: {sources.describe_left_out(listing.left_out)}")
+    progress = []
+    if already_done:
+        progress.append(f"{already_done:,} done before")
+    if failed_before:
+        progress.append(f"{failed_before:,} failed before (--retry-failed tries them again)")
+    if progress:
+        parts.append(", ".join([*progress, f"{n_todo:,} to do"]))
+    people.say(" · ".join(parts))
+
+
+def _describe_dry_run(people: People, audio_s: float, settings: Settings) -> None:
+    n_windows = int(audio_s * settings.windows.rate_hz / settings.windows.hop)
+    n_bytes = n_windows * (settings.model.traits.dim * 4 + 50)
+    people.say(
+        f"dry run, nothing written: about {audio_length(audio_s)} of audio, {plural(n_windows, 'window')}, "
+        f"{size(n_bytes)} of vectors; try --limit on a few recordings to see the speed"
+    )

@@ -1,0 +1,52 @@
+"""What decides the vectors of a run: resolved from the options, stored with the output, and guarded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from embedding.config import EmbedConfig
+from embedding.models import Checkpoint, Model, check_fits, fetch_checkpoint, find_model
+from embedding.windows import WindowSpec
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Two runs with equal settings give equal vectors for equal audio."""
+
+    model: Model
+    checkpoint: Checkpoint
+    windows: WindowSpec
+    pooling: str  # mean, max or cls
+    mask_padding: bool
+    precision: str  # fp32 or bf16
+
+    @classmethod
+    def of(cls, config: EmbedConfig) -> "Settings":
+        """Resolve defaults that come from the model, and fetch its weights.
+
+        Raises:
+            RequestError: no such model, options it cannot serve, or weights that cannot be had.
+        """
+        model = find_model(config.model)
+        windows = WindowSpec.from_seconds(model.rate_hz, config.window_s or model.native_s, config.hop_s, config.tail)
+        check_fits(model, config, windows.length)
+        return cls(
+            model=model,
+            checkpoint=fetch_checkpoint(model, config.checkpoint),
+            windows=windows,
+            pooling=config.pooling,
+            mask_padding=config.mask_padding,
+            precision=config.precision,
+        )
+
+    def guarded(self) -> dict[str, Any]:
+        """The values an output directory belongs to, by the name a person knows them under."""
+        return {
+            "model": self.model.name,
+            "checkpoint_digest": self.checkpoint.digest,
+            "window_s": self.windows.length / self.windows.rate_hz,
+            "hop_s": self.windows.hop / self.windows.rate_hz,
+            "tail": self.windows.tail,
+            "pooling": self.pooling,
+            "mask_padding": self.mask_padding,
+            "precision": self.precision,
+        }

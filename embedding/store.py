@@ -1,0 +1,187 @@
+"""The output: its schema, its atomic shards, what is already done, and the settings it belongs to.
+
+    OUTPUT/embeddings/*.parquet   one row per window
+    OUTPUT/failures/*.parquet     one row per recording that has no vectors, or fewer than it should
+    OUTPUT/run.json               every setting, and the versions of what computed it
+    OUTPUT/report.json            the accounting
+
+A shard is complete or absent, so the shards are their own log: what is done is read from their key columns.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedding import storage
+from embedding.decode import Failure
+from embedding.errors import RequestError
+
+FAILURES = pa.schema(
+    [
+        ("file", pa.string()),
+        ("file_id", pa.int64()),
+        ("size", pa.int64()),
+        ("stage", pa.string()),
+        ("kind", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
+SETTINGS_KEY = "avex_batch.settings"
+
+
+def embeddings_schema(dim: int) -> pa.Schema:
+    """Columns of a shard; ``dim`` is the length of a vector. docs/schema.md says what each means."""
+    return pa.schema(
+        [
+            ("file", pa.string()),
+            ("file_id", pa.int64()),
+            ("window_index", pa.int32()),
+            ("n_windows", pa.int32()),
+            ("start_time", pa.float64()),
+            ("end_time", pa.float64()),
+            ("sample_rate", pa.int32()),
+            ("channels", pa.int32()),
+            ("duration", pa.float64()),
+            ("embedding", pa.list_(pa.float32(), dim)),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Store:
+    """An output directory or prefix. Small and picklable: it travels to every task that writes."""
+
+    root: str  # absolute path or s3:// URI
+    settings: str  # JSON, into the metadata of every shard
+
+    def write_shard(self, table: pa.Table, name: str) -> str:
+        """Write one shard of windows, complete or not at all; the same name again replaces it. Returns its URI."""
+        uri = storage.join(self.root, "embeddings", f"{name}.parquet")
+        storage.write_bytes(uri, self._parquet(table))
+        return uri
+
+    def write_failures(self, failures: Iterable[Failure]) -> None:
+        """Record failures, under a name that a second try of the same task overwrites."""
+        rows = [asdict(failure) for failure in failures]
+        if not rows:
+            return
+        table = pa.Table.from_pylist(rows, FAILURES)
+        key = hashlib.blake2b(
+            repr([(row["file_id"], row["stage"]) for row in rows]).encode(), digest_size=10
+        ).hexdigest()
+        storage.write_bytes(storage.join(self.root, "failures", f"{key}.parquet"), self._parquet(table))
+
+    def _parquet(self, table: pa.Table) -> bytes:
+        sink = pa.BufferOutputStream()
+        metadata = {**(table.schema.metadata or {}), SETTINGS_KEY: self.settings}
+        # Vectors do not compress (random mantissas) and have no repeated values: a dictionary only costs time.
+        plain = [name for name in table.column_names if name != "embedding"]
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            sink,
+            compression="zstd",
+            use_dictionary=plain,
+            write_page_index=True,
+        )
+        return sink.getvalue().to_pybytes()
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        storage.write_bytes(storage.join(self.root, name), text.encode())
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """``run.json`` or ``report.json``, or None where there is none yet.
+
+        Raises:
+            RequestError: the file is there and cannot be read.
+        """
+        uri = storage.join(self.root, name)
+        try:
+            return json.loads(storage.read_bytes(uri))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RequestError(f"--output: cannot read {uri}: {error}") from error
+
+    def refuse_other_settings(self, guarded: dict[str, Any]) -> None:
+        """Raises RequestError when the output holds vectors of other settings, naming each difference."""
+        run = self.read_json("run.json")
+        if run is None:
+            return
+        was = run["settings"]
+        changed = [
+            f"{name} was {was.get(name)}, is {value}" for name, value in guarded.items() if was.get(name) != value
+        ]
+        if changed:
+            raise RequestError(
+                f"--output: {self.root} holds vectors of other settings: {'; '.join(changed)}; choose another --output"
+            )
+
+    def read_done(self) -> "Done":
+        """What the shards and failure rows hold, from their key columns only."""
+        ids, indices, counts = [], [], []
+        for uri in storage.list_names(storage.join(self.root, "embeddings"), ".parquet"):
+            keys = _read_columns(uri, ["file_id", "window_index", "n_windows"])
+            ids.append(keys["file_id"].to_numpy())
+            indices.append(keys["window_index"].to_numpy())
+            counts.append(keys["n_windows"].to_numpy())
+        failed: dict[int, str] = {}
+        for uri in storage.list_names(storage.join(self.root, "failures"), ".parquet"):
+            rows = _read_columns(uri, ["file_id", "kind"])
+            failed.update(zip(rows["file_id"].to_pylist(), rows["kind"].to_pylist(), strict=True))
+        return Done.of(ids, indices, counts, failed)
+
+
+def _read_columns(uri: str, columns: list[str]) -> pa.Table:
+    with storage.open_stream(uri) as stream:
+        return pq.read_table(stream, columns=columns)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an output already holds, by recording: sorted ``file_id``, distinct windows present, windows expected."""
+
+    file_id: np.ndarray  # int64 [n], sorted
+    n_present: np.ndarray  # int64 [n]
+    n_windows: np.ndarray  # int32 [n]
+    partial: dict[int, list[int]]  # file_id → window indices present, where some are missing
+    failed: dict[int, str]  # file_id → kind
+
+    @classmethod
+    def of(
+        cls, ids: list[np.ndarray], indices: list[np.ndarray], counts: list[np.ndarray], failed: dict[int, str]
+    ) -> "Done":
+        if not ids:
+            empty = np.empty(0, np.int64)
+            return cls(empty, empty, empty.astype(np.int32), {}, failed)
+        keys = np.stack([np.concatenate(ids), np.concatenate(indices).astype(np.int64)], axis=1)
+        n_windows = np.concatenate(counts)
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        keys, n_windows = keys[order], n_windows[order]
+        distinct = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])
+        keys, n_windows = keys[distinct], n_windows[distinct]
+        file_id, first, n_present = np.unique(keys[:, 0], return_index=True, return_counts=True)
+        expected = n_windows[first]
+        partial = {
+            int(file_id[i]): keys[first[i] : first[i] + n_present[i], 1].tolist()
+            for i in np.flatnonzero(n_present < expected)
+        }
+        return cls(file_id, n_present, expected, partial, failed)
+
+    def is_complete(self, ids: np.ndarray) -> np.ndarray:
+        """For each of ``ids``, whether every window of that recording is stored (bool ``[n]``)."""
+        if not len(self.file_id):
+            return np.zeros(len(ids), bool)
+        at = np.minimum(np.searchsorted(self.file_id, ids), len(self.file_id) - 1)
+        return (self.file_id[at] == ids) & (self.n_present[at] == self.n_windows[at])
+
+    def is_failed(self, ids: np.ndarray) -> np.ndarray:
+        """For each of ``ids``, whether a failure of it is recorded (bool ``[n]``)."""
+        return np.isin(ids, np.fromiter(self.failed, np.int64, len(self.failed)))

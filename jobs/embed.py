@@ -1,0 +1,92 @@
+"""Audio archives to embeddings: ``python -m jobs.embed --input … --output …``.
+
+Exit codes: 0 the run is complete within the failure budget; 1 it is not; 2 the request makes no sense.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from embedding.config import EmbedConfig, make_config, nearest, option_name, read_config_file
+from embedding.console import People, complain
+from embedding.errors import RequestError, RunError
+
+EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that name the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        if unknown:
+            message = f"unknown option {unknown[1]}{nearest(unknown[1], self._option_string_actions)}"
+        raise RequestError(message)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line, made from the fields of EmbedConfig. Values stay text: the config checks them."""
+    parser = _Parser(
+        prog="python -m jobs.embed",
+        description="Embed every recording of an archive with an avex model: one vector per window, to Parquet.",
+        allow_abbrev=False,
+    )
+    for field in dataclasses.fields(EmbedConfig):
+        help_text = field.metadata["help"].replace("%", "%%")
+        default = field.metadata["default_text"] or field.default
+        if field.default is dataclasses.MISSING:
+            help_text += " (required)"
+        elif field.default is not False:
+            help_text += f" (default: {default})"
+        if field.type is bool:
+            parser.add_argument(option_name(field.name), action="store_true", default=None, help=help_text)
+        else:
+            many = {"nargs": "+"} if field.name == "input" else {}
+            parser.add_argument(option_name(field.name), metavar=field.metadata["metavar"], help=help_text, **many)
+    parser.add_argument("--config", metavar="FILE", help="the same options from YAML; the command line wins")
+    return parser
+
+
+def parse(arguments: Sequence[str] | None) -> EmbedConfig:
+    """The checked request of a command line.
+
+    Raises:
+        RequestError: an option that does not exist, is missing, or does not take its value.
+    """
+    given = vars(make_parser().parse_args(arguments))
+    config_file = given.pop("config")
+    from_file = read_config_file(config_file) if config_file else {}
+    return make_config(from_file | {name: value for name, value in given.items() if value is not None})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; the exit code says how it went."""
+    from embedding.run import embed  # numpy, pyarrow and soundfile: not for --help
+
+    try:
+        config = parse(arguments)
+        books = embed(config, People.on_stdout())
+    except RequestError as error:
+        complain(error)
+        return EXIT_BAD_REQUEST
+    except RunError as error:
+        complain(error)
+        return EXIT_INCOMPLETE
+    if books is None:
+        return EXIT_COMPLETE
+    if books.failure_rate > config.max_failure_rate:
+        complain(
+            RunError(
+                f"{books.failed:,} of {books.listed:,} recordings failed, more than --max-failure-rate "
+                f"{config.max_failure_rate:g} allows"
+            )
+        )
+        return EXIT_INCOMPLETE
+    return EXIT_COMPLETE if books.balanced else EXIT_INCOMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
