@@ -5,9 +5,11 @@ or Ray.
 """
 
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from io import SEEK_CUR, SEEK_END
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,19 +18,21 @@ import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
-from embedding.storage import as_os_error
+from embedding.storage import service_errors
 
 # Samples per block after resampling (16 s at 16 kHz, 1 MB). Large enough that per-block overhead vanishes, small
 # enough that a worker's memory is set by its imports: see docs/decisions.md, "Decoding".
 BLOCK_SAMPLES = 1 << 18
+# Samples of all channels per block before resampling (16 MB): what bounds 384 kHz, or a header that says 1,024 channels.
+BLOCK_VALUES = 1 << 22
 
 # Recorders write 100 Hz (infrasound) to a few MHz (ultrasound); a damaged header says anything, and one that says
 # 1 Hz would make soxr produce hours of audio from a second.
 PLAUSIBLE_RATE_HZ = (50, 10_000_000)
 
-# Headers of 2 GiB and more are what programs write into a pipe, where they cannot know the length. libsndfile takes
-# the real length then, and there is nothing wrong with the recording.
-_UNKNOWN_LENGTH_BYTES = 0x7FFF_0000
+# A byte of FLAC holds at most about 5,000 frames (of digital silence). A header that promises more is damaged, or says
+# that it does not know (libsndfile declares 2⁶³ − 1 then).
+PLAUSIBLE_FRAMES_PER_BYTE = 10_000
 
 # A chunk's declared and real length, as libsndfile's parser logs it: "data : 320000 (should be 159978)".
 _DECLARED_LENGTH = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -36,8 +40,9 @@ _DECLARED_LENGTH = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (
 # A quiet NaN no recorder writes: marks what a failed read did not reach.
 _UNREACHED = np.uint32(0x7FC0_DEAD)
 
-# What libsndfile declares for a FLAC that was written into a pipe. soundfile's bookkeeping seek fails at its end.
-_FRAMES_UNKNOWN = 0x7FFF_FFFF_FFFF_FFFF
+# libsndfile's error codes: the operating system's, and that of soundfile's bookkeeping seek at the end of a recording
+# of unknown length.
+_SYSTEM_ERROR = 2
 _SEEK_FAILED = 39
 
 

@@ -222,6 +222,13 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
             with _tensors_only(checkpoint) as path:
                 module = avex.load_model(model.name, device="cpu", checkpoint_path=path, return_features_only=True)
             _refuse_misfit(model, checkpoint, module)
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        shapes = str(error).count("size mismatch")
+        raise RequestError(
+            f"--checkpoint: {checkpoint.uri} does not fit {model.name}: {shapes} tensors have another shape"
+        ) from error
     except OSError as error:
         # Only EAT asks the hub for anything here: its backbone's code and configuration.
         raise RequestError(
@@ -273,7 +280,7 @@ def _refuse_misfit(model: Model, checkpoint: Checkpoint, module: "torch.nn.Modul
     if unset:
         raise RequestError(
             f"--checkpoint: {checkpoint.uri} does not fit {model.name}: {len(needed) - len(unset)} of {len(needed)} "
-            f"tensors matched; missing is, for one, {min(unset)}"
+            f"tensors matched (missing, for one: {min(unset)})"
         )
 
 

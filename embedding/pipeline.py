@@ -198,7 +198,12 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
     local = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     if not verbose:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.init(address=address or "local", **quiet, **({} if address else local))
+    try:
+        ray.init(address=address or "local", **quiet, **({} if address else local))
+    except ConnectionError as error:
+        raise RunError(
+            f"no Ray answers at RAY_ADDRESS={address}: {str(error.__cause__ or error).splitlines()[-1]}"
+        ) from error
     try:
         total = ray.cluster_resources()
         yield Cluster(total.get("CPU", 0), total.get("GPU", 0), total.get("memory", 0))

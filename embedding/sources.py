@@ -1,19 +1,23 @@
 """Inputs to recordings: listing, manifests, identity.
 
 A listing streams into Arrow columns and never becomes Python objects per recording, so that ten million recordings
-fit the driver (about the length of their names plus 24 bytes each; `benchmarks/listing.py` measures it).
+fit the driver (the length of their names and some 20 bytes each; `benchmarks/listing.py` measures it).
 """
 
+import fnmatch
 import glob
 import hashlib
 import os
+import posixpath
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +25,6 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import soundfile as sf
-from fsspec.utils import glob_translate
 
 from embedding import storage
 from embedding.errors import RequestError
@@ -45,9 +48,19 @@ _MORE_SUFFIXES = {
 _NOT_BY_SUFFIX = {"RAW", "MAT4", "MAT5", "WAVEX", "MPC2K"}
 
 UNKNOWN_SIZE = -1
-_CHUNK = 8192
+
+_CHUNK = 8192  # rows of one Arrow batch
+_HEADS = 512  # objects of a manifest that are asked for at a time: what --limit 1 costs
+
+# What is counted by suffix is told in one line, and kept in memory: of names that end in a time stamp, neither.
+_LONGEST_SUFFIX = 8
+_SUFFIXES_SHOWN = 8
+
+_Entry = tuple[str, int, str]  # file, size in bytes, version
+_Row = tuple[str, int, int]  # one row of RECORDINGS
 
 
+@cache
 def audio_suffixes() -> frozenset[str]:
     """Every suffix that libsndfile, as it is installed here, reads; lower case, with the dot."""
     formats = sf.available_formats().keys() - _NOT_BY_SUFFIX
@@ -70,214 +83,139 @@ class Listing:
 
     @property
     def n_bytes(self) -> int:
-        sizes = self.recordings["size"]
-        return pc.sum(pc.if_else(pc.greater(sizes, 0), sizes, 0)).as_py() or 0
+        return pc.sum(pc.max_element_wise(self.recordings["size"], 0)).as_py() or 0
 
 
 def list_recordings(inputs: Iterable[str], limit: int | None = None) -> Listing:
     """Every recording of ``inputs``, once, in the order given (names sorted within each directory).
+
+    With ``limit``, the first so many of them: what comes after is not looked at, nor counted as left out.
 
     Raises:
         RequestError: an input that does not exist or cannot be listed, or no recording in any of them.
     """
     inputs = list(inputs)
     left_out: Counter[str] = Counter()
-    found = (entry for uri in inputs for entry in _entries(uri, left_out))
-    batches = list(_batches(islice(found, limit) if limit and len(inputs) == 1 else found))
-    recordings = _unique(pa.Table.from_batches(batches, RECORDINGS))
-    if limit:
-        recordings = recordings.slice(0, limit)
-    if not len(recordings):
+    entries = (entry for uri in inputs for entry in _entries(uri, left_out))
+    rows = ((file, size, file_id(file, size, version)) for file, size, version in entries)
+    batches = list(_batches(islice(_distinct(rows), limit) if limit else rows))
+    _drop_repeats(batches)
+    if not batches:
+        where = inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1:,} more"
         seen = f"; left out: {describe_left_out(left_out)}" if left_out else ""
-        raise RequestError(f"--input: no recording found in {', '.join(inputs)}{seen}")
-    return Listing(recordings, left_out)
+        raise RequestError(f"--input: no recording found in {where}{seen}")
+    return Listing(pa.Table.from_batches(batches, RECORDINGS), left_out)
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
     """``9 .txt, 3 .xml``, the most frequent first."""
-    return ", ".join(f"{n:,} {suffix}" for suffix, n in left_out.most_common())
+    shown = [f"{n:,} {suffix}" for suffix, n in left_out.most_common(_SUFFIXES_SHOWN)]
+    rest = left_out.total() - sum(n for _, n in left_out.most_common(_SUFFIXES_SHOWN))
+    return ", ".join([*shown, f"{rest:,} others"] if rest else shown)
 
 
-_Entry = tuple[str, int, str]  # file, size in bytes, version
+def _batches(rows: Iterator[_Row]) -> Iterator[pa.RecordBatch]:
+    while chunk := list(islice(rows, _CHUNK)):
+        columns = zip(*chunk, strict=True)
+        yield pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, RECORDINGS, strict=True)], RECORDINGS)
 
 
-def _batches(entries: Iterator[_Entry]) -> Iterator[pa.RecordBatch]:
-    while chunk := list(islice(entries, _CHUNK)):
-        files, sizes, _ = zip(*chunk, strict=True)
-        ids = np.fromiter((file_id(*entry) for entry in chunk), np.int64, len(chunk))
-        yield pa.record_batch([pa.array(files, pa.string()), pa.array(sizes, pa.int64()), pa.array(ids)], RECORDINGS)
+def _distinct(rows: Iterator[_Row]) -> Iterator[_Row]:
+    """As ``_drop_repeats``, but row by row, at 60 bytes of memory for each: for the few that --limit asks for."""
+    seen: set[int] = set()
+    for row in rows:
+        if row[2] not in seen:
+            seen.add(row[2])
+            yield row
 
 
-def _unique(recordings: pa.Table) -> pa.Table:
-    """Without the second mention of a recording that several inputs (or manifest rows) name."""
-    ids = recordings["file_id"].to_numpy()
+def _drop_repeats(batches: list[pa.RecordBatch]) -> None:
+    """Drop the second mention of a recording that several inputs (or rows of a manifest) name; batch by batch, so
+    that there are never two copies of the listing."""
+    ids = np.concatenate([batch["file_id"].to_numpy() for batch in batches] or [np.empty(0, np.int64)])
     _, first = np.unique(ids, return_index=True)
-    return recordings if len(first) == len(ids) else recordings.take(pa.array(np.sort(first)))
+    if len(first) == len(ids):
+        return
+    keep = np.zeros(len(ids), bool)
+    keep[first] = True
+    for i, (batch, kept) in enumerate(zip(batches, np.split(keep, range(_CHUNK, len(keep), _CHUNK)), strict=True)):
+        batches[i] = batch.filter(pa.array(kept))
 
 
 def _entries(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
     uri = storage.normalise(uri, "--input")
     is_manifest = uri.lower().endswith(MANIFEST_SUFFIXES)
     if storage.is_s3(uri):
-        return _from_manifest(uri) if is_manifest else _from_s3(uri, left_out)
+        return _from_manifest(uri, left_out) if is_manifest else _from_s3(uri, left_out)
     if is_manifest and Path(uri).is_file():
-        return _from_manifest(uri)
+        return _from_manifest(uri, left_out)
     return _from_disk(uri, left_out)
+
+
+def _wanted(path: str, left_out: Counter[str]) -> bool:
+    """Whether a file's name is a recording's; if it is not, and not hidden either, it is counted."""
+    name = path.rpartition("/")[2]
+    if name.startswith("."):  # hidden, and macOS's ._ companions
+        return False
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 — Path takes 15 s longer for 10⁷ names (2 cores, 2025-11)
+    if suffix in audio_suffixes():
+        return True
+    if not suffix:
+        suffix = "without suffix"
+    elif len(suffix) > _LONGEST_SUFFIX:
+        suffix = "with a long suffix"
+    left_out[suffix] += 1
+    return False
+
+
+class _Pattern:
+    """A glob, matched name by name from some folder down, alike on a disk and in S3.
+
+    ``**`` stands for any number of folders, a matched folder for everything in it; a hidden name is matched only by
+    what begins with a dot itself. The state of a match is the set of parts that may match the next name.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        self._any_depth = [part == "**" for part in (*parts, "**")]
+        self._match = [
+            re.compile(("" if part.startswith(".") else r"(?!\.)") + fnmatch.translate(part)).match
+            for part in (*parts, "**")
+        ]
+        self.start = self._from(0)
+
+    def _from(self, i: int) -> frozenset[int]:
+        """Part ``i``, and what may follow at once because a ``**`` also stands for no folder."""
+        end = i
+        while self._any_depth[end] and end + 1 < len(self._match):
+            end += 1
+        return frozenset(range(i, end + 1))
+
+    def step(self, state: frozenset[int], name: str) -> frozenset[int]:
+        """The state after ``name``; empty where nothing below it can match."""
+        return frozenset().union(
+            *(self._from(i if self._any_depth[i] else i + 1) for i in state if self._match[i](name))
+        )
+
+    def matches(self, state: frozenset[int]) -> bool:
+        """Whether the names so far match: what is left is the ``**`` that every pattern ends in."""
+        return len(self._match) - 1 in state
+
+
+_EVERYTHING = _Pattern()
 
 
 # --- local disk -------------------------------------------------------------------------------------------------
 
 
 def _from_disk(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
-    if Path(path).is_dir():
-        yield from _walk(path, left_out, audio_suffixes(), set())
-    elif Path(path).exists():
-        yield _stat(path)  # named by itself: whatever its suffix
-    elif glob.has_magic(path):
-        suffixes = audio_suffixes()
-        for match in sorted(glob.iglob(path, recursive=True)):
-            if Path(match).is_dir():
-                if "**" not in path:  # which names what is in the directory, too
-                    yield from _walk(match, left_out, suffixes, set())
-            elif _wanted(match, suffixes, left_out):
-                yield _stat(match)
+    try:
+        is_folder = Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        yield from _glob(path, left_out)
+    except OSError as error:
+        raise RequestError(f"--input: cannot read {path}: {error.strerror}") from error
     else:
-        raise RequestError(f"--input: {path} does not exist")
-
-
-def _walk(
-    directory: str, left_out: Counter[str], suffixes: frozenset[str], above: set[tuple[int, int]]
-) -> Iterator[_Entry]:
-    """Depth first. ``above`` holds the (device, inode) of the directories we are in: a link back up is not followed."""
-    try:
-        with os.scandir(directory) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-        status = Path(directory).stat()
-    except OSError as error:
-        raise RequestError(f"--input: cannot list {directory}: {error.strerror}") from error
-    here = above | {(status.st_dev, status.st_ino)}
-    for entry in ordered:
-        if entry.is_dir():
-            below = entry.stat()
-            if not entry.name.startswith(".") and (below.st_dev, below.st_ino) not in here:
-                yield from _walk(entry.path, left_out, suffixes, here)
-        elif _wanted(entry.name, suffixes, left_out):
-            yield _stat(entry.path)
-
-
-def _stat(path: str) -> _Entry:
-    """A file that cannot be asked for its size is still a recording: reading it becomes the failure row that says why."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return path, UNKNOWN_SIZE, ""
-    return path, status.st_size, str(status.st_mtime_ns)
-
-
-def _wanted(path: str, suffixes: frozenset[str], left_out: Counter[str]) -> bool:
-    name = path.rpartition("/")[2]
-    if name.startswith("."):  # hidden, and macOS's ._ companions
-        return False
-    suffix = PurePosixPath(name).suffix.lower()
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        left_out["with a name that is not UTF-8"] += 1
-        return False
-    if suffix not in suffixes:
-        left_out[suffix or "without suffix"] += 1
-        return False
-    return True
-
-
-# --- S3 ---------------------------------------------------------------------------------------------------------
-
-
-def _from_s3(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
-    pattern = None
-    prefix = uri
-    if any(sign in storage.s3_key(uri) for sign in "*?[") and not _s3_exists(uri):
-        # Listed from the last complete folder before the first wildcard; a match of a folder takes all below it.
-        prefix = re.split(r"[*?\[]", uri, maxsplit=1)[0].rpartition("/")[0]
-        pattern = re.compile(
-            glob_translate(storage.s3_key(uri)).removesuffix(r"\Z").removesuffix("$") + r"(?:/.*)?\Z", re.S
-        )
-    suffixes = audio_suffixes()
-    root = storage.s3_key(prefix)
-    any_object = False
-    for key, size, etag in _s3_listing(prefix):
-        any_object = True
-        below = key.removeprefix(root).lstrip("/")
-        if key.endswith("/") or any(part.startswith(".") for part in below.split("/")):
-            continue
-        if pattern is not None and not pattern.match(key):
-            continue
-        if key == root or _wanted(key, suffixes, left_out):
-            yield storage.S3_SCHEME + key, size, etag
-    if not any_object:
-        raise RequestError(f"--input: nothing lies under {uri}")
-
-
-def _s3_listing(uri: str) -> Iterator[_Entry]:
-    """The object itself, if ``uri`` is one, then everything in the folder of that name."""
-    root = storage.s3_key(uri)
-    try:
-        for entry in storage.s3_objects(uri if "/" in root else uri + "/"):
-            # s3://bucket/site-1 also begins the keys of s3://bucket/site-10: those are another folder.
-            if entry[0] == root or entry[0].startswith(root + "/"):
-                yield entry
-    except OSError as error:
-        raise RequestError(f"--input: cannot list {uri}: {error}") from error
-
-
-def _s3_exists(uri: str) -> bool:
-    return next(iter(_s3_listing(uri)), None) is not None
-
-
-# --- manifests --------------------------------------------------------------------------------------------------
-
-
-def _from_manifest(uri: str) -> Iterator[_Entry]:
-    """Rows of a .csv or .parquet with a column ``file``; a relative path counts from the manifest's folder."""
-    folder = uri.rpartition("/")[0]
-    for files in _manifest_columns(uri):
-        named = [name if storage.is_s3(name) or name.startswith("/") else storage.join(folder, name) for name in files]
-        remote = [name for name in named if storage.is_s3(name)]
-        known = dict(zip(remote, _s3_stats(remote), strict=True))
-        for name in named:
-            yield known[name] if name in known else _stat(name)
-
-
-def _manifest_columns(uri: str) -> Iterator[list[str]]:
-    try:
-        with storage.open_stream(uri) as stream:
-            if uri.lower().endswith(".csv"):
-                batches: Iterable[pa.RecordBatch] = pyarrow.csv.open_csv(
-                    stream, convert_options=pyarrow.csv.ConvertOptions(column_types={"file": pa.string()})
-                )
-            else:
-                batches = pq.ParquetFile(stream).iter_batches(_CHUNK)
-            for batch in batches:
-                if "file" not in batch.schema.names:
-                    names = ", ".join(batch.schema.names)
-                    raise RequestError(f"--input: manifest {uri} has no column 'file' (it has: {names})")
-                column = batch.column("file").drop_null()
-                yield [str(name) for name in column.to_pylist() if name]
-    except OSError as error:
-        raise RequestError(f"--input: cannot read manifest {uri}: {error.strerror or error}") from error
-    except pa.ArrowInvalid as error:
-        raise RequestError(f"--input: manifest {uri} is damaged: {' '.join(str(error).split())}") from error
-
-
-def _s3_stats(uris: list[str]) -> Iterator[_Entry]:
-    """One HEAD per object, 64 at a time: a manifest names objects but does not know their versions."""
-
-    def stat(uri: str) -> _Entry:
-        try:
-            info = storage.s3().info(storage.s3_key(uri))
-        except OSError:
-            return uri, UNKNOWN_SIZE, ""
-        return uri, info["size"] or 0, info["ETag"]
-
-    with ThreadPoolExecutor(64) as pool:
-        yield from pool.map(stat, uris)
+        if stat.S_ISDIR(is_folder):
+            yield from _walk(path, left_out, _EVERYTHING, _EVERYTHING.start, frozenset())
+        else:
+            yield from _file(path, left_out)  # named by itself: whatever its suffix

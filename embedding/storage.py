@@ -4,13 +4,15 @@ Local paths go through Python itself, so that any name a disk allows works; ``s3
 endpoint, credentials and region from the usual AWS environment.
 """
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from embedding.errors import RequestError
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 S3_SCHEME = "s3://"
 # One read of a long S3 recording: 8 MB amortise a 60 ms request and keep the worker small.
 S3_RANGE_BYTES = 8 << 20
+# Requests at once. botocore opens 10 connections, whatever asks it; small objects are fetched 32 at a time, and a
+# manifest's objects are asked for their versions 64 at a time.
+S3_CONNECTIONS = 64
 # A name that starts like this is an unfinished write: readers' globs (*.parquet) do not see it.
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -30,10 +35,25 @@ def is_s3(uri: str) -> bool:
 
 @cache
 def s3() -> "S3FileSystem":
-    """The process's S3 client. Listings are never cached: what another process wrote must be seen."""
+    """The process's S3 client. Listings are never cached: what another process wrote must be seen.
+
+    Raises:
+        OSError: the environment describes no client (a profile or an endpoint that is none).
+    """
     from s3fs import S3FileSystem
 
-    return S3FileSystem(use_listings_cache=False, default_cache_type="readahead", default_block_size=S3_RANGE_BYTES)
+    client = S3FileSystem(
+        use_listings_cache=False,
+        default_cache_type="readahead",
+        default_block_size=S3_RANGE_BYTES,
+        config_kwargs={"max_pool_connections": S3_CONNECTIONS},
+    )
+    with service_errors():
+        try:
+            client.connect()
+        except ValueError as error:  # botocore's, for an AWS_ENDPOINT_URL without http://
+            raise OSError(f"{error}; expected AWS_ENDPOINT_URL=http://host:port") from error
+    return client
 
 
 def s3_key(uri: str) -> str:
@@ -45,10 +65,14 @@ def normalise(uri: str, option: str) -> str:
     """An absolute local path or an ``s3://`` URI without a trailing slash.
 
     Raises:
-        RequestError: another scheme, or no bucket.
+        RequestError: another scheme, no bucket, or a name that is not UTF-8 (Arrow and S3 hold no other).
     """
+    try:
+        uri.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{option}: {os.fsencode(uri)!r} is not UTF-8; rename it") from error
     if is_s3(uri):
-        if not s3_key(uri).strip("/"):
+        if not s3_key(uri).partition("/")[0]:
             raise RequestError(f"{option}: {uri} names no bucket; expected s3://bucket/prefix")
         return uri.rstrip("/")
     if "://" in uri:
@@ -56,19 +80,55 @@ def normalise(uri: str, option: str) -> str:
             f"{option}: {uri.split('://', maxsplit=1)[0]}:// is not supported; expected a local path or s3://…"
         )
     # abspath, not Path.absolute: "x/../y" and "y" are one recording, and a link's name is the name its owner chose.
-    return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100
+    # expanduser, not Path.expanduser: "~2023.wav" is a recording, not a user without a home.
+    return os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111
 
 
 def join(root: str, *names: str) -> str:
     return "/".join((root.rstrip("/"), *names))
 
 
-def open_stream(uri: str) -> BinaryIO:
-    """A seekable stream; a long S3 object is read as ranges, never whole."""
-    if is_s3(uri):
+def open_stream(uri: str, range_bytes: int = S3_RANGE_BYTES) -> BinaryIO:
+    """A seekable stream; a long S3 object is read as ranges of ``range_bytes`` or a little more, never whole.
+
+    Raises:
+        OSError: it cannot be opened; likewise every ``read`` of the stream.
+    """
+    if not is_s3(uri):
+        return open(uri, "rb")  # noqa: PTH123 — the caller closes it
+    with service_errors():
+        try:
+            file = s3().open(s3_key(uri), "rb", block_size=range_bytes)
+        except FileNotFoundError as error:  # s3fs's has the key for a message
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri) from error
+    return BufferedReader(_S3Stream(file), 1 << 16)  # libsndfile and Arrow read a few bytes at a time
+
+
+class _S3Stream(RawIOBase):
+    """An open S3 object whose failures are OSErrors: s3fs's own lets botocore's errors through."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
         with service_errors():
-            return cast(BinaryIO, s3().open(s3_key(uri), "rb"))
-    return open(uri, "rb")  # noqa: PTH123 — the caller closes it
+            return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @contextmanager
@@ -79,7 +139,9 @@ def service_errors() -> Iterator[None]:
 
     try:
         yield
-    except (BotoCoreError, ClientError, HttpError, TimeoutError) as error:
+    except OSError:  # some of aiohttp's are
+        raise
+    except (BotoCoreError, ClientError, HttpError) as error:
         raise as_os_error(error) from error
 
 
@@ -98,13 +160,16 @@ def read_bytes(uri: str) -> bytes:
 def read_many(uris: list[str]) -> list[bytes | OSError]:
     """Several S3 objects at once, each its bytes or what the storage said instead."""
     keys = [s3_key(uri) for uri in uris]
+    whole = [None] * len(keys)
     with service_errors():
-        fetched = s3().cat_ranges(keys, [None] * len(keys), [None] * len(keys), on_error="return")
+        # max_concurrency is within one object: above 1, s3fs asks for each object's size before it fetches it.
+        fetched = s3().cat_ranges(keys, whole, whole, on_error="return", max_concurrency=1)
     return [item if isinstance(item, bytes) else as_os_error(item) for item in fetched]
 
 
 def as_os_error(error: BaseException) -> OSError:
-    return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
+    """``error`` itself if it is one, otherwise one whose message is its name and what it says, in one line."""
+    return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -128,16 +193,18 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def list_names(uri: str, suffix: str) -> Iterator[str]:
-    """URIs of the objects directly under ``uri`` whose name ends in ``suffix``, in order; none if it does not exist."""
+    """URIs of the objects directly under ``uri`` whose name ends in ``suffix``, in order; none if it does not exist.
+
+    Raises:
+        OSError: it cannot be listed, or its bucket does not exist.
+    """
     if is_s3(uri):
-        for key, _, _ in s3_objects(uri + "/"):
-            name = key.removeprefix(s3_key(uri) + "/")
-            if "/" not in name and name.endswith(suffix):
-                yield S3_SCHEME + key
-    elif Path(uri).is_dir():
-        for path in sorted(Path(uri).iterdir()):
-            if path.name.endswith(suffix) and not path.name.startswith("."):
-                yield str(path)
+        names = (key.removeprefix(s3_key(uri) + "/") for key, _, _ in s3_objects(uri + "/"))
+    else:
+        names = sorted(os.listdir(uri)) if Path(uri).is_dir() else []  # noqa: PTH208 — names are what is wanted
+    for name in names:
+        if name.endswith(suffix) and "/" not in name and not name.startswith("."):
+            yield join(uri, name)
 
 
 def s3_objects(uri_prefix: str) -> Iterator[tuple[str, int, str]]:
@@ -145,12 +212,15 @@ def s3_objects(uri_prefix: str) -> Iterator[tuple[str, int, str]]:
 
     s3fs's own ``find`` keeps every object of a listing as a dict (about 1 KB each); ten million of those do not fit a
     driver, so pages are asked for one at a time through its public ``call_s3``.
+
+    Raises:
+        OSError: no such bucket, no credentials, no connection.
     """
     bucket, _, prefix = s3_key(uri_prefix).partition("/")
     token: dict[str, str] = {}
     while True:
         with service_errors():
-            page = s3().call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
+            page = cast(dict[str, Any], s3().call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **token))
         for item in page.get("Contents", ()):
             yield f"{bucket}/{item['Key']}", item["Size"], item["ETag"]
         if not page.get("IsTruncated"):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,29 +24,60 @@ class Outcome:
     stderr: str
 
 
+@contextmanager
+def ray_of(n_cpus: int) -> Iterator[str]:
+    """A Ray of ``n_cpus`` on this machine, whatever the machine has; yields its address."""
+    program = (
+        "import ray, sys\n"
+        f"ray.init(address='local', num_cpus={n_cpus}, include_dashboard=False, object_store_memory=1 << 30)\n"
+        "print('address', ray.get_runtime_context().gcs_address, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    # A local Ray makes a token that others then have to know; on loopback, for a test, there is nothing to guard.
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
+        process.communicate()  # closes its stdin: it ends, and its Ray with it
+
+
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """A Ray of two CPUs that every end-to-end test shares: starting one takes longer than most jobs."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 30)
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+    """A Ray of two CPUs that the end-to-end tests share: starting one takes longer than most of their jobs."""
+    with ray_of(2) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
 def embed(ray_address: str) -> Callable[..., Outcome]:
     """Run ``python -m jobs.embed`` with these arguments, as a user does, on the shared Ray."""
 
-    def run(*arguments: object, env: dict[str, str] | None = None, timeout_s: float = 300) -> Outcome:
-        command = [sys.executable, "-m", "jobs.embed", *map(str, arguments)]
-        environment = os.environ | {"RAY_ADDRESS": ray_address} | (env or {})
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+    def run(*arguments: object, env: dict[str, str] | None = None) -> Outcome:
+        return run_embed(*arguments, env={"RAY_ADDRESS": ray_address} | (env or {}))
 
     return run
+
+
+def run_embed(*arguments: object, env: dict[str, str]) -> Outcome:
+    """``python -m jobs.embed`` in a process of its own."""
+    command = [sys.executable, "-m", "jobs.embed", *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"} | env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def tone(duration_s: float, rate_hz: int, frequency_hz: float = 440.0, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -66,3 +98,31 @@ def write_audio(path: Path, audio: np.ndarray, rate_hz: int, **kwargs: str) -> P
         for start in range(0, len(audio), 1 << 14):
             file.write(audio[start : start + (1 << 14)])
     return path
+
+
+BEATS = "esp_aves2_sl_beats_all"
+EFFICIENTNET = "esp_aves2_effnetb0_all"
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint per architecture, made by avex from seeded weights that differ from those of ``random``."""
+    import avex
+    import torch
+    from safetensors.torch import save_file
+
+    paths = {}
+    for name in (BEATS, EFFICIENTNET):
+        torch.manual_seed(1234)
+        spec = avex.get_model_spec(name)
+        assert spec is not None
+        module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
+        # Fresh batch norms shrink everything to 1e-13: statistics of some noise give vectors of a natural size.
+        if name == EFFICIENTNET:
+            module.train()
+            with torch.no_grad():
+                for _ in range(20):
+                    module(0.1 * torch.randn(4, 16_000))
+        paths[name] = tmp_path_factory.mktemp("checkpoints") / f"{name}.safetensors"
+        save_file({key: tensor.clone().contiguous() for key, tensor in module.state_dict().items()}, paths[name])
+    return paths

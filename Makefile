@@ -1,0 +1,43 @@
+# Two commands for a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+
+# The first of these that runs and is new enough; name another with `make PYTHON=…`.
+PYTHON ?= $(firstword $(foreach p,python3 python3.11 python3.12 python3.13,\
+            $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+BIN := .venv/bin
+
+.PHONY: setup demo test test-long lint bench lock clean
+
+setup: .venv/.ready  ## make .venv from the lock file; does nothing when it is up to date
+
+.venv/.ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "avex-batch needs Python 3.11 or newer, and none was found: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo "installing the locked packages (about 3 GB with torch; some minutes)"
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## twelve synthetic clips through both architectures, without a download
+	$(BIN)/python examples/demo.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+test: lint  ## everything CI runs
+	$(BIN)/pytest -m "not long"
+
+test-long: setup  ## minutes and gigabytes: 24 h recordings, large uploads
+	$(BIN)/pytest -m long
+
+# Universal: one file for Linux, macOS and every Python from 3.11 on. It names no host; hashes pin the content.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header --extra dev pyproject.toml -o requirements.lock
+	rm -r .venv-lock
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,198 @@
+"""avex models: what their specifications say, and checkpoints that are checked before they are believed."""
+
+import pickle
+from pathlib import Path
+
+import avex
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from embedding.config import EmbedConfig
+from embedding.errors import RequestError
+from embedding.models import ARCHITECTURES, Checkpoint, check_fits, fetch_checkpoint, find_model, load, model_names
+from tests.conftest import BEATS, EFFICIENTNET
+
+
+def test_every_packaged_model_is_what_avex_itself_says() -> None:
+    assert len(model_names()) >= 11
+    for name in model_names():
+        model, spec = find_model(name), avex.get_model_spec(name)
+        assert spec is not None
+        assert spec.audio_config is not None
+        assert model.architecture == spec.name
+        assert model.rate_hz == spec.audio_config.sample_rate
+        assert model.native_s == spec.audio_config.target_length_seconds
+        assert model.checkpoint == avex.get_checkpoint_path(name)
+
+
+def test_the_rate_comes_from_the_model() -> None:
+    assert find_model("esp_aves2_sed_birdcode_beats_encoder").rate_hz == 32_000
+    assert find_model(BEATS).rate_hz == 16_000
+
+
+def test_a_misspelled_model_gets_the_nearest_name() -> None:
+    with pytest.raises(
+        RequestError, match="no avex model 'esp_aves2_sl_beat_all'; did you mean 'esp_aves2_sl_beats_all'"
+    ):
+        find_model("esp_aves2_sl_beat_all")
+
+
+@pytest.mark.parametrize("name", [BEATS, EFFICIENTNET, "esp_aves2_sed_birdcode_beats_encoder"])
+def test_size_and_shortest_window_are_those_of_the_network(name: str) -> None:
+    model = find_model(name)
+    network = load(model, fetch_checkpoint(model, "random"))
+    shortest = torch.zeros(1, model.traits.min_samples)
+    with torch.inference_mode():
+        features = network(shortest)
+        assert features.shape[1 if features.dim() == 4 else 2] == model.traits.dim
+        assert features.flatten(2).shape[1 if features.dim() == 3 else 2] >= 1
+        with pytest.raises(RuntimeError):
+            assert network(shortest[:, 1:]).numel(), "no token"
+            raise RuntimeError
+    assert not network.training
+
+
+def test_requests_a_model_cannot_serve_are_refused() -> None:
+    beats, efficientnet = find_model(BEATS), find_model(EFFICIENTNET)
+    with pytest.raises(RequestError, match="--pooling: .* has no CLS token"):
+        check_fits(beats, EmbedConfig(input=("a",), output="b", pooling="cls"), 80_000)
+    with pytest.raises(RequestError, match="--mask-padding: .* takes no padding mask"):
+        check_fits(efficientnet, EmbedConfig(input=("a",), output="b", mask_padding=True), 80_000)
+    with pytest.raises(RequestError, match=r"--window-s: .* at least 0\.175 s \(2800 samples at 16000 Hz\)"):
+        check_fits(beats, EmbedConfig(input=("a",), output="b"), 2799)
+
+
+def test_random_weights_are_the_same_every_time() -> None:
+    model = find_model(EFFICIENTNET)
+    first, second = (load(model, fetch_checkpoint(model, "random")).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_weights_are_exactly_those_of_the_checkpoint(checkpoints: dict[str, Path]) -> None:
+    for name, path in checkpoints.items():
+        loaded, stored = (
+            load(find_model(name), fetch_checkpoint(find_model(name), str(path))).state_dict(),
+            load_file(path),
+        )
+        unused = find_model(name).traits.unused
+        for key, tensor in loaded.items():
+            if not key.startswith(unused):
+                assert torch.equal(tensor, stored[key]), key
+
+
+def test_a_torch_checkpoint_gives_the_same_weights_as_safetensors(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model, tensors = find_model(EFFICIENTNET), load_file(checkpoints[EFFICIENTNET])
+    torch.save({"model_state_dict": tensors, "epoch": 3}, tmp_path / "w.pt")
+    loaded = load(model, fetch_checkpoint(model, str(tmp_path / "w.pt"))).state_dict()
+    key = "model.features.0.0.weight"
+    assert torch.equal(loaded[key], tensors[key])
+
+
+def test_no_imagenet_weights_are_asked_for(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    model = find_model(EFFICIENTNET)
+    load(model, fetch_checkpoint(model, str(checkpoints[EFFICIENTNET])))
+    load(model, fetch_checkpoint(model, "random"))
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_how_many_tensors_matched(checkpoints: dict[str, Path]) -> None:
+    beats = find_model(BEATS)
+    with pytest.raises(RequestError, match=r"does not fit esp_aves2_sl_beats_all: 0 of \d+ tensors matched"):
+        load(beats, fetch_checkpoint(beats, str(checkpoints[EFFICIENTNET])))
+
+
+def test_a_checkpoint_that_lacks_one_layer_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    beats, tensors = find_model(BEATS), load_file(checkpoints[BEATS])
+    del tensors["backbone.encoder.layers.7.fc1.weight"]
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(
+        RequestError, match=r"(\d+) of \d+ tensors matched \(missing, for one: .*layers\.7\.fc1\.weight\)"
+    ):
+        load(beats, fetch_checkpoint(beats, str(tmp_path / "w.safetensors")))
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model, tensors = find_model(EFFICIENTNET), load_file(checkpoints[EFFICIENTNET])
+    tensors["model.features.0.0.weight"] = torch.zeros(3, 3)
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(RequestError, match="1 tensors have another shape"):
+        load(model, fetch_checkpoint(model, str(tmp_path / "w.safetensors")))
+
+
+class _Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.marker,)
+
+
+def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
+    marker = tmp_path / "was-run"
+    torch.save({"model": _Payload(marker)}, tmp_path / "w.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(_Payload(marker), protocol=2))  # the one torch writes
+    model = find_model(EFFICIENTNET)
+    for name in ("w.pt", "raw.pt"):
+        with pytest.raises(RequestError, match="code in a checkpoint is never run"):
+            load(model, fetch_checkpoint(model, str(tmp_path / name)))
+    assert not marker.exists()
+
+
+def test_a_damaged_safetensors_file_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(checkpoints[EFFICIENTNET].read_bytes()[:1000])
+    model = find_model(EFFICIENTNET)
+    with pytest.raises(RequestError, match="is damaged"):
+        load(model, fetch_checkpoint(model, str(path)))
+
+
+def test_the_digest_follows_the_content_not_the_name(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model = find_model(EFFICIENTNET)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(checkpoints[EFFICIENTNET].read_bytes())
+    one, two = (fetch_checkpoint(model, str(path)).digest for path in (checkpoints[EFFICIENTNET], copy))
+    assert one == two
+    copy.write_bytes(copy.read_bytes() + b"x")
+    assert fetch_checkpoint(model, str(copy)).digest != one
+
+
+def test_a_missing_checkpoint_is_named() -> None:
+    with pytest.raises(RequestError, match="--checkpoint: /nowhere/w.pt is not a file"):
+        fetch_checkpoint(find_model(BEATS), "/nowhere/w.pt")
+
+
+def test_a_failed_download_names_the_model_the_cause_and_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(RequestError) as caught:
+        fetch_checkpoint(find_model(BEATS), None)
+    for part in (BEATS, "offline mode is enabled", "--checkpoint", "HF_HOME"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_comes_from_s3_once(
+    s3_server: str, bucket: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedding import storage
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, uri = find_model(EFFICIENTNET), f"s3://{bucket}/weights/eff net.safetensors"
+    storage.write_bytes(uri, checkpoints[EFFICIENTNET].read_bytes())
+    first = fetch_checkpoint(model, uri)
+    assert first.digest == fetch_checkpoint(model, str(checkpoints[EFFICIENTNET])).digest
+    monkeypatch.setattr(storage, "read_bytes", lambda _: pytest.fail("fetched a second time"))
+    assert fetch_checkpoint(model, uri) == first
+
+
+def test_architectures_cover_every_packaged_model() -> None:
+    assert {find_model(name).architecture for name in model_names()} <= ARCHITECTURES.keys()
+    assert Checkpoint("random", None, "x").path is None
+    assert np.isfinite([model.native_s for model in map(find_model, model_names())]).all()
