@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from embedding.report import Books, Tally
+from embedding.resources import Plan
 
 LOG_EVERY_S = 10.0
 
@@ -101,6 +102,9 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+
+    def starting(self, placement: Plan) -> None:
+        self._people.say(f"{plural(placement.n_actors, 'actor')} on {placement.device} · loading the model")
 
     def __call__(self, tally: Tally) -> None:
         if not tally.windows_encoded and not tally.failed_ids:

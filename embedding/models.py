@@ -169,8 +169,8 @@ def _from_hub(model: Model, uri: str) -> str:
         return hf_hub_download(f"{owner}/{repo}", filename)
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise RequestError(
-            f"--model: the weights of {model.name} ({uri}) could not be downloaded: {_root_cause(error)} — pass a file with "
-            "--checkpoint, or set HF_HOME to a cache that holds them"
+            f"--model: the weights of {model.name} ({uri}) could not be downloaded: {_root_cause(error)} — pass a file "
+            "with --checkpoint, or set HF_HOME to a cache that holds them"
         ) from error
 
 

@@ -11,14 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-# Read when Ray is imported. Nothing leaves this machine unasked; and a cluster's nodes may have no way out.
+# Read when Ray is imported. Nothing leaves this machine unasked, and a cluster's nodes may have no way out.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 import ray.data
@@ -28,7 +26,7 @@ from embedding.decode import Failure, decode
 from embedding.errors import RequestError, RunError
 from embedding.report import Tally
 from embedding.resources import Cluster, Plan
-from embedding.settings import Settings
+from embedding.settings import Job
 from embedding.store import Store
 
 # Activations are tens of MB, allocated and freed at every layer. Kept by the process instead of returned to the
@@ -41,17 +39,6 @@ ENCODER_ENV = {
 # Blocks in flight are a few hundred MB; Ray's own default, 30 % of the machine, is a laptop's browser.
 LOCAL_OBJECT_STORE_BYTES = 2 << 30
 POLL_S = 0.5
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the stages need to know; it travels to every one of them."""
-
-    settings: Settings
-    store: Store
-    run_id: str
-    batch_size: int
-    shard_rows: int
 
 
 def embed(recordings: list[pa.Table], job: Job, plan: Plan, on_tally: Callable[[Tally], None]) -> Tally:
@@ -198,6 +185,9 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
     local = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     if not verbose:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # Ray's C++ core writes to this process's stderr, past Python's logging: 2.60 complains there about how Ray
+        # Data starts its own actors.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(address=address or "local", **quiet, **({} if address else local))
     except ConnectionError as error:

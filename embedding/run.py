@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from embedding import sources, storage
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
-from embedding.console import People, audio_length, plural, size, summarise
+from embedding.console import People, Watch, audio_length, plural, size, summarise
 from embedding.estimate import audio_seconds
 from embedding.report import Books, Tally
 from embedding.resources import plan
-from embedding.settings import Settings
+from embedding.settings import Job, Settings
 from embedding.store import Done, Store
 
 VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
@@ -52,26 +52,25 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
         _describe_dry_run(people, audio_s, settings)
         return None
     store.write_json("run.json", run)
-    tally = _embed(todo, audio_s, config, settings, store, people) if len(todo) else Tally()
+    tally = Tally()
+    if len(todo):
+        rows = config.shard_rows if isinstance(config.shard_rows, int) else auto_shard_rows(audio_s, settings)
+        job = Job(settings, store, uuid.uuid4().hex[:12], config.batch_size, rows)
+        tally = _embed(todo, job, config, people.progress(len(todo), audio_s))
     books = Books(len(listing.recordings), already_done, failed_before, tally, time.monotonic() - began_s)
     store.write_json("report.json", books.as_json())
     summarise(people, books, output)
     return books
 
 
-def _embed(
-    todo: pa.Table, audio_s: float, config: EmbedConfig, settings: Settings, store: Store, people: People
-) -> Tally:
+def _embed(todo: pa.Table, job: Job, config: EmbedConfig, watch: Watch) -> Tally:
     # Ray takes seconds to import: a request that makes no sense has been refused before.
     from embedding import pipeline
 
-    with pipeline.session(verbose=config.verbose) as cluster:
+    with pipeline.session(verbose=config.verbose) as cluster, watch:
         placement = plan(cluster, config.device, config.actors)
-        people.say(f"{plural(placement.n_actors, 'actor')} on {placement.device}")
-        shard_rows = config.shard_rows if isinstance(config.shard_rows, int) else auto_shard_rows(audio_s, settings)
-        job = pipeline.Job(settings, store, uuid.uuid4().hex[:12], config.batch_size, shard_rows)
-        with people.progress(len(todo), audio_s) as watch:
-            return pipeline.embed(split(todo, placement.n_decoders), job, placement, watch)
+        watch.starting(placement)
+        return pipeline.embed(split(todo, placement.n_decoders), job, placement, watch)
 
 
 def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from embedding.config import EmbedConfig
 from embedding.models import Checkpoint, Model, check_fits, fetch_checkpoint, find_model
+from embedding.store import Store
 from embedding.windows import WindowSpec
 
 
@@ -50,3 +51,14 @@ class Settings:
             "mask_padding": self.mask_padding,
             "precision": self.precision,
         }
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage of a run needs to know; it travels to all of them."""
+
+    settings: Settings
+    store: Store
+    run_id: str
+    batch_size: int  # windows
+    shard_rows: int

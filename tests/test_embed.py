@@ -118,7 +118,7 @@ def test_any_reader_opens_the_output_without_ray(outputs: Callable[..., tuple[Pa
     assert len(shards) >= 2  # --shard-rows 6 of 14 windows
     assert all(pq.read_schema(shard).equals(embeddings_schema(1280)) for shard in shards)
     pattern = str(output / "embeddings" / "*.parquet")
-    counted = duckdb.sql(f"select count(*), any_value(len(embedding)) from '{pattern}'").fetchall()
+    counted = duckdb.execute(f"select count(*), any_value(len(embedding)) from '{pattern}'").fetchall()
     assert counted == [(14, 1280)]
     frame = pl.read_parquet(pattern)
     assert frame["embedding"].dtype == pl.Array(pl.Float32, 1280)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embedding import encoder as encoder_module
-from embedding.config import EmbedConfig
+from embedding.config import make_config
 from embedding.encoder import Encoder, pool
 from embedding.settings import Settings
 from tests import reference
@@ -18,9 +18,8 @@ WINDOW_S = 1.0
 
 
 def make_encoder(checkpoint: Path, model: str, **options: object) -> Encoder:
-    config = EmbedConfig(
-        input=("a",), output="b", model=model, checkpoint=str(checkpoint), window_s=WINDOW_S, **options
-    )  # type: ignore[arg-type]
+    request = {"input": "a", "output": "b", "model": model, "checkpoint": str(checkpoint), "window_s": WINDOW_S}
+    config = make_config(request | options)
     return Encoder(Settings.of(config), "cpu", 2)
 
 

@@ -34,7 +34,7 @@ def test_the_rate_comes_from_the_model() -> None:
 
 def test_a_misspelled_model_gets_the_nearest_name() -> None:
     with pytest.raises(
-        RequestError, match="no avex model 'esp_aves2_sl_beat_all'; did you mean 'esp_aves2_sl_beats_all'"
+        RequestError, match=r"no avex model 'esp_aves2_sl_beat_all'; did you mean 'esp_aves2_sl_beats_all'"
     ):
         find_model("esp_aves2_sl_beat_all")
 
@@ -48,17 +48,19 @@ def test_size_and_shortest_window_are_those_of_the_network(name: str) -> None:
         features = network(shortest)
         assert features.shape[1 if features.dim() == 4 else 2] == model.traits.dim
         assert features.flatten(2).shape[1 if features.dim() == 3 else 2] >= 1
-        with pytest.raises(RuntimeError):
-            assert network(shortest[:, 1:]).numel(), "no token"
-            raise RuntimeError
+        if model.architecture == "beats":
+            assert network(shortest[:, 1:]).numel() == 0  # not one token
+        else:
+            with pytest.raises(RuntimeError, match="Padding size should be less"):
+                network(shortest[:, 1:])
     assert not network.training
 
 
 def test_requests_a_model_cannot_serve_are_refused() -> None:
     beats, efficientnet = find_model(BEATS), find_model(EFFICIENTNET)
-    with pytest.raises(RequestError, match="--pooling: .* has no CLS token"):
+    with pytest.raises(RequestError, match=r"--pooling: .* has no CLS token"):
         check_fits(beats, EmbedConfig(input=("a",), output="b", pooling="cls"), 80_000)
-    with pytest.raises(RequestError, match="--mask-padding: .* takes no padding mask"):
+    with pytest.raises(RequestError, match=r"--mask-padding: .* takes no padding mask"):
         check_fits(efficientnet, EmbedConfig(input=("a",), output="b", mask_padding=True), 80_000)
     with pytest.raises(RequestError, match=r"--window-s: .* at least 0\.175 s \(2800 samples at 16000 Hz\)"):
         check_fits(beats, EmbedConfig(input=("a",), output="b"), 2799)
@@ -162,7 +164,7 @@ def test_the_digest_follows_the_content_not_the_name(checkpoints: dict[str, Path
 
 
 def test_a_missing_checkpoint_is_named() -> None:
-    with pytest.raises(RequestError, match="--checkpoint: /nowhere/w.pt is not a file"):
+    with pytest.raises(RequestError, match=r"--checkpoint: /nowhere/w\.pt is not a file"):
         fetch_checkpoint(find_model(BEATS), "/nowhere/w.pt")
 
 
