@@ -7,10 +7,12 @@ Each stage is a plain function or class of another module; what follows only say
 
 import logging
 import os
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -59,7 +61,7 @@ def embed(recordings: list[pa.Table], job: Job, plan: Plan, on_tally: Callable[[
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=plan.decode_cpus,
-                concurrency=plan.n_decoders,
+                concurrency=min(plan.n_decoders, len(recordings)),
             )
             .map_batches(
                 EncodeStage,
@@ -130,11 +132,18 @@ class EncodeStage:
 
         self._job = job
         self._tally = tally
-        self._encoder = Encoder(job.settings, device, n_threads)
+        self._refusal: RequestError | None = None
+        try:
+            self._encoder = Encoder(job.settings, device, n_threads)
+        except RequestError as error:
+            # An error of an actor's constructor reaches the driver as a text; one of a call, as itself.
+            self._refusal = error
 
     def __call__(self, windows: pa.Table) -> pa.Table:
         from embedding.encoder import encode_table
 
+        if self._refusal is not None:
+            raise self._refusal
         began = time.perf_counter()
         vectors, failures = encode_table(self._encoder, windows)
         store_failures(failures, self._job.store, self._tally)
@@ -178,27 +187,49 @@ def _configure_data(job: Job) -> None:
 
 
 @contextmanager
+def _core_output_aside() -> Iterator[None]:
+    """Keep what C and C++ write to stderr (Ray's core, libmpg123) in a file; show it only if the run dies of a bug.
+
+    Ray 2.60's core complains on the driver's stderr about how Ray Data starts its own actors, past Python's logging
+    and whatever RAY_BACKEND_LOG_LEVEL says.
+    """
+    python_stderr, descriptor = sys.stderr, sys.stderr.fileno()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile("w+", errors="replace") as aside, os.fdopen(os.dup(descriptor), "w", buffering=1) as kept:
+        sys.stderr = kept
+        os.dup2(aside.fileno(), descriptor)
+        try:
+            yield
+        except (RequestError, RunError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            aside.seek(0)
+            kept.write(aside.read())
+            raise
+        finally:
+            os.dup2(kept.fileno(), descriptor)
+            sys.stderr = python_stderr
+
+
+@contextmanager
 def session(*, verbose: bool) -> Iterator[Cluster]:
     """A connection to the cluster that RAY_ADDRESS names (``ray job submit`` sets it), or to a Ray of our own."""
     address = os.environ.get("RAY_ADDRESS")
     quiet = {} if verbose else {"logging_level": logging.ERROR, "log_to_driver": False}
-    local = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    local = {} if address else {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        # Ray's C++ core writes to this process's stderr, past Python's logging: 2.60 complains there about how Ray
-        # Data starts its own actors.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        ray.init(address=address or "local", **quiet, **({} if address else local))
-    except ConnectionError as error:
-        raise RunError(
-            f"no Ray answers at RAY_ADDRESS={address}: {str(error.__cause__ or error).splitlines()[-1]}"
-        ) from error
-    try:
-        total = ray.cluster_resources()
-        yield Cluster(total.get("CPU", 0), total.get("GPU", 0), total.get("memory", 0))
-    finally:
-        ray.shutdown()
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error, it also raises
+    with nullcontext() if verbose else _core_output_aside():
+        try:
+            ray.init(address=address or "local", **quiet, **local)
+        except ConnectionError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[-1]
+            raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {reason}") from error
+        try:
+            total = ray.cluster_resources()
+            yield Cluster(total.get("CPU", 0), total.get("GPU", 0), total.get("memory", 0))
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
@@ -227,18 +258,21 @@ def _plain_errors() -> Iterator[None]:
     """Give the errors of workers back as what they were there, without Ray's layers of wrapping."""
     try:
         yield
-    except (RequestError, RunError):
-        raise
     except Exception as error:
         for inner in _chain(error):
             if isinstance(inner, RequestError | RunError):
-                raise type(inner)(str(inner)) from error
-            if isinstance(inner, OSError) and not isinstance(inner, ConnectionError):
+                # One line by construction; Ray Data appends a paragraph about its retries.
+                raise type(inner)(str(inner).splitlines()[0]) from error
+            if isinstance(inner, OSError):
                 raise RunError(f"the storage failed: {inner}; run the same command again to go on") from error
         raise
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+        # A task's error is raised as a class that is both Ray's and the original's, with Ray's text: `cause` is the
+        # original alone.
+        cause = getattr(error, "cause", None)
+        if cause is None and not isinstance(error, ray.exceptions.RayError):
+            yield error
+        error = cause or error.__cause__ or error.__context__
