@@ -33,7 +33,10 @@ _Row = dict[str, Any]  # one row of sources.RECORDINGS
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a recording has no vectors, or fewer than it should. ``stage`` is where, ``kind`` what, for counting."""
+    """Why a recording has no vectors, or fewer than it should. ``stage`` is where, ``kind`` what, for counting.
+
+    Kinds of the stage ``decode``: those of ``AudioFault``, and ``io``, the storage did not deliver it.
+    """
 
     file: str
     file_id: int
@@ -103,8 +106,7 @@ def _windows(row: _Row, recording: Recording, batch: "_Batch", observer: Observe
     spec = batch.spec
     faults: list[AudioFault] = []
     cuts: Iterable[NDArray[np.float32]] = cut(_until_fault(recording.blocks(spec.rate_hz), faults), spec)
-    if recording.duration_s <= WHOLE_RECORDING_S:
-        cuts = list(cuts)
+    cuts = list(cuts) if recording.duration_s <= WHOLE_RECORDING_S else _one_ahead(cuts)
     stored = np.array(row.get("stored") or [], dtype=np.int64)  # windows that a former run has written
     n_cut = 0
     for windows in cuts:
@@ -113,17 +115,26 @@ def _windows(row: _Row, recording: Recording, batch: "_Batch", observer: Observe
             observer.failed(_failure(row, fault.kind, str(fault)))
         index = np.arange(n_cut, n_cut + len(windows))
         n_cut += len(windows)
-        if len(stored):
-            missing = ~np.isin(index, stored)
-            index, windows = index[missing], windows[missing]
-        yield from batch.add(row, recording, index, windows)
-    if faults:  # before the first window was complete
+        missing = ~np.isin(index, stored) if len(stored) else slice(None)
+        yield from batch.add(row, recording, index[missing], windows[missing])
+    if faults:  # not one window was complete
         raise faults.pop()
     if not n_cut:
         window_s = spec.length / spec.rate_hz
         raise AudioFault(
             "short", f"{recording.duration_s:.3f} s are less than a window of {window_s:g} s (--tail drop)"
         )
+
+
+def _one_ahead(cuts: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """The same, each one after the next is made: whatever ends a recording is then known before its last window."""
+    ahead = None
+    for windows in cuts:
+        if ahead is not None:
+            yield ahead
+        ahead = windows
+    if ahead is not None:
+        yield ahead
 
 
 def _until_fault(blocks: Iterator[NDArray[np.float32]], faults: list[AudioFault]) -> Iterator[NDArray[np.float32]]:
@@ -198,7 +209,7 @@ def _fetch(rows: list[_Row]) -> Iterator[tuple[_Row, str | BinaryIO | OSError]]:
     groups = list(_groups(rows))
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
         ahead: Future[list[str | BinaryIO | OSError]] | None = pool.submit(_sources, groups[0]) if groups else None
-        for group, following in zip(groups, [*groups[1:], None], strict=True):
+        for group, following in zip(groups, [*groups[1:], None], strict=False):
             assert ahead is not None
             sources = ahead.result()
             ahead = pool.submit(_sources, following) if following else None
@@ -222,7 +233,12 @@ def _groups(rows: list[_Row]) -> Iterator[list[_Row]]:
 
 def _sources(rows: list[_Row]) -> list[str | BinaryIO | OSError]:
     whole = [row["file"] for row in rows if storage.is_s3(row["file"]) and row["size"] <= WHOLE_OBJECT_BYTES]
-    fetched = dict(zip(whole, storage.read_many(whole), strict=True)) if whole else {}
+    fetched: dict[str, bytes | OSError] = {}
+    if whole:
+        try:
+            fetched = dict(zip(whole, storage.read_many(whole), strict=True))
+        except OSError as error:  # of all of them at once
+            fetched = dict.fromkeys(whole, error)
     return [_source(row["file"], fetched) for row in rows]
 
 

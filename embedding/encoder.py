@@ -1,5 +1,7 @@
 """Windows to vectors: device, precision, micro-batch, pooling. Knows torch, knows nothing of Ray."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -26,7 +28,7 @@ class Encoder:
         self.settings = settings
         self._device = torch.device(device)
         self._micro_batch = MICRO_BATCH[device]
-        self._module = load(settings.model, settings.checkpoint).to(self._device)
+        self._module: Any = load(settings.model, settings.checkpoint).to(self._device)
 
     def encode(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> NDArray[np.float32]:
         """Pooled vectors, ``[n, dim]`` float32, of ``windows`` (``[n, length]``).

@@ -221,6 +221,7 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
             avex.register_model_class(_counting(avex_class, model.architecture))
             with _tensors_only(checkpoint) as path:
                 module = avex.load_model(model.name, device="cpu", checkpoint_path=path, return_features_only=True)
+            assert isinstance(module, torch.nn.Module)
             _refuse_misfit(model, checkpoint, module)
     except RuntimeError as error:
         if "size mismatch" not in str(error):

@@ -51,12 +51,12 @@ def embed(recordings: list[pa.Table], job: Job, plan: Plan, on_tally: Callable[[
         RunError: the storage or the cluster failed; what is stored stays valid.
     """
     _configure_data(job)
-    tally = ray.remote(num_cpus=0)(Tally).remote()
+    tally = ray.remote(Tally).options(num_cpus=0).remote()
     with _watching(tally, on_tally), _plain_errors():
         (
             ray.data.from_arrow(recordings)
             .map_batches(
-                decode_stage,
+                decode_stage,  # type: ignore[arg-type] — a generator, as map_batches documents
                 fn_args=(job, tally),
                 batch_size=None,
                 batch_format="pyarrow",
@@ -195,7 +195,10 @@ def _core_output_aside() -> Iterator[None]:
     """
     python_stderr, descriptor = sys.stderr, sys.stderr.fileno()
     sys.stderr.flush()
-    with tempfile.TemporaryFile("w+", errors="replace") as aside, os.fdopen(os.dup(descriptor), "w", buffering=1) as kept:
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as aside,
+        os.fdopen(os.dup(descriptor), "w", buffering=1) as kept,
+    ):
         sys.stderr = kept
         os.dup2(aside.fileno(), descriptor)
         try:

@@ -23,11 +23,11 @@ class Tally:
     first_window_at_s: float | None = None
     failed_ids: dict[int, str] = field(default_factory=dict)  # file_id → kind
     examples: dict[str, list[str]] = field(default_factory=dict)  # kind → "file: message"
-    busy_s: Counter[str] = field(default_factory=Counter)  # stage → seconds of work, over all its workers
+    busy_s: dict[str, float] = field(default_factory=dict)  # stage → seconds of work, over all its workers
 
     def add(self, stage: str, busy_s: float, **counts: float) -> None:
         """Add to any of the counters above, and to the busy time of ``stage``."""
-        self.busy_s[stage] += busy_s
+        self.busy_s[stage] = self.busy_s.get(stage, 0.0) + busy_s
         for name, count in counts.items():
             setattr(self, name, getattr(self, name) + count)
         if self.windows_encoded and self.first_window_at_s is None:

@@ -17,7 +17,8 @@ from embedding.estimate import audio_seconds
 from embedding.report import Books, Tally
 from embedding.resources import plan
 from embedding.settings import Job, Settings
-from embedding.store import Done, Store
+from embedding.store import Store
+from embedding.stored import Stored
 
 VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
 
@@ -44,7 +45,7 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
     run = describe_run(config, settings)
     store = Store(output, json.dumps(run["settings"]))
     store.refuse_other_settings(settings.guarded())
-    todo, already_done, failed_before = to_do(listing.recordings, store.read_done(), retry_failed=config.retry_failed)
+    todo, already_done, failed_before = to_do(listing.recordings, store.read(), retry_failed=config.retry_failed)
     audio_s = audio_seconds(todo) if len(todo) else 0.0
     _greet(people, settings, config)
     _describe_work(people, listing, already_done, failed_before, len(todo))
@@ -94,14 +95,16 @@ def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
     }
 
 
-def to_do(recordings: pa.Table, done: Done, *, retry_failed: bool) -> tuple[pa.Table, int, int]:
+def to_do(recordings: pa.Table, stored: Stored, *, retry_failed: bool) -> tuple[pa.Table, int, int]:
     """What is left of a listing: (recordings with the windows already ``stored``, n already done, n failed before)."""
     ids = recordings["file_id"].to_numpy()
-    failed = done.is_failed(ids) & (not retry_failed)
-    complete = done.is_complete(ids) & ~failed
+    failed = stored.is_failed(ids) & (not retry_failed)
+    done = stored.recordings()
+    complete = done.complete(ids) & ~failed
     todo = recordings.filter(pa.array(~(failed | complete)))
-    stored = pa.array([done.partial.get(i) for i in todo["file_id"].to_pylist()], pa.list_(pa.int32()))
-    return todo.append_column("stored", stored), int(complete.sum()), int(failed.sum())
+    ids = todo["file_id"].to_numpy()
+    windows = [stored.windows(i) if begun else None for i, begun in zip(ids, done.present(ids), strict=True)]
+    return todo.append_column("stored", pa.array(windows, pa.list_(pa.int32()))), int(complete.sum()), int(failed.sum())
 
 
 def split(todo: pa.Table, n_decoders: int) -> list[pa.Table]:

@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedding import storage
 from embedding.decode import Failure
 from embedding.errors import RequestError
+from embedding.stored import Stored
 
 FAILURES = pa.schema(
     [
@@ -87,7 +87,7 @@ class Store:
             table.replace_schema_metadata(metadata),
             sink,
             compression="zstd",
-            use_dictionary=plain,
+            use_dictionary=plain,  # type: ignore[arg-type] — a list of columns is documented; the stubs know bool only
             write_page_index=True,
         )
         return sink.getvalue().to_pybytes()
@@ -124,64 +124,11 @@ class Store:
                 f"--output: {self.root} holds vectors of other settings: {'; '.join(changed)}; choose another --output"
             )
 
-    def read_done(self) -> "Done":
-        """What the shards and failure rows hold, from their key columns only."""
-        ids, indices, counts = [], [], []
-        for uri in storage.list_names(storage.join(self.root, "embeddings"), ".parquet"):
-            keys = _read_columns(uri, ["file_id", "window_index", "n_windows"])
-            ids.append(keys["file_id"].to_numpy())
-            indices.append(keys["window_index"].to_numpy())
-            counts.append(keys["n_windows"].to_numpy())
+    def read(self) -> Stored:
+        """What the shards and failure rows hold."""
         failed: dict[int, str] = {}
         for uri in storage.list_names(storage.join(self.root, "failures"), ".parquet"):
-            rows = _read_columns(uri, ["file_id", "kind"])
+            with storage.open_stream(uri) as stream:
+                rows = pq.read_table(stream, columns=["file_id", "kind"])
             failed.update(zip(rows["file_id"].to_pylist(), rows["kind"].to_pylist(), strict=True))
-        return Done.of(ids, indices, counts, failed)
-
-
-def _read_columns(uri: str, columns: list[str]) -> pa.Table:
-    with storage.open_stream(uri) as stream:
-        return pq.read_table(stream, columns=columns)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What an output already holds, by recording: sorted ``file_id``, distinct windows present, windows expected."""
-
-    file_id: np.ndarray  # int64 [n], sorted
-    n_present: np.ndarray  # int64 [n]
-    n_windows: np.ndarray  # int32 [n]
-    partial: dict[int, list[int]]  # file_id → window indices present, where some are missing
-    failed: dict[int, str]  # file_id → kind
-
-    @classmethod
-    def of(
-        cls, ids: list[np.ndarray], indices: list[np.ndarray], counts: list[np.ndarray], failed: dict[int, str]
-    ) -> "Done":
-        if not ids:
-            empty = np.empty(0, np.int64)
-            return cls(empty, empty, empty.astype(np.int32), {}, failed)
-        keys = np.stack([np.concatenate(ids), np.concatenate(indices).astype(np.int64)], axis=1)
-        n_windows = np.concatenate(counts)
-        order = np.lexsort((keys[:, 1], keys[:, 0]))
-        keys, n_windows = keys[order], n_windows[order]
-        distinct = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])
-        keys, n_windows = keys[distinct], n_windows[distinct]
-        file_id, first, n_present = np.unique(keys[:, 0], return_index=True, return_counts=True)
-        expected = n_windows[first]
-        partial = {
-            int(file_id[i]): keys[first[i] : first[i] + n_present[i], 1].tolist()
-            for i in np.flatnonzero(n_present < expected)
-        }
-        return cls(file_id, n_present, expected, partial, failed)
-
-    def is_complete(self, ids: np.ndarray) -> np.ndarray:
-        """For each of ``ids``, whether every window of that recording is stored (bool ``[n]``)."""
-        if not len(self.file_id):
-            return np.zeros(len(ids), bool)
-        at = np.minimum(np.searchsorted(self.file_id, ids), len(self.file_id) - 1)
-        return (self.file_id[at] == ids) & (self.n_present[at] == self.n_windows[at])
-
-    def is_failed(self, ids: np.ndarray) -> np.ndarray:
-        """For each of ``ids``, whether a failure of it is recorded (bool ``[n]``)."""
-        return np.isin(ids, np.fromiter(self.failed, np.int64, len(self.failed)))
+        return Stored.read(list(storage.list_names(storage.join(self.root, "embeddings"), ".parquet")), failed)

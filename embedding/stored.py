@@ -34,7 +34,8 @@ def read_spans(uri: str, shard: int) -> pa.Table:
     """The spans (SPANS) of one shard."""
     with storage.open_stream(uri) as stream:
         keys = pq.read_table(stream, columns=KEYS, use_threads=False)
-    return spans_of(*(keys[name].to_numpy() for name in KEYS), shard)
+    file_id, index, n_windows = (keys[name].to_numpy() for name in KEYS)
+    return spans_of(file_id, index, n_windows, shard)
 
 
 def spans_of(
@@ -66,18 +67,22 @@ class Stored:
 
     shards: list[str]
     spans: pa.Table
-    failures: dict[int, str]  # file_id → kind, of the newest row
+    failed: dict[int, str]  # file_id → kind
 
     @classmethod
-    def of(cls, shards: list[str], spans: Iterable[pa.Table], failures: dict[int, str]) -> "Stored":
+    def of(cls, shards: list[str], spans: Iterable[pa.Table], failed: dict[int, str]) -> "Stored":
         merged = pa.concat_tables([SPANS.empty_table(), *spans])
-        return cls(shards, merged.sort_by([("file_id", "ascending"), ("first", "ascending")]), failures)
+        return cls(shards, merged.sort_by([("file_id", "ascending"), ("first", "ascending")]), failed)
 
     @classmethod
-    def read(cls, shards: list[str], failures: dict[int, str]) -> "Stored":
+    def read(cls, shards: list[str], failed: dict[int, str]) -> "Stored":
         """Read the key columns of ``shards`` with a few threads: Parquet decoding releases the interpreter."""
         with ThreadPoolExecutor(8) as pool:
-            return cls.of(shards, pool.map(read_spans, shards, range(len(shards))), failures)
+            return cls.of(shards, pool.map(read_spans, shards, range(len(shards))), failed)
+
+    def is_failed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each of ``ids``, whether a failure of it is recorded."""
+        return np.isin(ids, np.fromiter(self.failed, np.int64, len(self.failed)))
 
     def recordings(self) -> "Recordings":
         """The spans, summed up per recording."""
@@ -99,18 +104,12 @@ class Stored:
             consistent=_all(consistent & (n_windows == np.repeat(total, _lengths(start, len(file_id)))), start),
         )
 
-    def missing(self, file_id: int) -> list[tuple[int, int]]:
-        """Gaps (first, last) in the windows stored of one recording, up to its ``n_windows``."""
+    def windows(self, file_id: int) -> list[int]:
+        """Indices of the windows stored of one recording, in order."""
         ids = self.spans["file_id"].to_numpy()
         low, high = np.searchsorted(ids, file_id), np.searchsorted(ids, file_id, "right")
-        gaps, expected, n_windows, furthest = [], 0, 0, -1
-        for span in self.spans.slice(low, high - low).to_pylist():
-            if span["first"] > expected:
-                gaps.append((expected, span["first"] - 1))
-            expected = max(expected, span["last"] + 1)
-            if span["last"] > furthest:
-                furthest, n_windows = span["last"], span["n_windows"]
-        return [*gaps, (expected, n_windows - 1)] if expected < n_windows else gaps
+        spans = self.spans.slice(low, high - low).to_pylist()
+        return sorted({index for span in spans for index in range(span["first"], span["last"] + 1)})
 
 
 @dataclass(frozen=True)

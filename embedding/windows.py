@@ -49,7 +49,9 @@ class WindowSpec:
 
     def audio_samples(self, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.int64]:
         """How many samples of each window are audio rather than padding, from its times in seconds."""
-        return np.clip(np.ceil((end_s - start_s) * self.rate_hz - 1e-6), 1, self.length).astype(np.int64)
+        # Times are rounded by less than 1e-5 samples (for 24 days); the fraction of a sample that a recording may end
+        # with is larger (from 44.1 to 16 kHz a multiple of 1/441).
+        return np.clip(np.ceil((end_s - start_s) * self.rate_hz - 1e-5), 1, self.length).astype(np.int64)
 
 
 def cut(blocks: Iterable[NDArray[np.float32]], spec: WindowSpec) -> Iterator[NDArray[np.float32]]:

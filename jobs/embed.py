@@ -44,8 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
         if field.type is bool:
             parser.add_argument(option_name(field.name), action="store_true", default=None, help=help_text)
         else:
-            many = {"nargs": "+"} if field.name == "input" else {}
-            parser.add_argument(option_name(field.name), metavar=field.metadata["metavar"], help=help_text, **many)
+            nargs = "+" if field.name == "input" else None
+            parser.add_argument(option_name(field.name), metavar=field.metadata["metavar"], help=help_text, nargs=nargs)
     parser.add_argument("--config", metavar="FILE", help="the same options from YAML; the command line wins")
     return parser
 

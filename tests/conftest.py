@@ -3,14 +3,23 @@
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import settings
+
+from embedding import storage
+
+# Shared machines stall: a slow example says nothing about the code.
+settings.register_profile("avex-batch", deadline=None)
+settings.load_profile("avex-batch")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,11 +99,11 @@ def tone(duration_s: float, rate_hz: int, frequency_hz: float = 440.0, channels:
     return audio[:, 0] if channels == 1 else audio
 
 
-def write_audio(path: Path, audio: np.ndarray, rate_hz: int, **kwargs: str) -> Path:
+def write_audio(path: Path, audio: np.ndarray, rate_hz: int, subtype: str | None = None, **kwargs: Any) -> Path:
     """Write in blocks: libsndfile's Vorbis encoder overflows its stack on one long call."""
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = 1 if audio.ndim == 1 else audio.shape[1]
-    with sf.SoundFile(path, "w", rate_hz, channels, **kwargs) as file:
+    with sf.SoundFile(path, "w", rate_hz, channels, subtype, **kwargs) as file:
         for start in range(0, len(audio), 1 << 14):
             file.write(audio[start : start + (1 << 14)])
     return path
@@ -126,3 +135,77 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         paths[name] = tmp_path_factory.mktemp("checkpoints") / f"{name}.safetensors"
         save_file({key: tensor.clone().contiguous() for key, tensor in module.state_dict().items()}, paths[name])
     return paths
+
+
+S3_SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def s3_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the S3 server writes one line per request, before it answers."""
+    return tmp_path_factory.mktemp("s3") / "requests.log"
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_log: Path) -> Iterator[str]:
+    """S3 over HTTP on loopback (moto's server); the environment of this process and its children leads to it."""
+    with (
+        s3_log.open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", S3_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,  # it ends when its stdin does
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        assert process.stdout is not None
+        host, port = process.stdout.readline().split()
+        endpoint = f"http://{host}:{port}"
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+            environment.delenv(name, raising=False)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            environment.setenv(name, os.devnull)
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        environment.setenv("AWS_ENDPOINT_URL", endpoint)
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        environment.setenv("NO_PROXY", host)
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def s3_api(s3_server: str) -> Any:
+    """A client of that server which is not the one under test: keys are what it says they are."""
+    import boto3
+
+    return boto3.client("s3")
+
+
+@pytest.fixture
+def bucket(s3_api: Any) -> str:
+    """The name of a bucket with nothing in it."""
+    name = f"archive-{uuid.uuid4().hex}"
+    s3_api.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def other_s3(s3_server: str) -> Iterator[pytest.MonkeyPatch]:
+    """An environment to change: the process's S3 client is made anew from it, and once more afterwards."""
+    from s3fs import S3FileSystem
+
+    def forget() -> None:
+        storage.s3.cache_clear()
+        S3FileSystem.clear_instance_cache()
+
+    forget()
+    with pytest.MonkeyPatch.context() as environment:
+        yield environment
+    forget()

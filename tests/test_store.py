@@ -80,20 +80,20 @@ def test_failures_are_rows_and_a_second_try_overwrites_them(store: Store) -> Non
 def test_a_recording_is_done_when_each_of_its_windows_is_stored_once_or_more(store: Store) -> None:
     store.write_shard(shard((5, 0, 3), (5, 1, 3), (9, 0, 1), (-2, 0, 2)), "a")
     store.write_shard(shard((5, 2, 3), (5, 2, 3), (-2, 0, 2)), "b")
-    done = store.read_done()
-    assert done.is_complete(np.array([5, 9, -2, 7])).tolist() == [True, True, False, False]
-    assert done.partial == {-2: [0]}
+    stored = store.read()
+    assert stored.recordings().complete(np.array([5, 9, -2, 7])).tolist() == [True, True, False, False]
+    assert stored.windows(-2) == [0]
 
 
 def test_nothing_is_done_in_an_output_that_does_not_exist(store: Store) -> None:
-    done = store.read_done()
-    assert not done.is_complete(np.array([1, 2])).any()
-    assert not done.is_failed(np.array([1, 2])).any()
+    stored = store.read()
+    assert not stored.recordings().complete(np.array([1, 2])).any()
+    assert not stored.is_failed(np.array([1, 2])).any()
 
 
 def test_failures_are_read_back_by_recording(store: Store) -> None:
     store.write_failures([Failure("/a", 3, 1, "decode", "empty", "")])
-    assert store.read_done().is_failed(np.array([1, 3])).tolist() == [False, True]
+    assert store.read().is_failed(np.array([1, 3])).tolist() == [False, True]
 
 
 def test_an_output_of_other_settings_is_refused_naming_each_difference(store: Store) -> None:

@@ -1,6 +1,7 @@
 """What is read back from the shards equals what a plain set of keys says."""
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,9 @@ KEY = st.tuples(st.integers(-3, 3), st.integers(0, 9))
 
 @given(shards=st.lists(st.lists(KEY, max_size=30), max_size=4), n_windows=st.integers(1, 10))
 def test_spans_count_what_a_set_of_keys_counts(shards: list[list[tuple[int, int]]], n_windows: int) -> None:
-    stored = Stored.of([str(i) for i in range(len(shards))], [_spans(keys, n_windows, i) for i, keys in enumerate(shards)], {})
+    stored = Stored.of(
+        [str(i) for i in range(len(shards))], [_spans(keys, n_windows, i) for i, keys in enumerate(shards)], {}
+    )
     keys = [key for shard in shards for key in shard]
     recordings = stored.recordings()
     assert recordings.file_id.tolist() == sorted({file_id for file_id, _ in keys})
@@ -20,14 +23,13 @@ def test_spans_count_what_a_set_of_keys_counts(shards: list[list[tuple[int, int]
         assert recordings.n_present[at] == len(set(index))
         assert recordings.n_repeated[at] == len(index) - len(set(index))
         assert recordings.n_windows[at] == n_windows
-        gaps = [i for first, last in stored.missing(int(file_id)) for i in range(first, last + 1)]
-        assert gaps == sorted(set(range(max(n_windows, max(index) + 1))) - set(index))
+        assert stored.windows(int(file_id)) == sorted(set(index))
     ids = np.arange(-4, 5)
     expected = [len({i for id_, i in keys if id_ == file_id}) == n_windows for file_id in ids]
     assert recordings.complete(ids).tolist() == [done and bool(keys) for done in expected]
 
 
-def _spans(keys: list[tuple[int, int]], n_windows: int, shard: int):  # noqa: ANN202
+def _spans(keys: list[tuple[int, int]], n_windows: int, shard: int) -> pa.Table:
     file_id = np.array([key[0] for key in keys], np.int64)
     index = np.array([key[1] for key in keys], np.int32)
     return spans_of(file_id, index, np.full(len(keys), n_windows, np.int32), shard)
@@ -46,5 +48,5 @@ def test_the_row_of_the_last_window_says_how_many_there_are() -> None:
 def test_an_empty_output_holds_nothing() -> None:
     stored = Stored.read([], {})
     assert len(stored.recordings().file_id) == 0
-    assert stored.missing(1) == []
+    assert stored.windows(1) == []
     assert not stored.recordings().complete(np.array([1, 2])).any()

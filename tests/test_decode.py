@@ -1,0 +1,467 @@
+"""A batch of recordings to tables of windows: what is kept, what is told, and in which order. No Ray."""
+
+import os
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile as sf
+from numpy.typing import NDArray
+
+from embedding import decode as stage
+from embedding import storage
+from embedding.decode import Failure, decode, windows_schema
+from embedding.sources import RECORDINGS
+from embedding.windows import WindowSpec
+from tests.conftest import tone, write_audio
+
+RATE_HZ = 16_000
+SECOND = WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ, "pad")
+
+
+@dataclass
+class Observer:
+    """Writes down what it is told, in order, among what else happens."""
+
+    events: list[str | Failure] = field(default_factory=list)
+    audio_s: float = 0.0
+
+    def failed(self, failure: Failure) -> None:
+        self.events.append(failure)
+
+    def decoded(self, audio_s: float) -> None:
+        self.audio_s += audio_s
+
+    def finished(self) -> None:
+        self.events.append("finished")
+
+    @property
+    def failures(self) -> dict[str, tuple[str, str]]:
+        """Kind and message, by the name of the file."""
+        return {Path(e.file).name: (e.kind, e.message) for e in self.events if isinstance(e, Failure)}
+
+
+def recordings_of(files: Iterable[Path | str], sizes: Iterable[int] | None = None) -> pa.Table:
+    names = [str(file) for file in files]
+    sizes = sizes or [Path(name).stat().st_size if Path(name).exists() else -1 for name in names]
+    return pa.table({"file": names, "size": list(sizes), "file_id": range(100, 100 + len(names))}, RECORDINGS)
+
+
+def run(files: Iterable[Path | str], spec: WindowSpec = SECOND, batch_size: int = 8) -> tuple[list[pa.Table], Observer]:
+    observer = Observer()
+    return list(decode(recordings_of(files), spec, batch_size, observer)), observer
+
+
+def samples_of(table: pa.Table) -> NDArray[np.float32]:
+    """The windows, ``[n, length]``."""
+    column = table["window"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(table), -1)
+
+
+def of_file(tables: list[pa.Table], path: Path) -> pa.Table:
+    table = pa.concat_tables(tables)
+    return table.filter(np.array(table["file"].to_pylist()) == str(path))
+
+
+def write_truncated(path: Path, audio: NDArray[np.float32], keep: float) -> Path:
+    write_audio(path, audio, RATE_HZ)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    return path
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_windows_hold_the_audio_their_times_name(tmp_path: Path) -> None:
+    audio = tone(3.25, RATE_HZ)
+    path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
+    spec = WindowSpec.from_seconds(RATE_HZ, 1.0, 0.5, "pad")
+    (table,), observer = run([path], spec, batch_size=100)
+    assert table["start_time"].to_pylist() == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    assert table["end_time"].to_pylist() == [1, 1.5, 2, 2.5, 3, 3.25, 3.25]
+    for row, window in zip(table.to_pylist(), samples_of(table), strict=True):
+        start, end = round(row["start_time"] * RATE_HZ), round(row["end_time"] * RATE_HZ)
+        np.testing.assert_array_equal(window[: end - start], audio[start:end])
+        np.testing.assert_array_equal(window[end - start :], 0)
+    assert table["window_index"].to_pylist() == list(range(7))
+    assert set(table["n_windows"].to_pylist()) == {7}
+    assert set(table["duration"].to_pylist()) == {3.25}
+    assert (observer.events, observer.audio_s) == (["finished"], 3.25)
+
+
+def test_rows_name_the_source_not_what_was_made_of_it(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.wav", tone(1.5, 44_100, channels=2), 44_100)
+    (table,), _ = run([path])
+    row = table.slice(1).drop(["window"]).to_pylist()[0]
+    assert row == {
+        "file": str(path),
+        "file_id": 100,
+        "window_index": 1,
+        "n_windows": 2,
+        "start_time": 1.0,
+        "end_time": 1.5,
+        "sample_rate": 44_100,
+        "channels": 2,
+        "duration": 1.5,
+    }
+
+
+def test_columns_are_plain_arrow(tmp_path: Path) -> None:
+    tables, _ = run([write_audio(tmp_path / "a.wav", tone(2, RATE_HZ), RATE_HZ)])
+    schema = tables[0].schema
+    assert schema == windows_schema(SECOND)
+    assert schema.field("window").type == pa.list_(pa.float32(), RATE_HZ)
+    assert not any(isinstance(field.type, pa.BaseExtensionType) for field in schema)
+    assert not tables[0]["window"].null_count
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 1_000])
+@pytest.mark.parametrize("tail", ["pad", "drop"])
+def test_every_table_but_the_last_has_exactly_the_rows_asked_for(tmp_path: Path, batch_size: int, tail: str) -> None:
+    lengths_s = [2.5, 0.25, 7.1, 1, 4.999]
+    files = [
+        write_audio(tmp_path / f"{i}.wav", tone(s, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT")
+        for i, s in enumerate(lengths_s)
+    ]
+    spec = WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ // 2, tail)
+    tables, _ = run(files, spec, batch_size)
+    assert all(len(table) == batch_size for table in tables[:-1])
+    assert 0 < len(tables[-1]) <= batch_size
+    # … and the windows do not depend on how they were put into tables.
+    (alone,), _ = run(files, spec, 10_000)
+    whole = pa.concat_tables(tables)
+    assert whole.drop(["window"]).equals(alone.drop(["window"]))
+    np.testing.assert_array_equal(samples_of(whole), samples_of(alone))
+    n_windows = [spec.count(round(s * RATE_HZ)) for s in lengths_s]
+    assert whole["n_windows"].to_pylist() == [n for n in n_windows for _ in range(n)]
+
+
+def test_a_table_does_not_change_once_it_is_yielded(tmp_path: Path) -> None:
+    files = [write_audio(tmp_path / f"{i}.wav", tone(4, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT") for i in range(3)]
+    kept = []
+    for table in decode(recordings_of(files), SECOND, 2, Observer()):
+        kept.append((table, samples_of(table).copy()))
+    for table, at_first in kept:
+        np.testing.assert_array_equal(samples_of(table), at_first)
+
+
+def test_no_recordings_are_no_tables() -> None:
+    tables, observer = run([])
+    assert (tables, observer.events) == ([], [])
+
+
+def test_windows_already_stored_are_left_out(tmp_path: Path) -> None:
+    files = [write_audio(tmp_path / f"{i}.wav", tone(5, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT") for i in range(3)]
+    recordings = recordings_of(files).append_column(
+        "stored", pa.array([[0, 3], None, [0, 1, 2, 3, 4]], pa.list_(pa.int64()))
+    )
+    observer = Observer()
+    table = pa.concat_tables(decode(recordings, SECOND, 2, observer))
+    assert of_file([table], files[0])["window_index"].to_pylist() == [1, 2, 4]
+    assert of_file([table], files[0])["start_time"].to_pylist() == [1, 2, 4]
+    assert of_file([table], files[1])["window_index"].to_pylist() == [0, 1, 2, 3, 4]
+    assert len(of_file([table], files[2])) == 0
+    assert set(table["n_windows"].to_pylist()) == {5}
+    audio, _ = sf.read(files[0], dtype="float32")
+    np.testing.assert_array_equal(samples_of(of_file([table], files[0])), audio.reshape(5, -1)[[1, 2, 4]])
+    assert not observer.failures, "a recording of which everything is stored is no failure"
+
+
+# --- short recordings -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, RATE_HZ - 1])
+def test_a_recording_shorter_than_a_window_is_one_padded_window(tmp_path: Path, n_samples: int) -> None:
+    audio = tone(1, RATE_HZ)[:n_samples]
+    path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
+    (table,), _ = run([path])
+    assert table["n_windows"].to_pylist() == [1]
+    assert table["end_time"].to_pylist() == table["duration"].to_pylist() == [n_samples / RATE_HZ]
+    np.testing.assert_array_equal(samples_of(table)[0], np.pad(audio, (0, RATE_HZ - n_samples)))
+
+
+def test_a_single_sample_at_another_rate_is_one_padded_window(tmp_path: Path) -> None:
+    (table,), observer = run([write_audio(tmp_path / "a.wav", tone(1, 48_000)[:1], 48_000)])
+    assert (len(table), table["duration"].to_pylist(), observer.failures) == (1, [1 / 48_000], {})
+
+
+def test_a_recording_shorter_than_a_window_is_a_failure_when_tails_are_dropped(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.wav", tone(0.5, RATE_HZ), RATE_HZ)
+    tables, observer = run([path], WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ, "drop"))
+    assert tables == []
+    assert observer.failures == {"a.wav": ("short", "0.500 s are less than a window of 1 s (--tail drop)")}
+
+
+# --- bad recordings ---------------------------------------------------------------------------------------------------
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def header_only(path: Path) -> None:
+    write_audio(path, tone(0, RATE_HZ), RATE_HZ)
+
+
+def text(path: Path) -> None:
+    path.write_text("not audio\n" * 100)
+
+
+def implausible_rate(path: Path) -> None:
+    content = write_audio(path, tone(1, RATE_HZ), RATE_HZ).read_bytes()
+    path.write_bytes(content[:24] + struct.pack("<I", 1) + content[28:])
+
+
+def truncated(path: Path) -> None:
+    write_truncated(path, tone(5, RATE_HZ), 0.5)
+
+
+def with_value(value: float, at_s: float) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        audio = tone(5, RATE_HZ)
+        audio[round(at_s * RATE_HZ)] = value
+        write_audio(path, audio, RATE_HZ, subtype="FLOAT")
+
+    return write
+
+
+def missing(path: Path) -> None:
+    pass
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@dataclass
+class Bad:
+    name: str
+    make: Callable[[Path], None]
+    n_windows: int  # of a second, that can be had of it
+    kind: str
+    message: str  # part of it
+
+
+BAD = [
+    Bad("empty.wav", empty, 0, "empty", "no bytes in it"),
+    Bad("header.wav", header_only, 0, "empty", "a header, but no audio"),
+    Bad("text.wav", text, 0, "corrupt", "not readable as audio: Format not recognised"),
+    Bad("1hz.wav", implausible_rate, 0, "corrupt", "its header says 1 Hz, which no recorder writes"),
+    Bad("cut.flac", truncated, 3, "truncated", "s could be read, and are kept: the decoder stopped (flac decoder lost"),
+    Bad("cut.wav", truncated, 3, "truncated", "its header promises 160000 bytes, 79978 are there (50%)"),
+    Bad("cut.mp3", truncated, 3, "truncated", "its header promises 5.000 s"),
+    Bad("cut.ogg", truncated, 2, "truncated", "the mark that ends an Ogg stream is not there"),
+    Bad("nan.wav", with_value(np.nan, 2.25), 3, "nonfinite", "at 2.250 s; the audio before it is kept"),
+    Bad("inf.wav", with_value(np.inf, 0), 0, "nonfinite", "a sample is NaN, infinite or above 1e+12 at 0.000 s"),
+    Bad("gone.wav", missing, 0, "io", "cannot be read: No such file or directory"),
+    Bad("folder.wav", Path.mkdir, 0, "io", "cannot be read: Is a directory"),
+    Bad("pipe.wav", pipe, 0, "io", "cannot be read: a pipe, not a file"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_a_bad_recording_is_told_and_its_good_part_kept(tmp_path: Path, bad: Bad) -> None:
+    path = tmp_path / bad.name
+    bad.make(path)
+    tables, observer = run([path])
+    failure, finished = observer.events
+    assert isinstance(failure, Failure)
+    assert (failure.file, failure.file_id, failure.stage, failure.kind) == (str(path), 100, "decode", bad.kind)
+    assert bad.message in failure.message
+    assert "\n" not in failure.message
+    assert finished == "finished"
+    assert sum(map(len, tables)) == bad.n_windows
+    for table in tables:
+        assert set(table["n_windows"].to_pylist()) == {bad.n_windows}
+        assert table["end_time"].to_pylist()[-1] == table["duration"].to_pylist()[0] == observer.audio_s
+        assert np.isfinite(samples_of(table)).all()
+
+
+def test_bad_recordings_leave_the_others_unharmed(tmp_path: Path) -> None:
+    good, files = [], []
+    for i, bad in enumerate(BAD):
+        bad.make(tmp_path / bad.name)
+        good.append(write_audio(tmp_path / f"good-{i}.flac", tone(2.5, RATE_HZ, seed=i), RATE_HZ))
+        files += [tmp_path / bad.name, good[-1]]
+    tables, observer = run(files, batch_size=4)
+    assert {name: kind for name, (kind, _) in observer.failures.items()} == {bad.name: bad.kind for bad in BAD}
+    assert observer.events.count("finished") == len(files)
+    for path in good:
+        (alone,), _ = run([path])
+        among = of_file(tables, path)
+        assert among["window_index"].to_pylist() == [0, 1, 2]
+        np.testing.assert_array_equal(samples_of(among), samples_of(alone))
+
+
+@pytest.fixture(params=[600, 1], ids=["decoded whole", "decoded in passing"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording of some seconds, decoded as a short one is and as a long one."""
+    monkeypatch.setattr(stage, "WHOLE_RECORDING_S", request.param)
+    monkeypatch.setattr("embedding.audio.BLOCK_SAMPLES", 4_000)
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("tail", ["pad", "drop"])
+@pytest.mark.parametrize("hop_s", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("kept_s", [4.0, 4.25])
+def test_a_failure_is_told_before_the_last_window_leaves(
+    tmp_path: Path, tail: str, hop_s: float, kept_s: float
+) -> None:
+    """Also where the audio ends with a window, or tails are dropped, so that nothing follows the end."""
+    audio = tone(6, RATE_HZ)
+    audio[round(kept_s * RATE_HZ)] = np.nan
+    path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
+    spec = WindowSpec.from_seconds(RATE_HZ, 1.0, hop_s, tail)
+    observer = Observer()
+    for table in decode(recordings_of([path]), spec, 1, observer):
+        observer.events += [f"window {i}" for i in table["window_index"].to_pylist()]
+    n_windows = spec.count(round(kept_s * RATE_HZ))
+    told = next(i for i, event in enumerate(observer.events) if isinstance(event, Failure))
+    assert told < observer.events.index(f"window {n_windows - 1}")
+    assert f"window {n_windows}" not in observer.events
+    assert observer.events[-1] == "finished"
+
+
+def test_what_was_decoded_counts_not_what_the_header_promises(tmp_path: Path) -> None:
+    path = write_truncated(tmp_path / "a.flac", tone(60, RATE_HZ), 0.5)
+    (table,), observer = run([path], batch_size=1_000)
+    duration_s = observer.audio_s
+    assert 28 < duration_s < 31
+    assert set(table["duration"].to_pylist()) == {duration_s}
+    assert set(table["n_windows"].to_pylist()) == {len(table)} == {int(np.ceil(duration_s))}
+    assert table["end_time"].to_pylist()[-1] == duration_s
+
+
+def test_a_long_truncated_recording_ends_with_what_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "WHOLE_RECORDING_S", 1)
+    path = write_truncated(tmp_path / "a.flac", tone(60, RATE_HZ), 0.5)
+    tables, observer = run([path])
+    last = tables[-1].slice(len(tables[-1]) - 1).to_pylist()[0]
+    assert last["n_windows"] == last["window_index"] + 1 == sum(map(len, tables))
+    assert last["end_time"] == last["duration"] == observer.audio_s
+    assert observer.failures["a.flac"][0] == "truncated"
+
+
+# --- objects of a store -----------------------------------------------------------------------------------------------
+
+
+class Bucket:
+    """Stands in for S3: what is asked of it, and how."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes | OSError]) -> None:
+        self.objects = objects
+        self.fetched: list[list[str]] = []
+        self.opened: list[str] = []
+        monkeypatch.setattr(storage, "read_many", self.read_many)
+        monkeypatch.setattr(storage, "open_stream", self.open_stream)
+
+    def read_many(self, uris: list[str]) -> list[bytes | OSError]:
+        self.fetched.append(uris)
+        return [self.objects[uri] for uri in uris]
+
+    def open_stream(self, uri: str) -> BinaryIO:
+        self.opened.append(uri)
+        content = self.objects[uri]
+        if isinstance(content, OSError):
+            raise content
+        return BytesIO(content)
+
+    def recordings(self) -> pa.Table:
+        sizes = [len(content) if isinstance(content, bytes) else 1_000 for content in self.objects.values()]
+        return recordings_of(self.objects, sizes)
+
+
+@pytest.fixture
+def wavs(tmp_path: Path) -> dict[str, bytes | OSError]:
+    return {
+        f"s3://bucket/{i}.wav": write_audio(tmp_path / f"{i}.wav", tone(2, RATE_HZ, seed=i), RATE_HZ).read_bytes()
+        for i in range(5)
+    }
+
+
+def test_small_objects_are_fetched_many_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]
+) -> None:
+    monkeypatch.setattr(stage, "FETCH_OBJECTS", 2)
+    bucket = Bucket(monkeypatch, wavs)
+    (table,) = decode(bucket.recordings(), SECOND, 100, Observer())
+    names = list(wavs)
+    assert bucket.fetched == [names[:2], names[2:4], names[4:]]
+    assert bucket.opened == []
+    assert table["file"].to_pylist() == [name for name in names for _ in range(2)]
+
+
+def test_a_group_is_no_larger_than_what_may_be_held(
+    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]
+) -> None:
+    monkeypatch.setattr(stage, "FETCH_BYTES", 2 * 64_044)
+    bucket = Bucket(monkeypatch, wavs)
+    list(decode(bucket.recordings(), SECOND, 100, Observer()))
+    assert list(map(len, bucket.fetched)) == [2, 2, 1]
+
+
+def test_long_objects_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]) -> None:
+    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", 1_000)
+    bucket = Bucket(monkeypatch, wavs)
+    (table,) = decode(bucket.recordings(), SECOND, 100, Observer())
+    assert (bucket.fetched, bucket.opened) == ([], list(wavs))
+    assert len(table) == 10
+
+
+@pytest.mark.parametrize("whole_bytes", [32 << 20, 0], ids=["fetched", "streamed"])
+def test_an_object_that_cannot_be_had_leaves_the_others_unharmed(
+    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], whole_bytes: int
+) -> None:
+    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", whole_bytes)
+    wavs["s3://bucket/2.wav"] = OSError("SlowDown: Please reduce your request rate")
+    observer = Observer()
+    (table,) = decode(Bucket(monkeypatch, wavs).recordings(), SECOND, 100, observer)
+    assert observer.failures == {"2.wav": ("io", "cannot be read: SlowDown: Please reduce your request rate")}
+    assert set(table["file"].to_pylist()) == wavs.keys() - {"s3://bucket/2.wav"}
+
+
+def test_a_store_that_cannot_be_reached_fails_its_objects_not_the_job(
+    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], tmp_path: Path
+) -> None:
+    bucket = Bucket(monkeypatch, wavs)
+
+    def unreachable(uris: list[str]) -> list[bytes | OSError]:
+        raise OSError(f"no route to the host of {len(uris)} objects")
+
+    monkeypatch.setattr(storage, "read_many", unreachable)
+    local = write_audio(tmp_path / "local.wav", tone(2, RATE_HZ), RATE_HZ)
+    recordings = pa.concat_tables([bucket.recordings(), recordings_of([local])])
+    observer = Observer()
+    (table,) = decode(recordings, SECOND, 100, observer)
+    assert set(table["file"].to_pylist()) == {str(local)}
+    assert {kind for kind, _ in observer.failures.values()} == {"io"}
+    assert len(observer.failures) == len(wavs)
+
+
+class LosesItsConnection(BytesIO):
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() > 100_000:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return super().read(size)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_audio(tmp_path / "a.wav", tone(10, RATE_HZ), RATE_HZ).read_bytes()
+    monkeypatch.setattr(storage, "open_stream", lambda uri: LosesItsConnection(content))
+    observer = Observer()
+    tables = list(decode(recordings_of(["s3://bucket/a.wav"], [1 << 40]), SECOND, 1, observer))
+    assert observer.failures == {"a.wav": ("io", "cannot be read: Connection reset by peer")}
+    assert observer.audio_s == 0
+    for table in tables:  # what left before is whole, and lacks the rest: it will be done again
+        assert table["n_windows"].to_pylist() == [10]
+    assert len(tables) < 10
