@@ -1,6 +1,7 @@
 """How much audio a listing holds, guessed from the headers of a few recordings. For estimates only."""
 
-from pathlib import PurePosixPath
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,35 +11,49 @@ from embedding import storage
 from embedding.audio import AudioFault, open_recording
 
 SAMPLE = 32
+SAMPLE_THREADS = 8
+# Enough for any header; a tag with a picture in it takes a second request.
+HEADER_BYTES = 256 << 10
 # 16-bit mono at 48 kHz, where not one header of the sample could be read.
 DEFAULT_BYTES_PER_S = 96_000
 
 
 def audio_seconds(recordings: pa.Table) -> float:
     """Seconds of audio in ``recordings``, from bytes per second of a sample spread evenly over them, by suffix."""
-    at = np.unique(np.linspace(0, len(recordings) - 1, SAMPLE).astype(np.int64))
     measured: dict[str, list[float]] = {}
-    for row in recordings.take(pa.array(at)).to_pylist():
-        rate = _bytes_per_s(row)
-        if rate:
-            measured.setdefault(_suffix(row["file"]), []).append(rate)
+    rows = _sample(recordings)
+    with ThreadPoolExecutor(SAMPLE_THREADS) as pool:
+        for row, rate in zip(rows, pool.map(_bytes_per_s, rows), strict=True):
+            if rate:
+                measured.setdefault(_suffix(row["file"]), []).append(rate)
     rates = {suffix: float(np.median(values)) for suffix, values in measured.items()}
     fallback = float(np.median(list(rates.values()))) if rates else DEFAULT_BYTES_PER_S
+    return sum(_seconds(chunk, rates, fallback) for chunk in recordings.select(["file", "size"]).to_batches())
+
+
+def _sample(recordings: pa.Table) -> list[dict[str, Any]]:
+    at = np.unique(np.linspace(0, len(recordings) - 1, SAMPLE).astype(np.int64)) if len(recordings) else []
+    # Not Table.take, which first copies the whole listing into one chunk, and fails where its names exceed 2 GiB.
+    return [row for i in at for row in recordings.slice(i, 1).to_pylist()]
+
+
+def _seconds(recordings: pa.RecordBatch, rates: dict[str, float], fallback: float) -> float:
     sizes = np.maximum(recordings["size"].to_numpy(), 0)
     if len(rates) < 2:  # the usual archive: one format
         return float(sizes.sum()) / fallback
-    suffixes = (_suffix(file.as_py()) for file in recordings["file"])
-    return float(sum(n / rates.get(suffix, fallback) for n, suffix in zip(sizes, suffixes, strict=True)))
+    bytes_per_s = [rates.get(_suffix(file), fallback) for file in recordings["file"].to_pylist()]
+    return float((sizes / bytes_per_s).sum())
 
 
 def _bytes_per_s(row: dict[str, Any]) -> float | None:
     try:
-        source = storage.open_stream(row["file"]) if storage.is_s3(row["file"]) else row["file"]
+        file = row["file"]
+        source = storage.open_stream(file, HEADER_BYTES) if storage.is_s3(file) else file
         with open_recording(source) as recording:
-            return row["size"] / recording.duration_s
+            return max(row["size"], 0) / recording.duration_s
     except (OSError, AudioFault):
         return None  # the run itself will say why
 
 
 def _suffix(file: str) -> str:
-    return PurePosixPath(file).suffix.lower()
+    return os.path.splitext(file)[1].lower()  # noqa: PTH122 — pathlib takes 13 s longer for 10⁷ names

@@ -40,6 +40,7 @@ class Architecture:
 
     ``dim``: length of a pooled vector. ``min_samples``: the shortest window that yields one token or one frame.
     ``unused``: tensors that ``return_features_only`` never reads or that are constants, which a checkpoint may lack.
+    ``not_needed``: packages that only other architectures import.
     """
 
     dim: int
@@ -47,13 +48,20 @@ class Architecture:
     has_cls: bool = False
     can_mask: bool = False
     unused: tuple[str, ...] = ()
+    not_needed: tuple[str, ...] = ()
 
 
 ARCHITECTURES = {
     # One 16-frame patch: 400 samples of the first frame and 15 hops of 160 (avex/models/beats/beats.py, _BatchedFbank).
-    "beats": Architecture(768, 400 + 15 * 160, can_mask=True, unused=("backbone.predictor.", "backbone.fbank.")),
+    "beats": Architecture(
+        768,
+        400 + 15 * 160,
+        can_mask=True,
+        unused=("backbone.predictor.", "backbone.fbank."),
+        not_needed=("transformers", "torchvision"),
+    ),
     # torch.stft pads by reflection, half its 800-sample transform, and needs more audio than that.
-    "efficientnet": Architecture(1280, 401, unused=("model.classifier.",)),
+    "efficientnet": Architecture(1280, 401, unused=("model.classifier.",), not_needed=("transformers",)),
     # One 25 ms frame; the processor pads the rest to 1024 frames itself.
     "eat_hf": Architecture(768, 400, has_cls=True),
 }
@@ -204,8 +212,7 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
     Raises:
         RequestError: the weights are not tensors only, or do not fit the model.
     """
-    if model.architecture != "eat_hf":
-        _without_transformers()
+    _import_only_what(model.architecture)
     import avex
     import torch
 
@@ -240,13 +247,15 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
     return module.requires_grad_(False)
 
 
-def _without_transformers() -> None:
-    """Let ``import avex`` pass over its transformers-based architectures, as it does where transformers is missing.
+def _import_only_what(architecture: str) -> None:
+    """Let ``import avex`` pass over the other architectures, as it does where what they need is not installed.
 
-    They take 8 of the 20 s that importing avex costs (2 cores, 2026-11; docs/decisions.md, "Start-up").
+    It imports every architecture it knows: 20 s of one core, of which 8 are transformers and 4 torchvision (measured
+    2026-11-20; docs/decisions.md, "Models"). One process loads one model, so nothing misses them.
     """
     if "avex" not in sys.modules:
-        sys.modules.setdefault("transformers", None)  # type: ignore[arg-type]
+        for package in ARCHITECTURES[architecture].not_needed:
+            sys.modules.setdefault(package, None)  # type: ignore[arg-type]
 
 
 def _counting(avex_class: type, architecture: str) -> type:

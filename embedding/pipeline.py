@@ -51,7 +51,7 @@ def embed(recordings: list[pa.Table], job: Job, plan: Plan, on_tally: Callable[[
         RunError: the storage or the cluster failed; what is stored stays valid.
     """
     _configure_data(job)
-    tally = ray.remote(Tally).options(num_cpus=0).remote()
+    tally: Any = ray.remote(Tally).options(num_cpus=0).remote()
     with _watching(tally, on_tally), _plain_errors():
         (
             ray.data.from_arrow(recordings)

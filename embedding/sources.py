@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import soundfile as sf
+from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.errors import RequestError
@@ -52,7 +53,7 @@ UNKNOWN_SIZE = -1
 _CHUNK = 8192  # rows of one Arrow batch
 _HEADS = 512  # objects of a manifest that are asked for at a time: what --limit 1 costs
 
-# What is counted by suffix is told in one line, and kept in memory: of names that end in a time stamp, neither.
+# Files left out are counted by suffix and told in one line; what follows a name's last dot may be a time stamp.
 _LONGEST_SUFFIX = 8
 _SUFFIXES_SHOWN = 8
 
@@ -83,7 +84,7 @@ class Listing:
 
     @property
     def n_bytes(self) -> int:
-        return pc.sum(pc.max_element_wise(self.recordings["size"], 0)).as_py() or 0
+        return sum(int(np.maximum(sizes, 0).sum()) for sizes in self.recordings["size"].chunks)
 
 
 def list_recordings(inputs: Iterable[str], limit: int | None = None) -> Listing:
@@ -98,8 +99,7 @@ def list_recordings(inputs: Iterable[str], limit: int | None = None) -> Listing:
     left_out: Counter[str] = Counter()
     entries = (entry for uri in inputs for entry in _entries(uri, left_out))
     rows = ((file, size, file_id(file, size, version)) for file, size, version in entries)
-    batches = list(_batches(islice(_distinct(rows), limit) if limit else rows))
-    _drop_repeats(batches)
+    batches = list(_distinct(rows, limit or sys.maxsize))
     if not batches:
         where = inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1:,} more"
         seen = f"; left out: {describe_left_out(left_out)}" if left_out else ""
@@ -114,32 +114,43 @@ def describe_left_out(left_out: Counter[str]) -> str:
     return ", ".join([*shown, f"{rest:,} others"] if rest else shown)
 
 
-def _batches(rows: Iterator[_Row]) -> Iterator[pa.RecordBatch]:
-    while chunk := list(islice(rows, _CHUNK)):
-        columns = zip(*chunk, strict=True)
-        yield pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, RECORDINGS, strict=True)], RECORDINGS)
+def _distinct(rows: Iterator[_Row], n_wanted: int) -> Iterator[pa.RecordBatch]:
+    """The first ``n_wanted`` recordings, without the second mention of one that several inputs (or rows of a manifest)
+    name. Takes no row more than it needs."""
+    seen: list[NDArray[np.int64]] = []
+    while n_wanted and (chunk := list(islice(rows, min(n_wanted, _CHUNK)))):
+        batch = _batch(chunk)
+        new = _unseen(batch["file_id"].to_numpy(), seen)
+        if new.any():
+            n_wanted -= int(new.sum())
+            yield batch if new.all() else batch.filter(pa.array(new))
 
 
-def _distinct(rows: Iterator[_Row]) -> Iterator[_Row]:
-    """As ``_drop_repeats``, but row by row, at 60 bytes of memory for each: for the few that --limit asks for."""
-    seen: set[int] = set()
-    for row in rows:
-        if row[2] not in seen:
-            seen.add(row[2])
-            yield row
+def _batch(rows: list[_Row]) -> pa.RecordBatch:
+    """Made to measure: pa.array's own builders leave 60 bytes per row unused in Arrow's allocator (pyarrow 26)."""
+    files, sizes, ids = zip(*rows, strict=True)
+    names = [file.encode() for file in files]
+    ends = np.cumsum([0, *map(len, names)], dtype=np.int32)
+    column = pa.StringArray.from_buffers(len(names), pa.py_buffer(ends), pa.py_buffer(b"".join(names)))
+    return pa.record_batch([column, pa.array(np.array(sizes)), pa.array(np.array(ids))], RECORDINGS)
 
 
-def _drop_repeats(batches: list[pa.RecordBatch]) -> None:
-    """Drop the second mention of a recording that several inputs (or rows of a manifest) name; batch by batch, so
-    that there are never two copies of the listing."""
-    ids = np.concatenate([batch["file_id"].to_numpy() for batch in batches] or [np.empty(0, np.int64)])
-    _, first = np.unique(ids, return_index=True)
-    if len(first) == len(ids):
-        return
-    keep = np.zeros(len(ids), bool)
-    keep[first] = True
-    for i, (batch, kept) in enumerate(zip(batches, np.split(keep, range(_CHUNK, len(keep), _CHUNK)), strict=True)):
-        batches[i] = batch.filter(pa.array(kept))
+def _unseen(ids: NDArray[np.int64], seen: list[NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """For each of ``ids``, whether it is its first mention; those then belong to ``seen``.
+
+    ``seen`` holds sorted runs, each longer than the next: few to search, and an id is merged into a longer run only
+    some twenty times. A set would take 60 bytes per id, these take 8, and as many again for a moment.
+    """
+    new = np.zeros(len(ids), bool)
+    new[np.unique(ids, return_index=True)[1]] = True
+    for run in seen:
+        new &= run[np.minimum(np.searchsorted(run, ids), len(run) - 1)] != ids
+    run = np.sort(ids[new])
+    while seen and len(seen[-1]) <= len(run):
+        run = np.sort(np.concatenate([seen.pop(), run]), kind="stable")  # which merges what is sorted
+    if len(run):
+        seen.append(run)
+    return new
 
 
 def _entries(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
@@ -147,17 +158,19 @@ def _entries(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
     is_manifest = uri.lower().endswith(MANIFEST_SUFFIXES)
     if storage.is_s3(uri):
         return _from_manifest(uri, left_out) if is_manifest else _from_s3(uri, left_out)
-    if is_manifest and Path(uri).is_file():
+    if is_manifest and os.path.isfile(uri):  # noqa: PTH113 — pathlib's raises where a folder is closed
         return _from_manifest(uri, left_out)
     return _from_disk(uri, left_out)
 
 
 def _wanted(path: str, left_out: Counter[str]) -> bool:
-    """Whether a file's name is a recording's; if it is not, and not hidden either, it is counted."""
-    name = path.rpartition("/")[2]
-    if name.startswith("."):  # hidden, and macOS's ._ companions
+    """Whether a file's name is a recording's; if it is not, it is counted."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        left_out["with a name that is not UTF-8"] += 1
         return False
-    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 — Path takes 15 s longer for 10⁷ names (2 cores, 2025-11)
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 — pathlib takes 13 s longer for 10⁷ names
     if suffix in audio_suffixes():
         return True
     if not suffix:
@@ -171,30 +184,32 @@ def _wanted(path: str, left_out: Counter[str]) -> bool:
 class _Pattern:
     """A glob, matched name by name from some folder down, alike on a disk and in S3.
 
-    ``**`` stands for any number of folders, a matched folder for everything in it; a hidden name is matched only by
-    what begins with a dot itself. The state of a match is the set of parts that may match the next name.
+    ``**`` stands for any number of folders, a matched folder for everything in it; a hidden name (and macOS's ``._``
+    companions are such) is matched only by what begins with a dot itself. The state of a match is the set of parts
+    that may match the next name.
     """
 
     def __init__(self, *parts: str) -> None:
-        self._any_depth = [part == "**" for part in (*parts, "**")]
+        if parts and parts[-1] == "**":
+            parts = (*parts[:-1], "*")  # a/** is what lies in a, not a
+        parts = (*parts, "**")
+        self._any_depth = [part == "**" for part in parts]
         self._match = [
-            re.compile(("" if part.startswith(".") else r"(?!\.)") + fnmatch.translate(part)).match
-            for part in (*parts, "**")
+            re.compile(("" if part.startswith(".") else r"(?!\.)") + fnmatch.translate(part)).match for part in parts
         ]
-        self.start = self._from(0)
-
-    def _from(self, i: int) -> frozenset[int]:
-        """Part ``i``, and what may follow at once because a ``**`` also stands for no folder."""
-        end = i
-        while self._any_depth[end] and end + 1 < len(self._match):
-            end += 1
-        return frozenset(range(i, end + 1))
+        # A part, and what may match in its place because a ** also stands for no folder at all.
+        self._from: list[frozenset[int]] = [frozenset()]
+        for i in reversed(range(len(self._match))):
+            self._from.insert(0, frozenset({i}) | (self._from[0] if self._any_depth[i] else frozenset()))
+        self.start = self._from[0]
 
     def step(self, state: frozenset[int], name: str) -> frozenset[int]:
         """The state after ``name``; empty where nothing below it can match."""
-        return frozenset().union(
-            *(self._from(i if self._any_depth[i] else i + 1) for i in state if self._match[i](name))
-        )
+        following: frozenset[int] = frozenset()
+        for i in state:
+            if self._match[i](name):
+                following |= self._from[i if self._any_depth[i] else i + 1]
+        return following
 
     def matches(self, state: frozenset[int]) -> bool:
         """Whether the names so far match: what is left is the ``**`` that every pattern ends in."""
@@ -209,13 +224,235 @@ _EVERYTHING = _Pattern()
 
 def _from_disk(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
     try:
-        is_folder = Path(path).stat().st_mode
+        mode = Path(path).stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        yield from _glob(path, left_out)
+        mode = None
     except OSError as error:
         raise RequestError(f"--input: cannot read {path}: {error.strerror}") from error
+    if mode is None:
+        yield from _glob(path, left_out)
+    elif stat.S_ISDIR(mode):
+        yield from _walk(path, _EVERYTHING, _EVERYTHING.start, frozenset(), left_out)
     else:
-        if stat.S_ISDIR(is_folder):
-            yield from _walk(path, left_out, _EVERYTHING, _EVERYTHING.start, frozenset())
+        yield from _file(path, left_out)  # named by itself: whatever its suffix
+
+
+def _glob(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
+    folder, parts = "", path.split("/")[1:]
+    while parts and Path(f"{folder}/{parts[0]}").exists():
+        folder += "/" + parts.pop(0)  # what exists is meant, even where its name has a * or a [ in it
+    if not any(glob.has_magic(part) for part in parts):
+        raise RequestError(f"--input: {path} does not exist")
+    pattern = _Pattern(*parts)
+    n_left_out = left_out.total()
+    any_match = False
+    for entry in _walk(folder or "/", pattern, pattern.start, frozenset(), left_out):
+        any_match = True
+        yield entry
+    if not any_match and left_out.total() == n_left_out:
+        raise RequestError(f"--input: nothing matches {path}")
+
+
+def _walk(
+    directory: str,
+    pattern: _Pattern,
+    state: frozenset[int],
+    above: frozenset[tuple[int, int]],
+    left_out: Counter[str],
+) -> Iterator[_Entry]:
+    """Depth first, names in order; ``state`` is that of ``pattern`` after ``directory``.
+
+    ``above`` holds the (device, inode) of the directories we are in: a link back up is not followed.
+    """
+    # Names, and each only until it is listed: os.DirEntry objects of a folder of 10⁶ recordings take 400 bytes each.
+    names: list[str] = []
+    folders: set[str] = set()
+    try:
+        status = Path(directory).stat()
+        here = above | {(status.st_dev, status.st_ino)}
+        if here == above:
+            return
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if _is_folder(entry):
+                    folders.add(entry.name)
+    except OSError as error:
+        raise RequestError(f"--input: cannot list {directory}: {error.strerror}") from error
+    names.sort(reverse=True)
+    while names:
+        name = names.pop()
+        path = storage.join(directory, name)
+        below = pattern.step(state, name)
+        if name in folders:
+            if below:
+                yield from _walk(path, pattern, below, here, left_out)
+        elif pattern.matches(below) and _wanted(path, left_out):
+            yield from _file(path, left_out)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where we may not look: reading it will say so
+        return False
+
+
+def _file(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
+    """The entry of one file. One that cannot be asked for its size is still a recording: reading it becomes the failure
+    row that says why. A pipe or a device is none: reading it might never end."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 — pathlib takes 50 s longer for 10⁷ names
+    except OSError:
+        yield path, UNKNOWN_SIZE, ""
+        return
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        yield path, status.st_size, str(status.st_mtime_ns)
+    else:
+        left_out["pipe or device"] += 1
+
+
+# --- S3 ---------------------------------------------------------------------------------------------------------
+
+
+def _from_s3(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
+    bucket_key = storage.s3_key(uri)
+    if glob.has_magic(bucket_key.partition("/")[0]):
+        raise RequestError(f"--input: {uri} has a wildcard in its bucket; only keys take them")
+    if not glob.has_magic(bucket_key) or _s3_exists(uri):
+        yield from _s3_matches(_s3_folder(uri), bucket_key, _EVERYTHING, uri, left_out)
+        return
+    # Listed from what comes before the first wildcard, matched from the last folder in that.
+    start = re.split(r"[*?\[]", uri, maxsplit=1)[0]
+    folder = storage.s3_key(start).rpartition("/")[0]
+    pattern = _Pattern(*bucket_key.removeprefix(folder + "/").split("/"))
+    yield from _s3_matches(storage.s3_objects(start), folder, pattern, uri, left_out)
+
+
+def _s3_matches(
+    objects: Iterator[_Entry], folder: str, pattern: _Pattern, uri: str, left_out: Counter[str]
+) -> Iterator[_Entry]:
+    """The recordings among ``objects`` that match ``pattern`` from ``folder`` (``bucket/prefix``) down."""
+    any_match = False
+    try:
+        for key, size, etag in objects:
+            state = pattern.start
+            for name in key.removeprefix(folder).removeprefix("/").split("/"):
+                state = pattern.step(state, name)
+            if not pattern.matches(state):
+                continue
+            any_match = True
+            if not key.endswith("/") and (key == folder or _wanted(key, left_out)):
+                yield storage.S3_SCHEME + key, size, etag
+    except OSError as error:
+        raise RequestError(f"--input: cannot list {uri}: {error.strerror or error}") from error
+    if not any_match:
+        raise RequestError(f"--input: nothing {'lies under' if pattern is _EVERYTHING else 'matches'} {uri}")
+
+
+def _s3_folder(uri: str) -> Iterator[_Entry]:
+    """The object itself, if ``uri`` is one, then everything in the folder of that name."""
+    if "/" in storage.s3_key(uri):
+        # Of the keys that begin with a key, that key itself comes first. Those of s3://bucket/site-10 begin with
+        # s3://bucket/site-1, but lie in another folder: hence the second listing.
+        first = next(storage.s3_objects(uri), None)
+        if first is not None and first[0] == storage.s3_key(uri):
+            yield first
+    yield from storage.s3_objects(uri + "/")
+
+
+def _s3_exists(uri: str) -> bool:
+    try:
+        return any(True for _ in _s3_folder(uri))
+    except OSError as error:
+        raise RequestError(f"--input: cannot list {uri}: {error.strerror or error}") from error
+
+
+# --- manifests --------------------------------------------------------------------------------------------------
+
+
+def _from_manifest(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
+    """Rows of a .csv or .parquet with a column ``file``; a relative path counts from the manifest's folder."""
+    for files in _manifest_files(uri):
+        for start in range(0, len(files), _HEADS):
+            named = [_named_in(uri, file) for file in files[start : start + _HEADS]]
+            remote = list(dict.fromkeys(file for file in named if storage.is_s3(file)))
+            known = dict(zip(remote, _s3_entries(remote), strict=True))
+            for file in named:
+                if file in known:
+                    yield known[file]
+                else:
+                    yield from _file(file, left_out)
+
+
+def _named_in(manifest: str, file: str) -> str:
+    if "://" not in file and not file.startswith("/"):
+        folder = manifest.rpartition("/")[0]
+        if storage.is_s3(manifest):  # where names are literal, except for the way from here to there
+            return storage.S3_SCHEME + posixpath.normpath(storage.s3_key(storage.join(folder, file)))
+        file = storage.join(folder, file)
+    return storage.normalise(file, f"--input: manifest {manifest}")
+
+
+def _manifest_files(uri: str) -> Iterator[list[str]]:
+    try:
+        if uri.lower().endswith(".csv"):
+            yield from _csv_files(uri)
         else:
-            yield from _file(path, left_out)  # named by itself: whatever its suffix
+            yield from _parquet_files(uri)
+    except OSError as error:
+        raise RequestError(f"--input: cannot read manifest {uri}: {error.strerror or error}") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise RequestError(f"--input: manifest {uri} is damaged: {' '.join(str(error).split())}") from error
+
+
+def _csv_files(uri: str) -> Iterator[list[str]]:
+    # A manifest's notes may have line ends in them, and numbers that later are none: only `file` is converted.
+    quoting = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    text = pyarrow.csv.ConvertOptions(include_columns=["file"], column_types={"file": pa.string()})
+    with storage.open_stream(uri, 1 << 20) as stream, pyarrow.csv.open_csv(stream, parse_options=quoting) as header:
+        _check_columns(uri, header.schema)
+    with storage.open_stream(uri) as stream:
+        for batch in pyarrow.csv.open_csv(stream, parse_options=quoting, convert_options=text):
+            yield [file for file in batch["file"].to_pylist() if file]
+
+
+def _parquet_files(uri: str) -> Iterator[list[str]]:
+    with storage.open_stream(uri) as stream:
+        parquet = pq.ParquetFile(stream)
+        _check_columns(uri, parquet.schema_arrow)
+        holds = parquet.schema_arrow.field("file").type
+        if not _is_text(holds):
+            raise RequestError(f"--input: column 'file' of manifest {uri} holds {holds}, not names")
+        for batch in parquet.iter_batches(_CHUNK, columns=["file"]):
+            yield [file for file in batch["file"].to_pylist() if file]
+
+
+def _check_columns(uri: str, schema: pa.Schema) -> None:
+    if schema.names.count("file") != 1:
+        raise RequestError(f"--input: manifest {uri} needs one column 'file' (it has: {', '.join(schema.names)})")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.DictionaryType):  # pandas' categories
+        return _is_text(kind.value_type)
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+
+
+def _s3_entries(uris: list[str]) -> Iterator[_Entry]:
+    """One HEAD per object, many at a time: a manifest names objects but does not know their versions."""
+
+    def entry(uri: str) -> _Entry:
+        try:
+            with storage.service_errors():
+                info = storage.s3().info(storage.s3_key(uri))
+        except (FileNotFoundError, PermissionError):
+            return uri, UNKNOWN_SIZE, ""
+        except OSError as error:
+            raise RequestError(f"--input: cannot ask for {uri}: {error.strerror or error}") from error
+        if info["type"] != "file":
+            return uri, UNKNOWN_SIZE, ""
+        return uri, info["size"], info["ETag"]
+
+    with ThreadPoolExecutor(storage.S3_CONNECTIONS) as pool:
+        yield from pool.map(entry, uris)

@@ -25,6 +25,9 @@ S3_RANGE_BYTES = 8 << 20
 # Requests at once. botocore opens 10 connections, whatever asks it; small objects are fetched 32 at a time, and a
 # manifest's objects are asked for their versions 64 at a time.
 S3_CONNECTIONS = 64
+# s3fs tries a read this often within as many tries, and botocore each of those AWS_MAX_ATTEMPTS times (5): with s3fs's
+# own 5, a server that takes requests and never answers would be 125 × 15 s of silence.
+S3_TRIES = 3
 # A name that starts like this is an unfinished write: readers' globs (*.parquet) do not see it.
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -48,6 +51,7 @@ def s3() -> "S3FileSystem":
         default_block_size=S3_RANGE_BYTES,
         config_kwargs={"max_pool_connections": S3_CONNECTIONS},
     )
+    client.retries = S3_TRIES
     with service_errors():
         try:
             client.connect()
@@ -65,12 +69,14 @@ def normalise(uri: str, option: str) -> str:
     """An absolute local path or an ``s3://`` URI without a trailing slash.
 
     Raises:
-        RequestError: another scheme, no bucket, or a name that is not UTF-8 (Arrow and S3 hold no other).
+        RequestError: another scheme, no bucket, or no name: not UTF-8 (Arrow and S3 hold no other), or with a NUL.
     """
     try:
         uri.encode()
     except UnicodeEncodeError as error:
         raise RequestError(f"{option}: {os.fsencode(uri)!r} is not UTF-8; rename it") from error
+    if "\0" in uri:
+        raise RequestError(f"{option}: {uri!r} names no file: it has a NUL in it")
     if is_s3(uri):
         if not s3_key(uri).partition("/")[0]:
             raise RequestError(f"{option}: {uri} names no bucket; expected s3://bucket/prefix")
