@@ -4,11 +4,9 @@ A listing streams into Arrow columns and never becomes Python objects per record
 fit the driver (the length of their names and some 20 bytes each; `benchmarks/listing.py` measures it).
 """
 
-import fnmatch
 import glob
 import hashlib
 import os
-import posixpath
 import re
 import stat
 import sys
@@ -23,16 +21,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 import soundfile as sf
 from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.errors import RequestError
+from embedding.manifests import MANIFEST_SUFFIXES, manifest_files
+from embedding.patterns import EVERYTHING, Pattern
 
 RECORDINGS = pa.schema([("file", pa.string()), ("size", pa.int64()), ("file_id", pa.int64())])
-
-MANIFEST_SUFFIXES = (".csv", ".parquet")
 
 # libsndfile names formats, users name files; these are the further suffixes of the formats it reads.
 _MORE_SUFFIXES = {
@@ -181,44 +178,6 @@ def _wanted(path: str, left_out: Counter[str]) -> bool:
     return False
 
 
-class _Pattern:
-    """A glob, matched name by name from some folder down, alike on a disk and in S3.
-
-    ``**`` stands for any number of folders, a matched folder for everything in it; a hidden name (and macOS's ``._``
-    companions are such) is matched only by what begins with a dot itself. The state of a match is the set of parts
-    that may match the next name.
-    """
-
-    def __init__(self, *parts: str) -> None:
-        if parts and parts[-1] == "**":
-            parts = (*parts[:-1], "*")  # a/** is what lies in a, not a
-        parts = (*parts, "**")
-        self._any_depth = [part == "**" for part in parts]
-        self._match = [
-            re.compile(("" if part.startswith(".") else r"(?!\.)") + fnmatch.translate(part)).match for part in parts
-        ]
-        # A part, and what may match in its place because a ** also stands for no folder at all.
-        self._from: list[frozenset[int]] = [frozenset()]
-        for i in reversed(range(len(self._match))):
-            self._from.insert(0, frozenset({i}) | (self._from[0] if self._any_depth[i] else frozenset()))
-        self.start = self._from[0]
-
-    def step(self, state: frozenset[int], name: str) -> frozenset[int]:
-        """The state after ``name``; empty where nothing below it can match."""
-        following: frozenset[int] = frozenset()
-        for i in state:
-            if self._match[i](name):
-                following |= self._from[i if self._any_depth[i] else i + 1]
-        return following
-
-    def matches(self, state: frozenset[int]) -> bool:
-        """Whether the names so far match: what is left is the ``**`` that every pattern ends in."""
-        return len(self._match) - 1 in state
-
-
-_EVERYTHING = _Pattern()
-
-
 # --- local disk -------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +191,7 @@ def _from_disk(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
     if mode is None:
         yield from _glob(path, left_out)
     elif stat.S_ISDIR(mode):
-        yield from _walk(path, _EVERYTHING, _EVERYTHING.start, frozenset(), left_out)
+        yield from _walk(path, EVERYTHING, EVERYTHING.start, frozenset(), left_out)
     else:
         yield from _file(path, left_out)  # named by itself: whatever its suffix
 
@@ -243,7 +202,7 @@ def _glob(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
         folder += "/" + parts.pop(0)  # what exists is meant, even where its name has a * or a [ in it
     if not any(glob.has_magic(part) for part in parts):
         raise RequestError(f"--input: {path} does not exist")
-    pattern = _Pattern(*parts)
+    pattern = Pattern(*parts)
     n_left_out = left_out.total()
     any_match = False
     for entry in _walk(folder or "/", pattern, pattern.start, frozenset(), left_out):
@@ -255,7 +214,7 @@ def _glob(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
 
 def _walk(
     directory: str,
-    pattern: _Pattern,
+    pattern: Pattern,
     state: frozenset[int],
     above: frozenset[tuple[int, int]],
     left_out: Counter[str],
@@ -320,17 +279,17 @@ def _from_s3(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
     if glob.has_magic(bucket_key.partition("/")[0]):
         raise RequestError(f"--input: {uri} has a wildcard in its bucket; only keys take them")
     if not glob.has_magic(bucket_key) or _s3_exists(uri):
-        yield from _s3_matches(_s3_folder(uri), bucket_key, _EVERYTHING, uri, left_out)
+        yield from _s3_matches(_s3_folder(uri), bucket_key, EVERYTHING, uri, left_out)
         return
     # Listed from what comes before the first wildcard, matched from the last folder in that.
     start = re.split(r"[*?\[]", uri, maxsplit=1)[0]
     folder = storage.s3_key(start).rpartition("/")[0]
-    pattern = _Pattern(*bucket_key.removeprefix(folder + "/").split("/"))
+    pattern = Pattern(*bucket_key.removeprefix(folder + "/").split("/"))
     yield from _s3_matches(storage.s3_objects(start), folder, pattern, uri, left_out)
 
 
 def _s3_matches(
-    objects: Iterator[_Entry], folder: str, pattern: _Pattern, uri: str, left_out: Counter[str]
+    objects: Iterator[_Entry], folder: str, pattern: Pattern, uri: str, left_out: Counter[str]
 ) -> Iterator[_Entry]:
     """The recordings among ``objects`` that match ``pattern`` from ``folder`` (``bucket/prefix``) down."""
     any_match = False
@@ -347,7 +306,7 @@ def _s3_matches(
     except OSError as error:
         raise RequestError(f"--input: cannot list {uri}: {error.strerror or error}") from error
     if not any_match:
-        raise RequestError(f"--input: nothing {'lies under' if pattern is _EVERYTHING else 'matches'} {uri}")
+        raise RequestError(f"--input: nothing {'lies under' if pattern is EVERYTHING else 'matches'} {uri}")
 
 
 def _s3_folder(uri: str) -> Iterator[_Entry]:
@@ -373,9 +332,9 @@ def _s3_exists(uri: str) -> bool:
 
 def _from_manifest(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
     """Rows of a .csv or .parquet with a column ``file``; a relative path counts from the manifest's folder."""
-    for files in _manifest_files(uri):
+    for files in manifest_files(uri):
         for start in range(0, len(files), _HEADS):
-            named = [_named_in(uri, file) for file in files[start : start + _HEADS]]
+            named = files[start : start + _HEADS]
             remote = list(dict.fromkeys(file for file in named if storage.is_s3(file)))
             known = dict(zip(remote, _s3_entries(remote), strict=True))
             for file in named:
@@ -383,60 +342,6 @@ def _from_manifest(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
                     yield known[file]
                 else:
                     yield from _file(file, left_out)
-
-
-def _named_in(manifest: str, file: str) -> str:
-    if "://" not in file and not file.startswith("/"):
-        folder = manifest.rpartition("/")[0]
-        if storage.is_s3(manifest):  # where names are literal, except for the way from here to there
-            return storage.S3_SCHEME + posixpath.normpath(storage.s3_key(storage.join(folder, file)))
-        file = storage.join(folder, file)
-    return storage.normalise(file, f"--input: manifest {manifest}")
-
-
-def _manifest_files(uri: str) -> Iterator[list[str]]:
-    try:
-        if uri.lower().endswith(".csv"):
-            yield from _csv_files(uri)
-        else:
-            yield from _parquet_files(uri)
-    except OSError as error:
-        raise RequestError(f"--input: cannot read manifest {uri}: {error.strerror or error}") from error
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise RequestError(f"--input: manifest {uri} is damaged: {' '.join(str(error).split())}") from error
-
-
-def _csv_files(uri: str) -> Iterator[list[str]]:
-    # A manifest's notes may have line ends in them, and numbers that later are none: only `file` is converted.
-    quoting = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    text = pyarrow.csv.ConvertOptions(include_columns=["file"], column_types={"file": pa.string()})
-    with storage.open_stream(uri, 1 << 20) as stream, pyarrow.csv.open_csv(stream, parse_options=quoting) as header:
-        _check_columns(uri, header.schema)
-    with storage.open_stream(uri) as stream:
-        for batch in pyarrow.csv.open_csv(stream, parse_options=quoting, convert_options=text):
-            yield [file for file in batch["file"].to_pylist() if file]
-
-
-def _parquet_files(uri: str) -> Iterator[list[str]]:
-    with storage.open_stream(uri) as stream:
-        parquet = pq.ParquetFile(stream)
-        _check_columns(uri, parquet.schema_arrow)
-        holds = parquet.schema_arrow.field("file").type
-        if not _is_text(holds):
-            raise RequestError(f"--input: column 'file' of manifest {uri} holds {holds}, not names")
-        for batch in parquet.iter_batches(_CHUNK, columns=["file"]):
-            yield [file for file in batch["file"].to_pylist() if file]
-
-
-def _check_columns(uri: str, schema: pa.Schema) -> None:
-    if schema.names.count("file") != 1:
-        raise RequestError(f"--input: manifest {uri} needs one column 'file' (it has: {', '.join(schema.names)})")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.DictionaryType):  # pandas' categories
-        return _is_text(kind.value_type)
-    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
 def _s3_entries(uris: list[str]) -> Iterator[_Entry]:
