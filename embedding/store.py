@@ -125,7 +125,18 @@ class Store:
             )
 
     def read(self) -> Stored:
-        """What the shards and failure rows hold."""
+        """What the shards and failure rows hold.
+
+        Raises:
+            RequestError: the output cannot be read: no such bucket, no permission, a damaged shard.
+        """
+        try:
+            return self._read()
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RequestError(f"--output: cannot read what {self.root} holds: {reason}") from error
+
+    def _read(self) -> Stored:
         failed: dict[int, str] = {}
         for uri in storage.list_names(storage.join(self.root, "failures"), ".parquet"):
             with storage.open_stream(uri) as stream:

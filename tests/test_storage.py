@@ -16,6 +16,7 @@ import pytest
 
 from embedding import storage
 from embedding.errors import RequestError
+from embedding.sources import UNKNOWN_SIZE, list_recordings
 from tests.test_sources import ODD_NAMES
 
 
@@ -346,6 +347,32 @@ def test_a_lasting_fault_of_the_storage_is_an_os_error_in_one_line(
         assert isinstance(error, OSError)
         assert str(error)
         assert "\n" not in str(error)
+
+
+def test_tries_do_not_multiply_without_bound(
+    ailing_s3: list[Answer], other_s3: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_s3.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(storage, "S3_TRIES", 2)
+    asked: list[str] = []
+
+    def hang_up_and_count(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        hang_up(handler)
+
+    ailing_s3[:] = [hang_up_and_count]
+    [item] = storage.read_many(["s3://bucket/a"])
+    assert isinstance(item, OSError)
+    assert 2 <= len(asked) <= 2 * 2 * 2  # within each other; the third two are aiohttp's
+
+
+def test_an_object_we_may_not_ask_for_is_a_recording_of_unknown_size(tmp_path: Path, ailing_s3: list[Answer]) -> None:
+    (tmp_path / "m.csv").write_text("file\ns3://bucket/a.wav\n")
+    ailing_s3[:] = [FORBIDDEN]
+    assert list_recordings([f"{tmp_path}/m.csv"]).recordings["size"].to_pylist() == [UNKNOWN_SIZE]
+    ailing_s3[:] = [INTERNAL_ERROR]
+    with pytest.raises(RequestError, match=r"\A--input: cannot ask for s3://bucket/a\.wav: .*\Z"):
+        list_recordings([f"{tmp_path}/m.csv"])
 
 
 def test_what_is_no_os_error_becomes_one_of_one_line() -> None:

@@ -112,6 +112,19 @@ def test_a_damaged_run_json_is_named(store: Store) -> None:
         store.refuse_other_settings({})
 
 
+def test_a_shard_that_is_none_is_named_before_any_work(store: Store) -> None:
+    path = Path(store.root, "embeddings", "x.parquet")
+    path.parent.mkdir(parents=True)
+    path.write_text("not parquet")
+    with pytest.raises(RequestError, match="--output: cannot read what"):
+        store.read()
+
+
+def test_a_bucket_that_does_not_exist_is_a_bad_request(s3_server: str) -> None:
+    with pytest.raises(RequestError, match="--output: cannot read what s3://no-such-bucket/out holds"):
+        Store("s3://no-such-bucket/out", "{}").read()
+
+
 def test_json_keeps_names_readable(store: Store) -> None:
     store.write_json("run.json", {"input": ["/Vögel"]})
     assert "/Vögel" in Path(store.root, "run.json").read_text()
