@@ -14,6 +14,7 @@ import soundfile as sf
 from rich.console import Console
 from rich.table import Table
 
+from embedding.console import size
 from jobs.embed import main as embed
 
 DEMO = Path("demo")
@@ -67,7 +68,7 @@ def main() -> int:
         console.print()
     console.print("what lies where:")
     for path in sorted(path for path in DEMO.rglob("*") if path.is_file() and "clips" not in path.parts):
-        console.print(f"  {path} ({path.stat().st_size / 1000:.0f} kB)", highlight=False)
+        console.print(f"  {path} ({size(path.stat().st_size)})", highlight=False)
     for model in MODELS:
         show(console, DEMO / model)
     return 0

@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunError as error:
         complain(error)
         return EXIT_INCOMPLETE
+    except KeyboardInterrupt:
+        complain(RunError("stopped; what is stored stays valid, and the same command again goes on from there"))
+        return EXIT_INCOMPLETE
     if books is None:
         return EXIT_COMPLETE
     if books.failure_rate > config.max_failure_rate:

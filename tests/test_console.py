@@ -1,0 +1,95 @@
+"""What a person sees, in a terminal and in a log."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from embedding import console
+from embedding.console import People, Watch, audio_length, describe, duration, size, summarise
+from embedding.report import Books, Tally
+
+
+def people(*, terminal: bool) -> tuple[People, io.StringIO]:
+    text = io.StringIO()
+    return People(Console(file=text, force_terminal=terminal, width=120, highlight=False, soft_wrap=True)), text
+
+
+def tally(**counts: float) -> Tally:
+    made = Tally()
+    made.add("encode", 1.0, **counts)
+    return made
+
+
+def test_a_log_gets_one_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now_s)
+    shown, text = people(terminal=False)
+    with Watch(shown, 40, 4000.0) as watch:
+        for second in range(35):
+            now_s = 100.0 + second
+            watch(tally(recordings=second, windows_encoded=second + 1, audio_encoded_s=10.0 * (second + 1)))
+    lines = text.getvalue().splitlines()
+    assert [line.split(" · ")[0] for line in lines] == ["10/40 recordings", "20/40 recordings", "30/40 recordings"]
+    assert "31 windows · 310 s of audio · " in lines[-1]
+    assert lines[-1].endswith(" left")
+
+
+def test_a_terminal_gets_a_bar_that_moves() -> None:
+    shown, text = people(terminal=True)
+    with Watch(shown, 40, 4000.0) as watch:
+        watch(tally(recordings=10, windows_encoded=20, audio_encoded_s=100.0))
+    drawn = text.getvalue()
+    assert "10/40" in drawn
+    assert "━" in drawn
+    assert "20 windows" in drawn
+
+
+def test_progress_says_speed_failures_and_time_left() -> None:
+    counted = tally(recordings=5, windows_encoded=2060, audio_encoded_s=20_600.0)
+    counted.add_failures(
+        [(1, "corrupt", "/a.wav", "no audio"), (1, "corrupt", "/a.wav", "no audio"), (2, "empty", "/b", "")]
+    )
+    assert describe(counted, audio_s=41_200.0, elapsed_s=112.0) == (
+        "2,060 windows · 5.7 h of audio · 184 × real time · 2 failed · 1 min 52 s left"
+    )
+
+
+def test_the_summary_counts_failures_by_kind_and_says_how_to_read() -> None:
+    counted = tally(recordings=894, windows_written=5360, shards=3)
+    counted.add_failures([(1, "corrupt", "/a.wav", "x"), (2, "empty", "/b.wav", "y")])
+    shown, text = people(terminal=False)
+    summarise(shown, Books(1204, 310, 0, counted, 372.0), "/out")
+    assert text.getvalue().splitlines() == [
+        "done in 6 min 12 s: 892 embedded, 2 failed (corrupt 1, empty 1) · 5,360 windows in 3 shards",
+        """  duckdb -c "select * from '/out/embeddings/*.parquet' limit 5\"""",
+        """  python -c "import pandas; print(pandas.read_parquet('/out/embeddings'))\"""",
+        "  failures: /out/failures/ · report: /out/report.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (duration(44.6), "45 s"),
+        (duration(372), "6 min 12 s"),
+        (duration(11_100), "3 h 5 min"),
+        (duration(-1), "0 s"),
+        (audio_length(42), "42 s"),
+        (audio_length(20_520), "5.7 h"),
+        (size(732), "732 B"),
+        (size(86.4e9), "86.4 GB"),
+        (size(5e15), "5,000.0 TB"),
+    ],
+)
+def test_quantities_come_in_the_unit_people_use(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+def test_books_balance_and_say_when_they_do_not() -> None:
+    counted = tally(recordings=894)
+    counted.add_failures([(1, "corrupt", "/a.wav", "x")])
+    assert Books(1204, 310, 0, counted, 1.0).balanced
+    assert not Books(1205, 310, 0, counted, 1.0).balanced
+    assert Books(1206, 310, 2, counted, 1.0).balanced
+    assert Books(1206, 310, 2, counted, 1.0).failure_rate == pytest.approx(3 / 1206)
