@@ -71,8 +71,8 @@ class Observer(Protocol):
 
     def decoded(self, audio_s: float) -> None: ...
 
-    def finished(self) -> None:
-        """One recording more is done with, well or badly."""
+    def without_windows(self) -> None:
+        """A recording is done with of which no further window will come."""
         ...
 
 
@@ -92,11 +92,12 @@ def decode(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Ob
                 yield from _windows(row, recording, batch, observer)
         except AudioFault as fault:
             observer.failed(_failure(row, fault.kind, str(fault)))
+            observer.without_windows()
         except OSError as error:
             observer.failed(_failure(row, "io", f"cannot be read: {error.strerror or error}"))
+            observer.without_windows()
         else:
             observer.decoded(recording.duration_s)
-        observer.finished()
     if batch.n_rows:
         yield batch.take()
 

@@ -99,7 +99,7 @@ class _Observer:
     def __init__(self) -> None:
         self._failures: list[Failure] = []
         self._audio_s = 0.0
-        self._finished = 0
+        self._without_windows = 0
 
     def failed(self, failure: Failure) -> None:
         self._failures.append(failure)
@@ -107,13 +107,13 @@ class _Observer:
     def decoded(self, audio_s: float) -> None:
         self._audio_s += audio_s
 
-    def finished(self) -> None:
-        self._finished += 1
+    def without_windows(self) -> None:
+        self._without_windows += 1
 
     def flush(self, store: Store, tally: Any, busy_s: float) -> None:
         """Failure rows are stored before the windows that follow them travel on: see store.py."""
         store_failures(self._failures, store, tally)
-        tally.add.remote("decode", busy_s, recordings=self._finished, audio_s=self._audio_s)
+        tally.add.remote("decode", busy_s, recordings=self._without_windows, audio_s=self._audio_s)
         self.__init__()
 
 
@@ -147,9 +147,12 @@ class EncodeStage:
         began = time.perf_counter()
         vectors, failures = encode_table(self._encoder, windows)
         store_failures(failures, self._job.store, self._tally)
-        audio_s = float((windows["end_time"].to_numpy() - windows["start_time"].to_numpy()).sum())
         self._tally.add.remote(
-            "encode", time.perf_counter() - began, windows_encoded=len(windows), audio_encoded_s=audio_s
+            "encode",
+            time.perf_counter() - began,
+            windows_encoded=len(windows),
+            audio_encoded_s=float((windows["end_time"].to_numpy() - windows["start_time"].to_numpy()).sum()),
+            recordings=int((windows["window_index"].to_numpy() + 1 == windows["n_windows"].to_numpy()).sum()),
         )
         return vectors
 

@@ -13,8 +13,7 @@ class Tally:
     """Counts of one run so far. Stages add to it from every node; the driver reads it."""
 
     started_at_s: float = field(default_factory=time.time)
-    recordings: int = 0  # finished decoding, well or badly
-    bytes_read: int = 0
+    recordings: int = 0  # whose last window is encoded, or that have none
     audio_s: float = 0.0  # decoded
     windows_encoded: int = 0
     audio_encoded_s: float = 0.0
@@ -53,22 +52,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class Books:
-    """The balance of a run: ``listed = already_done + embedded + failed``."""
+    """The balance of a run: ``listed = already_done + embedded + failed``, as the output itself says."""
 
     listed: int
     already_done: int
-    failed_before: int
+    embedded: int  # complete now, and not before
+    failed: int  # with a failure row, of this run or a former one
+    failed_before: int  # of these, not tried again
     tally: Tally
     wall_s: float
-
-    @property
-    def failed(self) -> int:
-        """Recordings with a failure row, of this run or a former one that was not tried again."""
-        return self.failed_before + len(self.tally.failed_ids)
-
-    @property
-    def embedded(self) -> int:
-        return self.tally.recordings - len(self.tally.failed_ids)
 
     @property
     def balanced(self) -> bool:
@@ -92,7 +84,6 @@ class Books:
             },
             "windows": {"encoded": tally.windows_encoded, "written": tally.windows_written, "shards": tally.shards},
             "audio_s": {"decoded": round(tally.audio_s, 3), "encoded": round(tally.audio_encoded_s, 3)},
-            "bytes_read": tally.bytes_read,
             "failures": {
                 kind: {"recordings": n, "examples": tally.examples.get(kind, [])}
                 for kind, n in tally.failed_by_kind.most_common()

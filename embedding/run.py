@@ -4,6 +4,7 @@ import json
 import platform
 import time
 import uuid
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -45,20 +46,23 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
     run = describe_run(config, settings)
     store = Store(output, json.dumps(run["settings"]))
     store.refuse_other_settings(settings.guarded())
-    todo, already_done, failed_before = to_do(listing.recordings, store.read(), retry_failed=config.retry_failed)
-    audio_s = audio_seconds(todo) if len(todo) else 0.0
+    before = store.read()
+    work = Work.of(listing.recordings, before, retry_failed=config.retry_failed)
+    audio_s = audio_seconds(work.todo) if len(work.todo) else 0.0
     _greet(people, settings, config)
-    _describe_work(people, listing, already_done, failed_before, len(todo))
+    _describe_work(people, listing, work)
     if config.dry_run:
         _describe_dry_run(people, audio_s, settings)
         return None
     store.write_json("run.json", run)
     tally = Tally()
-    if len(todo):
+    if len(work.todo):
         rows = config.shard_rows if isinstance(config.shard_rows, int) else auto_shard_rows(audio_s, settings)
         job = Job(settings, store, uuid.uuid4().hex[:12], config.batch_size, rows)
-        tally = _embed(todo, job, config, people.progress(len(todo), audio_s))
-    books = Books(len(listing.recordings), already_done, failed_before, tally, time.monotonic() - began_s)
+        tally = _embed(work.todo, job, config, people.progress(len(work.todo), audio_s))
+    if config.retry_failed:  # a later success makes a failure history
+        store.forget_failures(before.failed.keys() & set(work.todo["file_id"].to_pylist()) - tally.failed_ids.keys())
+    books = work.balance(store.read(), tally, time.monotonic() - began_s)
     store.write_json("report.json", books.as_json())
     summarise(people, books, output)
     return books
@@ -95,16 +99,44 @@ def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
     }
 
 
-def to_do(recordings: pa.Table, stored: Stored, *, retry_failed: bool) -> tuple[pa.Table, int, int]:
-    """What is left of a listing: (recordings with the windows already ``stored``, n already done, n failed before)."""
-    ids = recordings["file_id"].to_numpy()
-    failed = stored.is_failed(ids) & (not retry_failed)
-    done = stored.recordings()
-    complete = done.complete(ids) & ~failed
-    todo = recordings.filter(pa.array(~(failed | complete)))
-    ids = todo["file_id"].to_numpy()
-    windows = [stored.windows(i) if begun else None for i, begun in zip(ids, done.present(ids), strict=True)]
-    return todo.append_column("stored", pa.array(windows, pa.list_(pa.int32()))), int(complete.sum()), int(failed.sum())
+@dataclass(frozen=True)
+class Work:
+    """A listing against what the output holds: ``todo`` has the columns of the listing and the windows ``stored``."""
+
+    listed: int
+    todo: pa.Table
+    already_done: int
+    failed_before: int  # and not tried again
+
+    @classmethod
+    def of(cls, recordings: pa.Table, stored: Stored, *, retry_failed: bool) -> "Work":
+        """What is left to do of ``recordings``."""
+        ids = recordings["file_id"].to_numpy()
+        failed = stored.is_failed(ids) & (not retry_failed)
+        done = stored.recordings()
+        complete = done.complete(ids) & ~failed
+        if retry_failed:
+            complete &= ~stored.is_failed(ids)
+        todo = recordings.filter(pa.array(~(failed | complete)))
+        ids = todo["file_id"].to_numpy()
+        windows = [stored.windows(i) if begun else None for i, begun in zip(ids, done.present(ids), strict=True)]
+        todo = todo.append_column("stored", pa.array(windows, pa.list_(pa.int32())))
+        return cls(len(recordings), todo, int(complete.sum()), int(failed.sum()))
+
+    def balance(self, stored: Stored, tally: Tally, wall_s: float) -> Books:
+        """The books, from what the output holds now."""
+        ids = self.todo["file_id"].to_numpy()
+        failed = stored.is_failed(ids)
+        embedded = stored.recordings().complete(ids) & ~failed
+        return Books(
+            listed=self.listed,
+            already_done=self.already_done,
+            embedded=int(embedded.sum()),
+            failed=self.failed_before + int(failed.sum()),
+            failed_before=self.failed_before,
+            tally=tally,
+            wall_s=wall_s,
+        )
 
 
 def split(todo: pa.Table, n_decoders: int) -> list[pa.Table]:
@@ -135,19 +167,17 @@ def _greet(people: People, settings: Settings, config: EmbedConfig) -> None:
         people.warn("RANDOM WEIGHTS: these vectors mean nothing; for trials only (--checkpoint random)")
 
 
-def _describe_work(
-    people: People, listing: sources.Listing, already_done: int, failed_before: int, n_todo: int
-) -> None:
-    parts = [f"{plural(len(listing.recordings), 'recording')}, {size(listing.n_bytes)}"]
+def _describe_work(people: People, listing: sources.Listing, work: Work) -> None:
+    parts = [f"{plural(work.listed, 'recording')}, {size(listing.n_bytes)}"]
     if listing.left_out:
         parts.append(f"left out: {sources.describe_left_out(listing.left_out)}")
     progress = []
-    if already_done:
-        progress.append(f"{already_done:,} done before")
-    if failed_before:
-        progress.append(f"{failed_before:,} failed before (--retry-failed tries them again)")
+    if work.already_done:
+        progress.append(f"{work.already_done:,} done before")
+    if work.failed_before:
+        progress.append(f"{work.failed_before:,} failed before (--retry-failed tries them again)")
     if progress:
-        parts.append(", ".join([*progress, f"{n_todo:,} to do"]))
+        parts.append(", ".join([*progress, f"{len(work.todo):,} to do"]))
     people.say(" · ".join(parts))
 
 

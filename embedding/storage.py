@@ -8,7 +8,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -196,6 +196,15 @@ def write_bytes(uri: str, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def delete(uri: str) -> None:
+    """Remove one object, if it is there."""
+    if not is_s3(uri):
+        Path(uri).unlink(missing_ok=True)
+        return
+    with service_errors(), suppress(FileNotFoundError):
+        s3().rm_file(s3_key(uri))
 
 
 def list_names(uri: str, suffix: str) -> Iterator[str]:

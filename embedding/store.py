@@ -10,10 +10,11 @@ A shard is complete or absent, so the shards are their own log: what is done is 
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -77,6 +78,20 @@ class Store:
             repr([(row["file_id"], row["stage"]) for row in rows]).encode(), digest_size=10
         ).hexdigest()
         storage.write_bytes(storage.join(self.root, "failures", f"{key}.parquet"), self._parquet(table))
+
+    def forget_failures(self, ids: Set[int]) -> None:
+        """Drop the failure rows of recordings that have succeeded since."""
+        if not ids:
+            return
+        gone = np.fromiter(ids, np.int64, len(ids))
+        for uri in storage.list_names(storage.join(self.root, "failures"), ".parquet"):
+            with storage.open_stream(uri) as stream:
+                rows = pq.read_table(stream)
+            kept = rows.filter(pa.array(~np.isin(rows["file_id"].to_numpy(), gone)))
+            if not len(kept):
+                storage.delete(uri)
+            elif len(kept) < len(rows):
+                storage.write_bytes(uri, self._parquet(kept))
 
     def _parquet(self, table: pa.Table) -> bytes:
         sink = pa.BufferOutputStream()

@@ -39,7 +39,7 @@ class Observer:
     def decoded(self, audio_s):
         pass
 
-    def finished(self):
+    def without_windows(self):
         pass
 
 n_windows, n_other, pair = 0, 0, None

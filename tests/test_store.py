@@ -91,6 +91,14 @@ def test_nothing_is_done_in_an_output_that_does_not_exist(store: Store) -> None:
     assert not stored.is_failed(np.array([1, 2])).any()
 
 
+def test_failures_that_were_overcome_leave_and_the_others_stay(store: Store) -> None:
+    store.write_failures([Failure("/a", 1, 1, "decode", "io", "x"), Failure("/b", 2, 1, "decode", "io", "x")])
+    store.write_failures([Failure("/c", 3, 1, "decode", "io", "x")])
+    store.forget_failures({1, 3})
+    assert store.read().failed == {2: "io"}
+    assert len(list(Path(store.root, "failures").iterdir())) == 1
+
+
 def test_failures_are_read_back_by_recording(store: Store) -> None:
     store.write_failures([Failure("/a", 3, 1, "decode", "empty", "")])
     assert store.read().is_failed(np.array([1, 3])).tolist() == [False, True]
