@@ -151,7 +151,9 @@ class EncodeStage:
             "encode",
             time.perf_counter() - began,
             windows_encoded=len(windows),
-            audio_encoded_s=float((windows["end_time"].to_numpy() - windows["start_time"].to_numpy()).sum()),
+            audio_encoded_s=self._job.settings.windows.covered_s(
+                windows["start_time"].to_numpy(), windows["duration"].to_numpy()
+            ),
             recordings=int((windows["window_index"].to_numpy() + 1 == windows["n_windows"].to_numpy()).sum()),
         )
         return vectors

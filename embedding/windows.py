@@ -47,6 +47,10 @@ class WindowSpec:
         start_s = np.asarray(index, dtype=np.int64) * self.hop / self.rate_hz
         return start_s, np.minimum(start_s + self.length / self.rate_hz, duration_s)
 
+    def covered_s(self, start_s: NDArray[np.float64], duration_s: NDArray[np.float64]) -> float:
+        """Seconds of recordings that windows stand for: up to the next one's start, so overlaps count once."""
+        return float((np.minimum(start_s + self.hop / self.rate_hz, duration_s) - start_s).sum())
+
     def audio_samples(self, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.int64]:
         """How many samples of each window are audio rather than padding, from its times in seconds."""
         # Times are rounded by less than 1e-5 samples (for 24 days); the fraction of a sample that a recording may end

@@ -158,3 +158,11 @@ def test_seconds_become_the_nearest_whole_number_of_samples() -> None:
 def test_less_than_a_sample_is_refused(window_s: float, hop_s: float, message: str) -> None:
     with pytest.raises(RequestError, match=re.escape(message)):
         WindowSpec.from_seconds(16_000, window_s, hop_s, "pad")
+
+
+@pytest.mark.parametrize("hop_s", [0.5, 1.0, 3.0])
+def test_windows_cover_a_recording_once_whatever_the_hop(hop_s: float) -> None:
+    spec = WindowSpec.from_seconds(16_000, 1.0, hop_s, "pad")
+    n_samples = 7 * 16_000 + 11
+    start_s, _ = spec.times(np.arange(spec.count(n_samples)), n_samples / 16_000)
+    assert spec.covered_s(start_s, np.full(len(start_s), n_samples / 16_000)) == pytest.approx(n_samples / 16_000)
