@@ -46,22 +46,23 @@ class Failure:
     message: str
 
 
+# What is known of a window besides its samples and its vector; docs/schema.md says what each means.
+WINDOW_COLUMNS = [
+    ("file", pa.string()),
+    ("file_id", pa.int64()),
+    ("window_index", pa.int32()),
+    ("n_windows", pa.int32()),
+    ("start_time", pa.float64()),
+    ("end_time", pa.float64()),
+    ("sample_rate", pa.int32()),
+    ("channels", pa.int32()),
+    ("duration", pa.float64()),
+]
+
+
 def windows_schema(spec: WindowSpec) -> pa.Schema:
     """Columns of a table of windows: the output's, with ``window`` (float32 samples) where the vector will be."""
-    return pa.schema(
-        [
-            ("file", pa.string()),
-            ("file_id", pa.int64()),
-            ("window_index", pa.int32()),
-            ("n_windows", pa.int32()),
-            ("start_time", pa.float64()),
-            ("end_time", pa.float64()),
-            ("sample_rate", pa.int32()),
-            ("channels", pa.int32()),
-            ("duration", pa.float64()),
-            ("window", pa.list_(pa.float32(), spec.length)),
-        ]
-    )
+    return pa.schema([*WINDOW_COLUMNS, ("window", pa.list_(pa.float32(), spec.length))])
 
 
 class Observer(Protocol):

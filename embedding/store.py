@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedding import storage
-from embedding.decode import Failure
+from embedding.decode import WINDOW_COLUMNS, Failure
 from embedding.errors import RequestError
 from embedding.stored import Stored
 
@@ -38,21 +38,8 @@ SETTINGS_KEY = "avex_batch.settings"
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
-    """Columns of a shard; ``dim`` is the length of a vector. docs/schema.md says what each means."""
-    return pa.schema(
-        [
-            ("file", pa.string()),
-            ("file_id", pa.int64()),
-            ("window_index", pa.int32()),
-            ("n_windows", pa.int32()),
-            ("start_time", pa.float64()),
-            ("end_time", pa.float64()),
-            ("sample_rate", pa.int32()),
-            ("channels", pa.int32()),
-            ("duration", pa.float64()),
-            ("embedding", pa.list_(pa.float32(), dim)),
-        ]
-    )
+    """Columns of a shard; ``dim`` is the length of a vector."""
+    return pa.schema([*WINDOW_COLUMNS, ("embedding", pa.list_(pa.float32(), dim))])
 
 
 @dataclass(frozen=True)
@@ -65,7 +52,8 @@ class Store:
     def write_shard(self, table: pa.Table, name: str) -> str:
         """Write one shard of windows, complete or not at all; the same name again replaces it. Returns its URI."""
         uri = storage.join(self.root, "embeddings", f"{name}.parquet")
-        storage.write_bytes(uri, self._parquet(table))
+        dim = table.schema.field("embedding").type.list_size
+        storage.write_bytes(uri, self._parquet(table.cast(embeddings_schema(dim))))
         return uri
 
     def write_failures(self, failures: Iterable[Failure]) -> None:
