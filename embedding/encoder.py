@@ -11,7 +11,7 @@ from embedding.decode import Failure
 from embedding.models import load
 from embedding.settings import Settings
 
-# Windows per forward pass. On CPUs larger ones only thrash the caches; see docs/decisions.md, "Micro-batch".
+# Windows per forward pass. On CPUs larger ones only thrash the caches; see docs/decisions.md, "Encoder".
 MICRO_BATCH = {"cpu": 16, "cuda": 64}
 
 

@@ -176,8 +176,10 @@ class WriteStage(ray.data.Datasink[None]):
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
         began = time.perf_counter()
-        table = pa.concat_tables([block for block in blocks if block.num_rows])
-        if table.num_rows:
+        # Where no recording had a window, Ray writes one block without rows or columns.
+        filled = [block for block in blocks if block.num_rows]
+        if filled:
+            table = pa.concat_tables(filled)
             self._job.store.write_shard(table, f"{self._job.run_id}-{ctx.task_idx:06d}")
             self._tally.add.remote("write", time.perf_counter() - began, windows_written=len(table), shards=1)
 

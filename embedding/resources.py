@@ -15,7 +15,7 @@ from embedding.errors import RequestError
 ENCODER_CPU_SHARE = 0.75
 DECODE_CPUS = 0.125
 WRITE_CPUS = 0.0625
-# avex and torch imported, a model loaded and activations at work: 1.6 GB of BEATs at most (docs/decisions.md).
+# avex and torch imported, a model loaded and activations at work: at most 1.9 GB resident (measured 2026-11-20).
 ENCODER_MEMORY_BYTES = 2 << 30
 
 

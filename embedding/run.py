@@ -112,11 +112,10 @@ class Work:
     def of(cls, recordings: pa.Table, stored: Stored, *, retry_failed: bool) -> "Work":
         """What is left to do of ``recordings``."""
         ids = recordings["file_id"].to_numpy()
-        failed = stored.is_failed(ids) & (not retry_failed)
+        has_failure = stored.is_failed(ids)
+        failed = has_failure & (not retry_failed)
         done = stored.recordings()
-        complete = done.complete(ids) & ~failed
-        if retry_failed:
-            complete &= ~stored.is_failed(ids)
+        complete = done.complete(ids) & ~has_failure
         todo = recordings.filter(pa.array(~(failed | complete)))
         ids = todo["file_id"].to_numpy()
         windows = [stored.windows(i) if begun else None for i, begun in zip(ids, done.present(ids), strict=True)]

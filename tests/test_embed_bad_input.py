@@ -105,3 +105,15 @@ def test_too_many_failures_are_said_and_end_with_code_1(embed: Callable[..., Out
     assert outcome.code == 1
     assert "1 of 2 recordings failed, more than --max-failure-rate 0.05 allows" in outcome.stderr
     assert len(pq.read_table(tmp_path / "out" / "embeddings")) == 1
+
+
+def test_a_folder_of_nothing_but_rubbish_ends_in_failure_rows(embed: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "empty.wav").touch()
+    outcome = embed(
+        *("--input", tmp_path / "in", "--output", tmp_path / "out", "--model", EFFICIENTNET),
+        *("--checkpoint", "random", "--actors", 1, "--max-failure-rate", 1),
+    )
+    assert outcome.code == 0, outcome.stderr
+    assert "0 embedded, 1 failed (empty 1) · 0 windows in 0 shards" in outcome.stdout
+    assert pq.read_table(tmp_path / "out" / "failures")["kind"].to_pylist() == ["empty"]
