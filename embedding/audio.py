@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile as sf
 import soxr
+import xxhash
 from numpy.typing import NDArray
 
 from embedding.headers import ByteView, as_endless_mp3, as_measured_wav, is_unstated, piped
@@ -75,7 +76,12 @@ def resampled_length(n_frames: int, source_rate_hz: int, rate_hz: int) -> int:
 
 @dataclass
 class Recording:
-    """An open recording. ``n_frames`` is what the header promises and, once ``blocks`` has ended, what was decoded."""
+    """An open recording.
+
+    ``n_frames`` is what the header promises and, once ``blocks`` has ended, what was decoded. ``audio_hash`` is then a
+    hash of all samples that ``blocks`` yielded, None until then and after a fault: recordings with equal hashes have
+    equal windows, whatever their names, times and tags.
+    """
 
     sample_rate: int  # Hz, of the source
     channels: int
@@ -83,6 +89,7 @@ class Recording:
     _file: sf.SoundFile
     _bytes: ByteView
     _length_known: bool
+    audio_hash: int | None = None
 
     @property
     def duration_s(self) -> float:
@@ -104,6 +111,7 @@ class Recording:
             resampler = soxr.ResampleStream(self.sample_rate, rate_hz, 1, dtype="float32", quality="HQ")
         fault: AudioFault | None = None
         n_decoded = n_out = 0
+        digest = xxhash.xxh3_64(f"{self.sample_rate}/{self.channels}".encode())  # both are columns of the output
         mono_blocks = self._mono_blocks(BLOCK_SAMPLES * self.sample_rate // rate_hz)
         while True:
             try:
@@ -116,17 +124,20 @@ class Recording:
             block = resampler.resample_chunk(mono) if resampler else mono
             n_out += len(block)
             if len(block):
+                digest.update(block)
                 yield block
         # soxr rounds the length to the nearest sample where resampled_length rounds up: at most one sample differs.
         tail = resampler.resample_chunk(np.empty(0, np.float32), last=True) if resampler else np.empty(0, np.float32)
         missing = resampled_length(n_decoded, self.sample_rate, rate_hz) - n_out
         tail = np.pad(tail[:missing], (0, max(0, missing - len(tail))))
         if len(tail):
+            digest.update(tail)
             yield tail
         promised, self.n_frames = self.n_frames, n_decoded
         fault = fault or self._shortfall(promised)
         if fault is not None:
             raise fault
+        self.audio_hash = digest.intdigest() - (1 << 63)  # into the range of int64
 
     def _mono_blocks(self, block_frames: int) -> Iterator[NDArray[np.float32]]:
         """Decoded audio, channels averaged, up to the first fault (which is raised)."""

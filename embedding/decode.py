@@ -60,15 +60,27 @@ WINDOW_COLUMNS = [
 ]
 
 
+# What travels besides, and becomes metadata of a shard: the hash of the recording's audio, null until it is known.
+AUDIO_HASH = ("audio_hash", pa.int64())
+
+
 def windows_schema(spec: WindowSpec) -> pa.Schema:
     """Columns of a table of windows: the output's, with ``window`` (float32 samples) where the vector will be."""
-    return pa.schema([*WINDOW_COLUMNS, ("window", pa.list_(pa.float32(), spec.length))])
+    return pa.schema([*WINDOW_COLUMNS, AUDIO_HASH, ("window", pa.list_(pa.float32(), spec.length))])
 
 
 class Observer(Protocol):
     """Who wants to know how decoding goes. A failure is told before the failed recording's last window is yielded."""
 
+    def reading(self, file: str) -> None:
+        """This recording is about to be opened."""
+        ...
+
     def failed(self, failure: Failure) -> None: ...
+
+    def unchanged(self, file_id: int) -> None:
+        """A recording's audio is what is stored of it already (``known_hash``): no window of it will come."""
+        ...
 
     def decoded(self, audio_s: float) -> None: ...
 
@@ -78,7 +90,11 @@ class Observer(Protocol):
 
 
 def decode(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Observer) -> Iterator[pa.Table]:
-    """Windows of ``recordings`` (columns of ``sources.RECORDINGS``), in order.
+    """Windows of ``recordings``, in order.
+
+    Args:
+        recordings: columns of ``sources.RECORDINGS``; optionally ``stored``, the windows of each to leave out, and
+            ``known_hash``, that of audio which need not be embedded again.
 
     Yields:
         tables of ``windows_schema(spec)`` with exactly ``batch_size`` rows; the last may have fewer. What was decoded
@@ -89,6 +105,11 @@ def decode(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Ob
         try:
             if isinstance(source, OSError):
                 raise source
+            observer.reading(row["file"])
+            if row.get("known_hash") is not None and _audio_hash(source, spec.rate_hz) == row["known_hash"]:
+                observer.unchanged(row["file_id"])
+                observer.without_windows()
+                continue
             with open_recording(source) as recording:
                 yield from _windows(row, recording, batch, observer)
         except AudioFault as fault:
@@ -101,6 +122,17 @@ def decode(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Ob
             observer.decoded(recording.duration_s)
     if batch.n_rows:
         yield batch.take()
+
+
+def _audio_hash(source: str | BinaryIO, rate_hz: int) -> int | None:
+    """Of the whole recording, None if there is a fault in it. Decoding twice is little beside encoding once."""
+    try:
+        with open_recording(source) as recording:
+            for _ in recording.blocks(rate_hz):
+                pass
+            return recording.audio_hash
+    except AudioFault:
+        return None
 
 
 def _windows(row: _Row, recording: Recording, batch: "_Batch", observer: Observer) -> Iterator[pa.Table]:
@@ -199,6 +231,7 @@ def _columns(row: _Row, recording: Recording, index: NDArray[np.int64], spec: Wi
             "sample_rate": np.full(n, recording.sample_rate, dtype=np.int32),
             "channels": np.full(n, recording.channels, dtype=np.int32),
             "duration": np.full(n, recording.duration_s),
+            "audio_hash": pa.repeat(pa.scalar(recording.audio_hash, pa.int64()), n),
         }
     )
 

@@ -1,5 +1,6 @@
 """Windows to vectors: device, precision, micro-batch, pooling. Knows torch, knows nothing of Ray."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,18 @@ class Encoder:
         self._micro_batch = MICRO_BATCH[device]
         self._module: Any = load(settings.model, settings.checkpoint).to(self._device)
 
-    def encode(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> NDArray[np.float32]:
+    def encode(
+        self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], stopping: Callable[[], bool] = lambda: False
+    ) -> NDArray[np.float32]:
         """Pooled vectors, ``[n, dim]`` float32, of ``windows`` (``[n, length]``).
 
         Args:
             n_audio: per window, how many of its samples are audio rather than padding; only ``mask_padding`` looks.
+            stopping: asked before each micro-batch; once it says so, the vectors are those of the first windows only.
         """
         vectors = np.empty((len(windows), self.settings.model.traits.dim), dtype=np.float32)
         start = 0
-        while start < len(windows):
+        while start < len(windows) and not stopping():
             part = slice(start, start + self._micro_batch)
             try:
                 vectors[part] = self._forward(windows[part], n_audio[part])
@@ -49,7 +53,7 @@ class Encoder:
                 torch.cuda.empty_cache()
             else:
                 start += self._micro_batch
-        return vectors
+        return vectors[:start]
 
     @torch.inference_mode()
     def _forward(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -85,13 +89,19 @@ def pool(features: torch.Tensor, pooling: str, padded: torch.Tensor | None = Non
     return tokens.masked_fill(padded, 0).sum(1) / (~padded).sum(1)
 
 
-def encode_table(encoder: Encoder, table: pa.Table) -> tuple[pa.Table, list[Failure]]:
-    """A table of windows with ``embedding`` in the place of ``window``; a window whose vector is not finite fails."""
+def encode_table(
+    encoder: Encoder, table: pa.Table, stopping: Callable[[], bool] = lambda: False
+) -> tuple[pa.Table, list[Failure]]:
+    """A table of windows with ``embedding`` in the place of ``window``; a window whose vector is not finite fails.
+
+    Fewer rows than came in once ``stopping`` says so.
+    """
     spec = encoder.settings.windows
     column = table["window"].combine_chunks()
     samples = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), spec.length)
     n_audio = spec.audio_samples(table["start_time"].to_numpy(), table["end_time"].to_numpy())
-    vectors = encoder.encode(samples, n_audio)
+    vectors = encoder.encode(samples, n_audio, stopping)
+    table = table.slice(0, len(vectors))
     finite = np.isfinite(vectors).all(axis=1)
     failures = []
     for row in table.drop_columns("window").filter(pa.array(~finite)).to_pylist():

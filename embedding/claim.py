@@ -1,0 +1,186 @@
+"""One run at a time on an output: a claim that lives as long as the process that made it.
+
+    OUTPUT/claim.json   who writes here, and how often it has said so
+
+The file is created exclusively, renewed by a thread, and removed at the end. A run that dies leaves it behind; the next
+one takes it over once the owner is known to be dead: at once where its process can be looked up, else after LAPSE_S
+without a renewal. Clocks of two machines are never compared: the one that waits uses its own.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from embedding import storage
+from embedding.errors import RequestError, RunError
+
+NAME = "claim.json"
+RENEW_S = 5.0
+LAPSE_S = 30.0  # six renewals, or one request that is tried again for long
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds an output."""
+
+    run_id: str
+    host: str
+    machine: str  # what process ids are looked up in: equal only where `pid` means the same process
+    pid: int
+    process_start: float  # seconds since 1970: tells a process from a later one of the same number
+    started: str  # the run; ISO 8601, for people
+    renewals: int = 0
+
+    @classmethod
+    def this_process(cls, run_id: str) -> "Owner":
+        process = psutil.Process()
+        return cls(
+            run_id=run_id,
+            host=socket.gethostname(),
+            machine=_machine(),
+            pid=process.pid,
+            process_start=process.create_time(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.started}"
+
+    def is_dead(self) -> bool | None:
+        """Whether its process has ended; None where that cannot be seen from here."""
+        if self.machine != _machine():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.process_start) < 1.0
+            return not same or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.AccessDenied:  # alive, and somebody else's
+            return False
+
+
+def _machine() -> str:
+    """The boot and, in containers, the process namespace; elsewhere than on Linux the network card and the name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 — not a path
+    except OSError:
+        return f"{uuid.getnode():x}/{socket.gethostname()}"
+
+
+class Claim:
+    """A held claim. ``check`` before anything that two runs must not do at once."""
+
+    def __init__(self, root: str, owner: Owner) -> None:
+        self._root = root
+        self._uri = storage.join(root, NAME)
+        self.owner = owner
+        self._lost: str | None = None
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="claim", daemon=True)
+
+    def check(self) -> None:
+        """Raises RunError when another run has taken the output over."""
+        if self._lost is not None:
+            raise RunError(f"{self._root} belongs to another run now ({self._lost}); this one stops")
+
+    def _take(self, on_wait: Callable[[Owner], None]) -> None:
+        while not storage.create_bytes(self._uri, _encode(self.owner)):
+            holder = read_owner(self._uri)
+            if holder is not None and not _has_lapsed(self._uri, holder, on_wait):
+                raise RequestError(
+                    f"--output: {self._root} is being written by another run ({holder}); wait for it, stop it, or "
+                    "choose another --output"
+                )
+            storage.delete(self._uri)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        # A renewal that fails is tried again at the next: whoever waits for us waits for several.
+        while not self._released.wait(RENEW_S):
+            try:
+                holder = read_owner(self._uri)
+                if holder is None or holder.run_id != self.owner.run_id:
+                    self._lost = str(holder or "its claim is gone")
+                    return
+                self.owner = replace(self.owner, renewals=self.owner.renewals + 1)
+                storage.write_bytes(self._uri, _encode(self.owner))
+            except OSError:
+                continue
+
+    def _release(self) -> None:
+        self._released.set()
+        self._thread.join()
+        with suppress(OSError):  # it lapses with this process; what failed here has been told elsewhere
+            holder = read_owner(self._uri)
+            if holder is not None and holder.run_id == self.owner.run_id:
+                storage.delete(self._uri)
+
+
+@contextmanager
+def claimed(root: str, run_id: str, on_wait: Callable[[Owner], None]) -> Iterator[Claim]:
+    """Hold the output ``root`` while the block runs; ``on_wait`` hears of an owner whose life has to be watched for.
+
+    Raises:
+        RequestError: another run holds it.
+        OSError: the storage failed.
+    """
+    claim = Claim(root, Owner.this_process(run_id))
+    claim._take(on_wait)
+    try:
+        yield claim
+    finally:
+        claim._release()
+
+
+def check_holder(root: str, run_id: str) -> None:
+    """The same check from another process, by looking: a task may outlive the run that started it.
+
+    Raises:
+        RunError: the output is not, or no longer, this run's.
+        OSError: the storage failed.
+    """
+    holder = read_owner(storage.join(root, NAME))
+    if holder is None or holder.run_id != run_id:
+        raise RunError(f"{root} belongs to another run now ({holder or 'its claim is gone'}); this one stops")
+
+
+def read_owner(uri: str) -> Owner | None:
+    """Who holds the claim at ``uri``; None where there is none, and an unknown owner where it is not readable (yet)."""
+    try:
+        return Owner(**json.loads(storage.read_bytes(uri)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return Owner("", "an unknown host", "", 0, 0.0, "an unknown time")
+
+
+def _has_lapsed(uri: str, holder: Owner, on_wait: Callable[[Owner], None]) -> bool:
+    dead = holder.is_dead()
+    if dead is not None:
+        return dead
+    on_wait(holder)
+    until = time.monotonic() + LAPSE_S
+    while time.monotonic() < until:
+        time.sleep(RENEW_S / 5)
+        now = read_owner(uri)
+        if now is None:
+            return True
+        if now != holder:
+            return False
+    return True
+
+
+def _encode(owner: Owner) -> bytes:
+    return (json.dumps(asdict(owner), indent=2) + "\n").encode()
