@@ -66,7 +66,7 @@ def decode_apart(recordings: pa.Table, spec: WindowSpec, batch_size: int, observ
         deaths[reading] += 1
         if deaths[reading] == TRIES:
             _set_aside(recordings, reading, death, observer)
-            recordings = recordings.filter(pc.not_equal(recordings["file"], reading))
+            recordings = recordings.filter(pc.field("file") != reading)
 
 
 def _tell(observer: Observer, told: list[tuple[str, tuple[Any, ...]]]) -> None:
@@ -75,7 +75,7 @@ def _tell(observer: Observer, told: list[tuple[str, tuple[Any, ...]]]) -> None:
 
 
 def _set_aside(recordings: pa.Table, file: str, death: str, observer: Observer) -> None:
-    for row in recordings.filter(pc.equal(recordings["file"], file)).to_pylist():
+    for row in recordings.filter(pc.field("file") == file).to_pylist():
         message = f"the process that read it {death}, {TRIES + 1} times in a row"
         observer.failed(Failure(file, row["file_id"], row["size"], "decode", "crash", message))
         observer.without_windows()
@@ -121,13 +121,25 @@ _OUT_OF_MEMORY = 77
 
 
 class _Teller:
-    """An observer that hands on what it is told, calls as they come."""
+    """An observer that hands on what it is told, call by call."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
-    def __getattr__(self, name: str) -> Any:
-        return lambda *values: self.tell(name, *values)
+    def reading(self, file: str) -> None:
+        self.tell("reading", file)
+
+    def failed(self, failure: Failure) -> None:
+        self.tell("failed", failure)
+
+    def unchanged(self, file_id: int) -> None:
+        self.tell("unchanged", file_id)
+
+    def decoded(self, audio_s: float) -> None:
+        self.tell("decoded", audio_s)
+
+    def without_windows(self) -> None:
+        self.tell("without_windows")
 
     def tell(self, name: str, *values: Any) -> None:
         pickle.dump((name, values), self._stream)

@@ -124,14 +124,14 @@ class Recording:
             block = resampler.resample_chunk(mono) if resampler else mono
             n_out += len(block)
             if len(block):
-                digest.update(block)
+                digest.update(block.data)
                 yield block
         # soxr rounds the length to the nearest sample where resampled_length rounds up: at most one sample differs.
         tail = resampler.resample_chunk(np.empty(0, np.float32), last=True) if resampler else np.empty(0, np.float32)
         missing = resampled_length(n_decoded, self.sample_rate, rate_hz) - n_out
         tail = np.pad(tail[:missing], (0, max(0, missing - len(tail))))
         if len(tail):
-            digest.update(tail)
+            digest.update(tail.data)
             yield tail
         promised, self.n_frames = self.n_frames, n_decoded
         fault = fault or self._shortfall(promised)

@@ -119,21 +119,25 @@ class Watch:
             self._people.say(f"{tally.recordings:,}/{self._n_recordings:,} recordings · {text}")
 
 
-def summarise(people: People, books: Books, output: str) -> None:
+def summarise(people: People, books: Books, tally: Tally, wall_s: float, output: str) -> None:
     """The end of a run: what was done, where it lies, how to read it."""
-    tally = books.tally
-    kinds = ", ".join(f"{kind} {n:,}" for kind, n in tally.failed_by_kind.most_common())
-    failed = f", {len(tally.failed_ids):,} failed ({kinds})" if kinds else ""
+    done = [f"{books.embedded:,} embedded"]
+    if books.changed:
+        done.append(f"{books.changed:,} of them changed since and done anew")
+    if books.unchanged:
+        done.append(f"{books.unchanged:,} touched, with the same audio as before")
+    if books.failed:
+        kinds = ", ".join(f"{kind} {failure['recordings']:,}" for kind, failure in books.failures.items())
+        done.append(f"{books.failed:,} failed ({kinds})")
     people.say(
-        f"done in {duration(books.wall_s)}: {books.embedded:,} embedded{failed} · "
+        f"done in {duration(wall_s)}: {', '.join(done)} · "
         f"{plural(tally.windows_written, 'window')} in {plural(tally.shards, 'shard')}"
     )
-    people.say(f"""  duckdb -c "select * from '{output}/embeddings/*.parquet' limit 5\"""")
-    people.say(f"""  python -c "import pandas; print(pandas.read_parquet('{output}/embeddings'))\"""")
-    if tally.failed_ids or books.failed_before:
-        people.say(f"  failures: {output}/failures/ · report: {output}/report.json")
-    else:
-        people.say(f"  report: {output}/report.json")
+    if books.windows_stored:
+        people.say(f"""  duckdb -c "select * from '{output}/embeddings/*.parquet' limit 5\"""")
+        people.say(f"""  python -c "import pandas; print(pandas.read_parquet('{output}/embeddings'))\"""")
+    failures = f"failures: {output}/failures/ · " if books.failed else ""
+    people.say(f"  {failures}report: {output}/report.json")
 
 
 def complain(error: Exception) -> None:

@@ -1,8 +1,9 @@
 """The accounting of a run: what was listed, done, failed and written, and how long each stage was busy."""
 
 import time
+import uuid
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 EXAMPLES_PER_KIND = 3
@@ -10,18 +11,19 @@ EXAMPLES_PER_KIND = 3
 
 @dataclass
 class Tally:
-    """Counts of one run so far. Stages add to it from every node; the driver reads it."""
+    """Counts of one run so far. For people: what is done is read from the output itself."""
 
-    started_at_s: float = field(default_factory=time.time)
+    # Another one after the process that counts had to be started anew.
+    origin: str = field(default_factory=lambda: uuid.uuid4().hex)
     recordings: int = 0  # whose last window is encoded, or that have none
     audio_s: float = 0.0  # decoded
     windows_encoded: int = 0
     audio_encoded_s: float = 0.0
     windows_written: int = 0
     shards: int = 0
-    first_window_at_s: float | None = None
+    first_window_at_s: float | None = None  # seconds since 1970
     failed_ids: dict[int, str] = field(default_factory=dict)  # file_id → kind
-    examples: dict[str, list[str]] = field(default_factory=dict)  # kind → "file: message"
+    unchanged_ids: set[int] = field(default_factory=set)  # whose audio is that of a former version
     busy_s: dict[str, float] = field(default_factory=dict)  # stage → seconds of work, over all its workers
 
     def add(self, stage: str, busy_s: float, **counts: float) -> None:
@@ -32,18 +34,18 @@ class Tally:
         if self.windows_encoded and self.first_window_at_s is None:
             self.first_window_at_s = time.time()
 
-    def add_failures(self, failures: list[tuple[int, str, str, str]]) -> None:
-        """Failures as (file_id, kind, file, message); one recording counts once, however often it is told."""
-        for file_id, kind, file, message in failures:
-            if self.failed_ids.setdefault(file_id, kind) == kind:
-                examples = self.examples.setdefault(kind, [])
-                line = f"{file}: {message}"
-                if len(examples) < EXAMPLES_PER_KIND and line not in examples:
-                    examples.append(line)
-
-    def snapshot(self) -> "Tally":
-        """Itself, as a value: how another process reads it."""
-        return self
+    def plus(self, later: "Tally") -> "Tally":
+        """Both together, with the origin of ``later``."""
+        total = Tally(origin=later.origin)
+        for counter in fields(Tally):
+            mine, its = getattr(self, counter.name), getattr(later, counter.name)
+            if isinstance(mine, int | float) and isinstance(its, int | float) and counter.name != "first_window_at_s":
+                setattr(total, counter.name, mine + its)
+        total.first_window_at_s = self.first_window_at_s or later.first_window_at_s
+        total.failed_ids = self.failed_ids | later.failed_ids
+        total.unchanged_ids = self.unchanged_ids | later.unchanged_ids
+        total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))
+        return total
 
     @property
     def failed_by_kind(self) -> Counter[str]:
@@ -51,28 +53,57 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Run:
+    """One run in the history of an output. A run that died is there as it was last heard of, in state ``running``."""
+
+    run_id: str
+    host: str
+    started: str  # ISO 8601
+    state: str = "running"  # running, complete, incomplete, stopped or failed
+    wall_s: float = 0.0
+    first_window_after_s: float | None = None
+    recordings_finished: int = 0
+    recordings_failed: int = 0
+    windows_encoded: int = 0
+    windows_written: int = 0
+    shards: int = 0
+    audio_decoded_s: float = 0.0
+    audio_encoded_s: float = 0.0
+    times_real_time: float | None = None
+    busy_s: dict[str, float] = field(default_factory=dict)
+    busy_share: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Books:
-    """The balance of a run: ``listed = already_done + embedded + failed``, as the output itself says."""
+    """The balance of an output against a listing: ``listed = already_done + embedded + failed``, as the shards say."""
 
     listed: int
-    already_done: int
+    already_done: int  # before this run; also where only name or times had changed
     embedded: int  # complete now, and not before
     failed: int  # with a failure row, of this run or a former one
     failed_before: int  # of these, not tried again
-    tally: Tally
-    wall_s: float
+    changed: int  # of the embedded: size or audio had changed since, former rows are gone
+    unchanged: int  # of those already done: touched since, the same audio
+    windows_expected: int  # of the recordings that are done
+    windows_stored: int
+    windows_repeated: int
+    failures: dict[str, dict[str, Any]]  # kind → recordings, examples
 
     @property
     def balanced(self) -> bool:
-        return self.listed == self.already_done + self.embedded + self.failed
+        return (
+            self.listed == self.already_done + self.embedded + self.failed
+            and self.windows_expected == self.windows_stored
+            and not self.windows_repeated
+        )
 
     @property
     def failure_rate(self) -> float:
         return self.failed / self.listed
 
     def as_json(self) -> dict[str, Any]:
-        """``report.json``; docs/schema.md explains the fields."""
-        tally = self.tally
+        """The part of ``report.json`` that the output itself says; docs/schema.md explains the fields."""
         return {
             "recordings": {
                 "listed": self.listed,
@@ -80,18 +111,14 @@ class Books:
                 "embedded": self.embedded,
                 "failed": self.failed,
                 "failed_before": self.failed_before,
+                "changed": self.changed,
+                "unchanged": self.unchanged,
                 "balanced": self.balanced,
             },
-            "windows": {"encoded": tally.windows_encoded, "written": tally.windows_written, "shards": tally.shards},
-            "audio_s": {"decoded": round(tally.audio_s, 3), "encoded": round(tally.audio_encoded_s, 3)},
-            "failures": {
-                kind: {"recordings": n, "examples": tally.examples.get(kind, [])}
-                for kind, n in tally.failed_by_kind.most_common()
+            "windows": {
+                "expected": self.windows_expected,
+                "stored": self.windows_stored,
+                "repeated": self.windows_repeated,
             },
-            "wall_s": round(self.wall_s, 3),
-            "times_real_time": round(tally.audio_s / self.wall_s, 1) if self.wall_s else None,
-            "first_window_after_s": round(tally.first_window_at_s - tally.started_at_s, 3)
-            if tally.first_window_at_s
-            else None,
-            "busy_s": {stage: round(seconds, 3) for stage, seconds in tally.busy_s.items()},
+            "failures": self.failures,
         }

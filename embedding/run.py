@@ -2,9 +2,8 @@
 
 import json
 import platform
-import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -12,24 +11,30 @@ import numpy as np
 import pyarrow as pa
 
 from embedding import sources, storage
+from embedding.claim import LAPSE_S, Claim, Owner, claimed
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
-from embedding.console import People, Watch, audio_length, plural, size, summarise
+from embedding.console import People, audio_length, plural, size, summarise
 from embedding.estimate import audio_seconds
+from embedding.ledger import Ledger
 from embedding.report import Books, Tally
 from embedding.resources import plan
 from embedding.settings import Job, Settings
+from embedding.settle import settle, settle_failures
+from embedding.stopping import Stop, on_signals
 from embedding.store import Store
 from embedding.stored import Stored
+from embedding.work import Work, former_versions, split
 
 VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
-
-# A decode task's work: enough to amortise a task (some ms), little enough that cores finish together.
-TASK_BYTES = 64 << 20
-TASK_RECORDINGS = 256
 
 # About this many shards per run, within these rows: an interruption then costs about 1/256 of the work.
 SHARDS_PER_RUN = 256
 SHARD_ROWS = (256, 32_768)
+
+# A round ends with everything done; another one follows only where a worker that died took windows with it.
+MAX_ROUNDS = 5
+
+_NONE = np.empty(0, np.int64)
 
 
 def embed(config: EmbedConfig, people: People) -> Books | None:
@@ -37,45 +42,127 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
 
     Raises:
         RequestError: the request makes no sense as it stands.
-        RunError: the run could not go on.
+        RunError: the run could not go on, or was stopped.
     """
-    began_s = time.monotonic()
-    output = storage.normalise(config.output, "--output")
-    listing = sources.list_recordings(config.input, config.limit)
-    settings = Settings.of(config)
-    run = describe_run(config, settings)
-    store = Store(output, json.dumps(run["settings"]))
-    store.refuse_other_settings(settings.guarded())
-    before = store.read()
-    work = Work.of(listing.recordings, before, retry_failed=config.retry_failed)
-    audio_s = audio_seconds(work.todo) if len(work.todo) else 0.0
-    _greet(people, settings, config)
-    _describe_work(people, listing, work)
+    request = Request.of(config)
+    request.store.refuse_other_settings(request.settings.guarded())
+    _greet(people, request)
     if config.dry_run:
-        _describe_dry_run(people, audio_s, settings)
+        _dry_run(people, request)
         return None
-    store.write_json("run.json", run)
-    tally = Tally()
-    if len(work.todo):
+    run_id = uuid.uuid4().hex[:12]
+    with (
+        claimed(request.store.root, run_id, lambda owner: _say_waiting(people, owner)) as claim,
+        on_signals() as stop,
+    ):
+        request.store.sweep()
+        request.store.write_json("run.json", request.description)
+        return _Run(request, people, claim, stop).embed()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, looked up."""
+
+    config: EmbedConfig
+    listing: sources.Listing
+    settings: Settings
+    store: Store
+    description: dict[str, Any]  # run.json
+
+    @classmethod
+    def of(cls, config: EmbedConfig) -> "Request":
+        output = storage.normalise(config.output, "--output")
+        listing = sources.list_recordings(config.input, config.limit)
+        settings = Settings.of(config)
+        description = describe_run(config, settings)
+        return cls(config, listing, settings, Store(output, json.dumps(description["settings"])), description)
+
+    def look(self, *, thorough: bool) -> tuple[Stored, Work]:
+        """What the output holds, and what is left to do."""
+        stored = self.store.read()
+        listed = self.listing.recordings
+        former = former_versions(listed, stored, self.store, thorough=thorough)
+        return stored, Work.of(listed, former, stored, retry_failed=self.config.retry_failed)
+
+
+class _Run:
+    """A run that holds its output. ``_stored`` is what the output held when it was last looked at."""
+
+    def __init__(self, request: Request, people: People, claim: Claim, stop: Stop) -> None:
+        self._request, self._people, self._claim, self._stop = request, people, claim, stop
+        self._store, self._id = request.store, claim.owner.run_id
+        self._ledger = Ledger(self._store, self._id, listed=len(request.listing.recordings))
+        self._stored, self._work = request.look(thorough=not self._ledger.last_run_was_complete)
+        self._tally = Tally()
+        _describe_work(people, request.listing, self._work)
+
+    def embed(self) -> Books:
+        todo = self._work.left(self._stored)
+        with self._ledger.closing(self._books):
+            if len(todo):
+                self._embed(todo)
+            self._settle()
+        books = self._books()
+        summarise(self._people, books, self._tally, self._ledger.wall_s, self._store.root)
+        return books
+
+    def _embed(self, todo: pa.Table) -> None:
+        # Ray takes seconds to import: a request that makes no sense has been refused before.
+        from embedding import cluster, pipeline
+
+        config, settings = self._request.config, self._request.settings
+        audio_s = audio_seconds(todo)
+        self._ledger.expect(audio_s * self._request.listing.n_bytes / max(1, sources.n_bytes(todo)))
+        watch = self._people.progress(len(todo), audio_s)
         rows = config.shard_rows if isinstance(config.shard_rows, int) else auto_shard_rows(audio_s, settings)
-        job = Job(settings, store, uuid.uuid4().hex[:12], config.batch_size, rows)
-        tally = _embed(work.todo, job, config, people.progress(len(work.todo), audio_s))
-    if config.retry_failed:  # a later success makes a failure history
-        store.forget_failures(before.failed.keys() & set(work.todo["file_id"].to_pylist()) - tally.failed_ids.keys())
-    books = work.balance(store.read(), tally, time.monotonic() - began_s)
-    store.write_json("report.json", books.as_json())
-    summarise(people, books, output)
-    return books
+        job = Job(settings, self._store, self._id, config.batch_size, rows)
 
+        def on_tally(tally: Tally) -> None:
+            self._tally = tally
+            self._ledger.refresh(tally)
+            watch(tally)
 
-def _embed(todo: pa.Table, job: Job, config: EmbedConfig, watch: Watch) -> Tally:
-    # Ray takes seconds to import: a request that makes no sense has been refused before.
-    from embedding import pipeline
+        with cluster.session(verbose=config.verbose) as nodes, self._stop.gracefully(), watch:
+            placement = plan(nodes, config.device, config.actors)
+            watch.starting(placement)
+            self._ledger.employ(placement)
+            line = cluster.Line()
+            with cluster.watching(line, on_tally, lambda: self._stop.asked_by is not None):
+                for number in range(MAX_ROUNDS):
+                    pipeline.embed(split(todo, placement.n_decoders), replace(job, round=number), placement, line)
+                    on_tally(line.tally())
+                    self._claim.check()
+                    self._look()
+                    self._keep_touched()
+                    todo = self._work.left(self._stored, self._id)
+                    if self._stop.asked_by is not None or not len(todo):
+                        return
+                    self._people.say(f"{plural(len(todo), 'recording')} lost with a worker: once more")
 
-    with pipeline.session(verbose=config.verbose) as cluster, watch:
-        placement = plan(cluster, config.device, config.actors)
-        watch.starting(placement)
-        return pipeline.embed(split(todo, placement.n_decoders), job, placement, watch)
+    def _look(self) -> None:
+        self._stored = self._store.read(known=self._stored)
+
+    def _keep_touched(self) -> None:
+        """Recordings whose audio is the same as before keep their rows, under their present identity."""
+        if touched := self._work.touched(self._tally.unchanged_ids):
+            self._forget(settle(self._store, self._stored, _NONE, touched))
+
+    def _settle(self) -> None:
+        self._look()
+        self._forget(settle(self._store, self._stored, self._work.superseded(self._stored), {}))
+        if settle_failures(self._store, self._stored, self._work.listed, self._work.todo, self._id):
+            self._look()
+
+    def _forget(self, changed: list[str]) -> None:
+        """Look again at shards that are not what they were."""
+        if changed:
+            self._stored = self._stored.only(set(self._stored.shards) - set(changed))
+            self._look()
+
+    def _books(self) -> Books:
+        self._look()
+        return self._work.balance(self._stored, self._tally.unchanged_ids)
 
 
 def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
@@ -99,90 +186,53 @@ def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Work:
-    """A listing against what the output holds: ``todo`` has the columns of the listing and the windows ``stored``."""
-
-    listed: int
-    todo: pa.Table
-    already_done: int
-    failed_before: int  # and not tried again
-
-    @classmethod
-    def of(cls, recordings: pa.Table, stored: Stored, *, retry_failed: bool) -> "Work":
-        """What is left to do of ``recordings``."""
-        ids = recordings["file_id"].to_numpy()
-        has_failure = stored.is_failed(ids)
-        failed = has_failure & (not retry_failed)
-        done = stored.recordings()
-        complete = done.complete(ids) & ~has_failure
-        todo = recordings.filter(pa.array(~(failed | complete)))
-        ids = todo["file_id"].to_numpy()
-        windows = [stored.windows(i) if begun else None for i, begun in zip(ids, done.present(ids), strict=True)]
-        todo = todo.append_column("stored", pa.array(windows, pa.list_(pa.int32())))
-        return cls(len(recordings), todo, int(complete.sum()), int(failed.sum()))
-
-    def balance(self, stored: Stored, tally: Tally, wall_s: float) -> Books:
-        """The books, from what the output holds now."""
-        ids = self.todo["file_id"].to_numpy()
-        failed = stored.is_failed(ids)
-        embedded = stored.recordings().complete(ids) & ~failed
-        return Books(
-            listed=self.listed,
-            already_done=self.already_done,
-            embedded=int(embedded.sum()),
-            failed=self.failed_before + int(failed.sum()),
-            failed_before=self.failed_before,
-            tally=tally,
-            wall_s=wall_s,
-        )
-
-
-def split(todo: pa.Table, n_decoders: int) -> list[pa.Table]:
-    """One table per decode task: about TASK_BYTES each, and enough of them that no decoder is idle early."""
-    most = int(np.clip(-(-len(todo) // (4 * n_decoders)), 1, TASK_RECORDINGS))
-    tables, start, n_bytes = [], 0, 0
-    for at, n in enumerate(todo["size"].to_numpy()):
-        if at > start and (at - start == most or n_bytes + n > TASK_BYTES):
-            tables.append(todo.slice(start, at - start))
-            start, n_bytes = at, 0
-        n_bytes += max(int(n), 0)
-    return [*tables, todo.slice(start)]
-
-
 def auto_shard_rows(audio_s: float, settings: Settings) -> int:
     """Rows per shard for a run over ``audio_s`` seconds of audio."""
     n_windows = audio_s * settings.windows.rate_hz / settings.windows.hop
     return int(np.clip(n_windows / SHARDS_PER_RUN, *SHARD_ROWS))
 
 
-def _greet(people: People, settings: Settings, config: EmbedConfig) -> None:
-    windows = settings.windows
+def _greet(people: People, request: Request) -> None:
+    settings, windows = request.settings, request.settings.windows
     people.say(
         f"avex-batch {metadata.version('avex-batch')} · {settings.model.name} · {windows.rate_hz / 1000:g} kHz · "
         f"window {windows.length / windows.rate_hz:g} s, hop {windows.hop / windows.rate_hz:g} s · {settings.precision}"
     )
-    if config.checkpoint == RANDOM_CHECKPOINT:
+    if request.config.checkpoint == RANDOM_CHECKPOINT:
         people.warn("RANDOM WEIGHTS: these vectors mean nothing; for trials only (--checkpoint random)")
 
 
+def _say_waiting(people: People, owner: Owner) -> None:
+    people.say(f"another run has claimed this output ({owner}): watching for {LAPSE_S:.0f} s whether it is alive")
+
+
 def _describe_work(people: People, listing: sources.Listing, work: Work) -> None:
-    parts = [f"{plural(work.listed, 'recording')}, {size(listing.n_bytes)}"]
+    parts = [f"{plural(len(work.listed), 'recording')}, {size(listing.n_bytes)}"]
     if listing.left_out:
         parts.append(f"left out: {sources.describe_left_out(listing.left_out)}")
     progress = []
-    if work.already_done:
-        progress.append(f"{work.already_done:,} done before")
-    if work.failed_before:
-        progress.append(f"{work.failed_before:,} failed before (--retry-failed tries them again)")
+    if len(work.done_before):
+        progress.append(f"{len(work.done_before):,} done before")
+    if len(work.failed_before):
+        progress.append(f"{len(work.failed_before):,} failed before (--retry-failed tries them again)")
     if progress:
         parts.append(", ".join([*progress, f"{len(work.todo):,} to do"]))
     people.say(" · ".join(parts))
+    if work.n_changed:
+        people.say(
+            f"{work.n_changed:,} of them were embedded before with another size or time: their audio is compared, and "
+            "only what differs is embedded anew"
+        )
 
 
-def _describe_dry_run(people: People, audio_s: float, settings: Settings) -> None:
-    n_windows = int(audio_s * settings.windows.rate_hz / settings.windows.hop)
-    n_bytes = n_windows * (settings.model.traits.dim * 4 + 50)
+def _dry_run(people: People, request: Request) -> None:
+    stored, work = request.look(thorough=False)
+    _describe_work(people, request.listing, work)
+    todo = work.left(stored)
+    audio_s = audio_seconds(todo) if len(todo) else 0.0
+    windows = request.settings.windows
+    n_windows = int(audio_s * windows.rate_hz / windows.hop)
+    n_bytes = n_windows * (request.settings.model.traits.dim * 4 + 50)
     people.say(
         f"dry run, nothing written: about {audio_length(audio_s)} of audio, {plural(n_windows, 'window')}, "
         f"{size(n_bytes)} of vectors; try --limit on a few recordings to see the speed"

@@ -62,3 +62,9 @@ class Job:
     run_id: str
     batch_size: int  # windows
     shard_rows: int
+    round: int = 0  # of the run over what is left
+
+    @property
+    def shard_prefix(self) -> str:
+        """What the names of this round's shards begin with; the write task's number follows."""
+        return f"{self.run_id}-{self.round}"

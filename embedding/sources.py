@@ -81,7 +81,12 @@ class Listing:
 
     @property
     def n_bytes(self) -> int:
-        return sum(int(np.maximum(sizes, 0).sum()) for sizes in self.recordings["size"].chunks)
+        return n_bytes(self.recordings)
+
+
+def n_bytes(recordings: pa.Table) -> int:
+    """Bytes of ``recordings`` (columns of RECORDINGS), as far as their sizes are known."""
+    return sum(int(np.maximum(sizes, 0).sum()) for sizes in recordings["size"].chunks)
 
 
 def list_recordings(inputs: Iterable[str], limit: int | None = None) -> Listing:

@@ -241,3 +241,22 @@ def s3_objects(uri_prefix: str) -> Iterator[tuple[str, int, str]]:
         if not page.get("IsTruncated"):
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def create_bytes(uri: str, data: bytes) -> bool:
+    target = Path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def sweep(uri: str) -> None:
+    """Remove unfinished writes directly under ``uri``. On S3 there are none: a PUT is there or not."""
+    if is_s3(uri) or not Path(uri).is_dir():
+        return
+    for path in Path(uri).glob(f"{TEMPORARY_PREFIX}*"):
+        path.unlink(missing_ok=True)

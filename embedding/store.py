@@ -8,20 +8,24 @@
 A shard is complete or absent, so the shards are their own log: what is done is read from their key columns.
 """
 
+import base64
 import hashlib
 import json
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.decode import WINDOW_COLUMNS, Failure
+from embedding.decode import AUDIO_HASH, WINDOW_COLUMNS, Failure
 from embedding.errors import RequestError
-from embedding.stored import Stored
+from embedding.stored import Each, Stored, threads
 
 FAILURES = pa.schema(
     [
@@ -34,7 +38,13 @@ FAILURES = pa.schema(
     ]
 )
 
+# Read back, each with the run that recorded it.
+STORED_FAILURES = FAILURES.append(pa.field("run_id", pa.string()))
+
+# In the metadata of a shard: its settings; and of the recordings that end in it the hashes of their audio, as base64
+# of pairs of int64 (file_id, hash). A column would be part of what readers rely on.
 SETTINGS_KEY = "avex_batch.settings"
+AUDIO_HASHES_KEY = "avex_batch.audio_hashes"
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
@@ -50,50 +60,66 @@ class Store:
     settings: str  # JSON, into the metadata of every shard
 
     def write_shard(self, table: pa.Table, name: str) -> str:
-        """Write one shard of windows, complete or not at all; the same name again replaces it. Returns its URI."""
+        """Write one shard of windows, complete or not at all; the same name again replaces it. Returns its URI.
+
+        Args:
+            table: the columns of ``embeddings_schema`` and, optionally, AUDIO_HASH, which goes into the metadata.
+        """
         uri = storage.join(self.root, "embeddings", f"{name}.parquet")
         dim = table.schema.field("embedding").type.list_size
-        storage.write_bytes(uri, self._parquet(table.cast(embeddings_schema(dim))))
+        metadata = {AUDIO_HASHES_KEY: _pack_hashes(table)} if AUDIO_HASH[0] in table.column_names else {}
+        columns = table.select(embeddings_schema(dim).names)
+        storage.write_bytes(uri, self._parquet(columns.cast(embeddings_schema(dim)), metadata))
         return uri
 
-    def write_failures(self, failures: Iterable[Failure]) -> None:
+    def read_shard(self, uri: str, columns: list[str] | None = None) -> pa.Table:
+        """A shard's rows as they were given to ``write_shard``, AUDIO_HASH included; of ``columns`` only those."""
+        with storage.open_stream(uri) as stream:
+            table = pq.read_table(stream, columns=columns, use_threads=False)
+        hashes = _unpack_hashes((table.schema.metadata or {}).get(AUDIO_HASHES_KEY.encode(), b""))
+        column = find_hashes(table["file_id"].to_numpy(), hashes)
+        return table.append_column(AUDIO_HASH[0], column).replace_schema_metadata(None)
+
+    def write_failures(self, failures: Iterable[Failure], run_id: str) -> None:
         """Record failures, under a name that a second try of the same task overwrites."""
         rows = [asdict(failure) for failure in failures]
         if not rows:
             return
-        table = pa.Table.from_pylist(rows, FAILURES)
-        key = hashlib.blake2b(
-            repr([(row["file_id"], row["stage"]) for row in rows]).encode(), digest_size=10
-        ).hexdigest()
-        storage.write_bytes(storage.join(self.root, "failures", f"{key}.parquet"), self._parquet(table))
+        told = repr([(row["file_id"], row["stage"]) for row in rows]).encode()
+        key = hashlib.blake2b(told, digest_size=10).hexdigest()
+        self._write_failures(pa.Table.from_pylist(rows, FAILURES), f"{run_id}-{key}")
 
-    def forget_failures(self, ids: Set[int]) -> None:
-        """Drop the failure rows of recordings that have succeeded since."""
-        if not ids:
-            return
-        gone = np.fromiter(ids, np.int64, len(ids))
-        for uri in storage.list_names(storage.join(self.root, "failures"), ".parquet"):
-            with storage.open_stream(uri) as stream:
-                rows = pq.read_table(stream)
-            kept = rows.filter(pa.array(~np.isin(rows["file_id"].to_numpy(), gone)))
-            if not len(kept):
+    def replace_failures(self, failures: pa.Table, run_id: str) -> None:
+        """``failures`` (FAILURES) in one file, in the place of all there are."""
+        former = list(self._names("failures"))
+        kept = self._write_failures(failures, run_id) if len(failures) else None
+        for uri in former:  # only now: a reader may see a row twice, but never miss one
+            if uri != kept:
                 storage.delete(uri)
-            elif len(kept) < len(rows):
-                storage.write_bytes(uri, self._parquet(kept))
 
-    def _parquet(self, table: pa.Table) -> bytes:
+    def n_failure_files(self) -> int:
+        return sum(1 for _ in self._names("failures"))
+
+    def _write_failures(self, table: pa.Table, name: str) -> str:
+        uri = storage.join(self.root, "failures", f"{name}.parquet")
+        storage.write_bytes(uri, self._parquet(table.select(FAILURES.names), {}))
+        return uri
+
+    def _parquet(self, table: pa.Table, metadata: dict[str, str]) -> bytes:
         sink = pa.BufferOutputStream()
-        metadata = {**(table.schema.metadata or {}), SETTINGS_KEY: self.settings}
         # Vectors do not compress (random mantissas) and have no repeated values: a dictionary only costs time.
         plain = [name for name in table.column_names if name != "embedding"]
         pq.write_table(
-            table.replace_schema_metadata(metadata),
+            table.replace_schema_metadata({SETTINGS_KEY: self.settings, **metadata}),
             sink,
             compression="zstd",
             use_dictionary=plain,  # type: ignore[arg-type] — a list of columns is documented; the stubs know bool only
             write_page_index=True,
         )
         return sink.getvalue().to_pybytes()
+
+    def _names(self, folder: str) -> Iterator[str]:
+        return storage.list_names(storage.join(self.root, folder), ".parquet")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -116,9 +142,9 @@ class Store:
     def refuse_other_settings(self, guarded: dict[str, Any]) -> None:
         """Raises RequestError when the output holds vectors of other settings, naming each difference."""
         run = self.read_json("run.json")
-        if run is None:
+        was = run["settings"] if run is not None else self._settings_of_a_shard()
+        if was is None:
             return
-        was = run["settings"]
         changed = [
             f"{name} was {was.get(name)}, is {value}" for name, value in guarded.items() if was.get(name) != value
         ]
@@ -127,22 +153,65 @@ class Store:
                 f"--output: {self.root} holds vectors of other settings: {'; '.join(changed)}; choose another --output"
             )
 
-    def read(self) -> Stored:
-        """What the shards and failure rows hold.
+    def _settings_of_a_shard(self) -> dict[str, Any] | None:
+        """What vectors without a run.json belong to; None where there are none."""
+        with self._readable():
+            uri = next(self._names("embeddings"), None)
+            if uri is None:
+                return None
+            with storage.open_stream(uri) as stream:
+                return json.loads((pq.read_schema(stream).metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
+
+    def read(self, known: Stored | None = None, each: Each = threads) -> Stored:
+        """What the shards and failure rows hold; shards that ``known`` has are not read again.
 
         Raises:
             RequestError: the output cannot be read: no such bucket, no permission, a damaged shard.
         """
+        with self._readable():
+            failures = pa.concat_tables(
+                [STORED_FAILURES.empty_table(), *each(_read_failures, [(uri,) for uri in self._names("failures")])]
+            )
+            return Stored.read(list(self._names("embeddings")), failures, known, each)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            return self._read()
+            yield
         except (OSError, pa.ArrowInvalid) as error:
             reason = getattr(error, "strerror", None) or error
             raise RequestError(f"--output: cannot read what {self.root} holds: {reason}") from error
 
-    def _read(self) -> Stored:
-        failed: dict[int, str] = {}
-        for uri in storage.list_names(storage.join(self.root, "failures"), ".parquet"):
-            with storage.open_stream(uri) as stream:
-                rows = pq.read_table(stream, columns=["file_id", "kind"])
-            failed.update(zip(rows["file_id"].to_pylist(), rows["kind"].to_pylist(), strict=True))
-        return Stored.read(list(storage.list_names(storage.join(self.root, "embeddings"), ".parquet")), failed)
+    def sweep(self) -> None:
+        """Remove what dead runs left half-written. For the holder of the claim: a live run's would look the same."""
+        for folder in ("", "embeddings", "failures"):
+            storage.sweep(storage.join(self.root, folder) if folder else self.root)
+
+
+def _read_failures(uri: str) -> pa.Table:
+    with storage.open_stream(uri) as stream:
+        table = pq.read_table(stream, schema=FAILURES, use_threads=False)
+    run_id = uri.rpartition("/")[2].removesuffix(".parquet").partition("-")[0]
+    return table.append_column("run_id", pa.repeat(run_id, len(table))).cast(STORED_FAILURES)
+
+
+def _pack_hashes(table: pa.Table) -> str:
+    """The hashes of a table's recordings, as text: metadata that is not UTF-8 makes some readers refuse the file."""
+    known = table.select(["file_id", AUDIO_HASH[0]]).filter(pc.field(AUDIO_HASH[0]).is_valid())
+    pairs = known.group_by(["file_id", AUDIO_HASH[0]]).aggregate([])
+    return base64.b64encode(np.column_stack([column.to_numpy() for column in pairs.columns]).tobytes()).decode()
+
+
+def _unpack_hashes(text: bytes) -> pa.Table:
+    pairs = np.frombuffer(base64.b64decode(text), np.int64).reshape(-1, 2)
+    return pa.table({"file_id": pairs[:, 0], AUDIO_HASH[0]: pairs[:, 1]})
+
+
+def find_hashes(ids: NDArray[np.int64], hashes: pa.Table) -> pa.Array:
+    """AUDIO_HASH of each of ``ids`` from a table with ``file_id`` and AUDIO_HASH; null where it is not there."""
+    if not len(hashes):
+        return pa.nulls(len(ids), pa.int64())
+    hashes = hashes.sort_by("file_id")
+    known = hashes["file_id"].to_numpy()
+    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return pa.array(hashes[AUDIO_HASH[0]].to_numpy()[at], mask=known[at] != ids)

@@ -4,18 +4,23 @@ Windows of a recording are written in order, so a shard's keys are kept as spans
 windows in shards are some hundred thousand spans in memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
 
-KEYS = ["file_id", "window_index", "n_windows"]
+KEYS = ["file_id", "window_index", "n_windows", "duration"]
+
+# Calls a function once per tuple of arguments, many at a time, and gives the results in order.
+Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterable[Any]]
 
 # One row per run of consecutive windows of one recording in one shard.
 SPANS = pa.schema(
@@ -24,26 +29,31 @@ SPANS = pa.schema(
         ("first", pa.int32()),  # window_index of the first
         ("last", pa.int32()),  # … and of the last window
         ("n_windows", pa.int32()),  # as the span's last row says
+        ("duration", pa.float64()),  # seconds, likewise
         ("consistent", pa.bool_()),  # all rows of the span say the same
         ("shard", pa.int32()),  # index into Stored.shards
     ]
 )
 
 
+def threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """``Each`` on this machine: reading waits for storage, and Parquet decoding releases the interpreter."""
+    with ThreadPoolExecutor(8) as pool:
+        yield from pool.map(lambda each: function(*each), arguments)
+
+
 def read_spans(uri: str, shard: int) -> pa.Table:
     """The spans (SPANS) of one shard."""
     with storage.open_stream(uri) as stream:
         keys = pq.read_table(stream, columns=KEYS, use_threads=False)
-    file_id, index, n_windows = (keys[name].to_numpy() for name in KEYS)
-    return spans_of(file_id, index, n_windows, shard)
+    return spans_of(keys, shard)
 
 
-def spans_of(
-    file_id: NDArray[np.int64], index: NDArray[np.int32], n_windows: NDArray[np.int32], shard: int
-) -> pa.Table:
-    """Spans of the keys of one shard (arrays of shape ``[rows]``). A key that occurs twice starts a span of its own."""
+def spans_of(keys: pa.Table, shard: int) -> pa.Table:
+    """Spans of the key columns of one shard. A key that occurs twice starts a span of its own."""
+    file_id, index, n_windows, duration = (keys[name].to_numpy() for name in KEYS)
     order = np.lexsort((index, file_id))
-    file_id, index, n_windows = file_id[order], index[order], n_windows[order]
+    file_id, index, n_windows, duration = file_id[order], index[order], n_windows[order], duration[order]
     same = (file_id[1:] == file_id[:-1]) & (index[1:] == index[:-1] + 1)
     start = np.flatnonzero(np.concatenate([[True], ~same])) if len(file_id) else np.empty(0, np.int64)
     end = np.concatenate([start[1:], [len(file_id)]]).astype(np.int64) - 1 if len(start) else start
@@ -54,6 +64,7 @@ def spans_of(
             index[start],
             index[end],
             n_windows[end],
+            duration[end],
             changes[start] == changes[end],
             np.full(len(start), shard, np.int32),
         ],
@@ -63,31 +74,49 @@ def spans_of(
 
 @dataclass(frozen=True)
 class Stored:
-    """Spans of every shard, sorted by recording and first window; and what the failure rows say."""
+    """Spans of every shard, sorted by recording and first window; and the failure rows (store.STORED_FAILURES)."""
 
     shards: list[str]
     spans: pa.Table
-    failed: dict[int, str]  # file_id → kind
+    failures: pa.Table
 
     @classmethod
-    def of(cls, shards: list[str], spans: Iterable[pa.Table], failed: dict[int, str]) -> "Stored":
+    def of(cls, shards: list[str], spans: Iterable[pa.Table], failures: pa.Table) -> "Stored":
         merged = pa.concat_tables([SPANS.empty_table(), *spans])
-        return cls(shards, merged.sort_by([("file_id", "ascending"), ("first", "ascending")]), failed)
+        return cls(shards, merged.sort_by([("file_id", "ascending"), ("first", "ascending")]), failures)
 
     @classmethod
-    def read(cls, shards: list[str], failed: dict[int, str]) -> "Stored":
-        """Read the key columns of ``shards`` with a few threads: Parquet decoding releases the interpreter."""
-        with ThreadPoolExecutor(8) as pool:
-            return cls.of(shards, pool.map(read_spans, shards, range(len(shards))), failed)
+    def read(
+        cls, shards: list[str], failures: pa.Table, known: "Stored | None" = None, each: Each = threads
+    ) -> "Stored":
+        """Read the key columns of ``shards``; those that ``known`` has are taken from there."""
+        known = (known or cls([], SPANS.empty_table(), failures)).only(shards)
+        have = set(known.shards)
+        new = [uri for uri in shards if uri not in have]
+        first = len(known.shards)
+        spans = each(read_spans, [(uri, first + at) for at, uri in enumerate(new)])
+        return cls.of([*known.shards, *new], [known.spans, *spans], failures)
 
-    def is_failed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """For each of ``ids``, whether a failure of it is recorded."""
-        return np.isin(ids, np.fromiter(self.failed, np.int64, len(self.failed)))
+    def only(self, shards: Collection[str]) -> "Stored":
+        """Knowing nothing of other shards than these."""
+        these = set(shards)
+        kept = np.array([uri in these for uri in self.shards], bool)
+        numbers = (np.cumsum(kept) - 1).astype(np.int32)  # of those that are kept
+        shard = self.spans["shard"].to_numpy()
+        spans = self.spans.set_column(self.spans.column_names.index("shard"), "shard", pa.array(numbers[shard]))
+        return Stored([uri for uri in self.shards if uri in these], spans.filter(pa.array(kept[shard])), self.failures)
+
+    def is_failed(self, ids: NDArray[np.int64], run_id: str | None = None) -> NDArray[np.bool_]:
+        """For each of ``ids``, whether a failure of it is recorded (by that run, if one is named)."""
+        failures = self.failures
+        if run_id is not None:
+            failures = failures.filter(pc.field("run_id") == run_id)
+        return np.isin(ids, failures["file_id"].to_numpy())
 
     def recordings(self) -> "Recordings":
         """The spans, summed up per recording."""
-        names = ("file_id", "first", "last", "n_windows", "consistent")
-        file_id, first, last, n_windows, consistent = (self.spans[name].to_numpy() for name in names)
+        names = ("file_id", "first", "last", "n_windows", "duration", "consistent")
+        file_id, first, last, n_windows, duration, consistent = (self.spans[name].to_numpy() for name in names)
         start = np.flatnonzero(np.concatenate([[True], file_id[1:] != file_id[:-1]])) if len(file_id) else file_id
         # How far earlier spans of the same recording reach: what lies below is there twice.
         reach = _running_maximum(last.astype(np.int64), start)
@@ -100,6 +129,7 @@ class Stored:
             file_id=file_id[start],
             n_present=_sum(fresh, start),
             n_windows=total,
+            duration_s=duration[final],
             n_repeated=_sum(last - first + 1 - fresh, start),
             consistent=_all(consistent & (n_windows == np.repeat(total, _lengths(start, len(file_id)))), start),
         )
@@ -119,6 +149,7 @@ class Recordings:
     file_id: NDArray[np.int64]
     n_present: NDArray[np.int64]  # distinct windows stored
     n_windows: NDArray[np.int32]  # windows it has, as the row of its last stored window says
+    duration_s: NDArray[np.float64]  # likewise
     n_repeated: NDArray[np.int64]  # rows too many
     consistent: NDArray[np.bool_]  # all rows agree on n_windows
 
@@ -128,6 +159,15 @@ class Recordings:
             return np.zeros(len(ids), bool)
         at = np.minimum(np.searchsorted(self.file_id, ids), len(self.file_id) - 1)
         return (self.file_id[at] == ids) & (self.n_present[at] == self.n_windows[at])
+
+    def windows_of(self, ids: NDArray[np.int64]) -> tuple[int, int, int]:
+        """Of these recordings together: windows they have, distinct ones stored, rows too many."""
+        these = np.isin(self.file_id, ids)
+        return (
+            int(self.n_windows[these].sum(dtype=np.int64)),
+            int(self.n_present[these].sum()),
+            int(self.n_repeated[these].sum()),
+        )
 
     def present(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """For each of ``ids``, whether any window of it is stored."""

@@ -1,0 +1,111 @@
+"""``report.json``, written while a run goes on and at its end; and the history of the runs before."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from embedding.errors import RequestError
+from embedding.report import Books, Run, Tally
+from embedding.resources import Plan
+from embedding.stopping import Stopped
+from embedding.store import Store
+
+NAME = "report.json"
+REFRESH_S = 10.0
+
+
+class Ledger:
+    """The report of one run, and where it is written."""
+
+    def __init__(self, store: Store, run_id: str, *, listed: int) -> None:
+        before = store.read_json(NAME) or {}
+        self._store = store
+        self._history: list[dict[str, Any]] = before.get("runs", [])
+        self._run = Run(run_id, socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+        self._began_s = self._written_s = time.monotonic()
+        self._listed = listed
+        self._audio_listed_s = 0.0
+        self._workers: dict[str, int] = {}
+        self._tally = Tally()
+
+    @property
+    def last_run_was_complete(self) -> bool:
+        """Whether nothing can be half-done in the output."""
+        return bool(self._history) and self._history[-1].get("state") == "complete"
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    def expect(self, audio_s: float) -> None:
+        """About so much audio is listed."""
+        self._audio_listed_s = audio_s
+
+    def employ(self, plan: Plan) -> None:
+        """With so many workers: busy time is told as a share of theirs."""
+        self._workers = {"decode": plan.n_decoders, "encode": plan.n_actors, "write": plan.n_writers}
+
+    def refresh(self, tally: Tally) -> None:
+        """Note the counts, and write them down every REFRESH_S."""
+        self._tally = tally
+        if time.monotonic() - self._written_s >= REFRESH_S:
+            self._written_s = time.monotonic()
+            with suppress(OSError):  # it is tried again, and what matters fails elsewhere
+                self._write("running", None)
+
+    @contextmanager
+    def closing(self, books: Callable[[], Books]) -> Iterator[None]:
+        """Close the report when the block ends, however it ends; ``books`` reads them from the output."""
+        try:
+            yield
+        except Stopped:
+            self._close_if_possible("stopped", books)
+            raise
+        except Exception:
+            self._close_if_possible("failed", books)
+            raise
+        balance = books()
+        self._write("complete" if balance.balanced else "incomplete", balance)
+
+    def _close_if_possible(self, state: str, books: Callable[[], Books]) -> None:
+        with suppress(OSError, RequestError):  # the storage may be what failed, and says so itself
+            self._write(state, books())
+
+    def _write(self, state: str, books: Books | None) -> None:
+        tally, wall_s = self._tally, self.wall_s
+        begun_s = time.time() - wall_s
+        run = replace(
+            self._run,
+            state=state,
+            wall_s=round(wall_s, 3),
+            first_window_after_s=round(tally.first_window_at_s - begun_s, 3) if tally.first_window_at_s else None,
+            recordings_finished=tally.recordings,
+            recordings_failed=len(tally.failed_ids),
+            windows_encoded=tally.windows_encoded,
+            windows_written=tally.windows_written,
+            shards=tally.shards,
+            audio_decoded_s=round(tally.audio_s, 3),
+            audio_encoded_s=round(tally.audio_encoded_s, 3),
+            times_real_time=round(tally.audio_encoded_s / wall_s, 1) if wall_s else None,
+            busy_s={stage: round(seconds, 3) for stage, seconds in tally.busy_s.items()},
+            busy_share=self._busy_share(tally),
+        )
+        so_far = {"recordings": {"listed": self._listed}, "windows": {}, "failures": {}}
+        content = books.as_json() if books is not None else so_far
+        content = {"state": state} | content | {"audio_s": {"listed_estimate": round(self._audio_listed_s)}}
+        self._store.write_json(NAME, content | {"runs": [*self._history, asdict(run)]})
+
+    def _busy_share(self, tally: Tally) -> dict[str, float]:
+        """Of the time since the first window, over all workers of a stage."""
+        if tally.first_window_at_s is None:
+            return {}
+        since_s = max(1e-3, time.time() - tally.first_window_at_s)
+        return {
+            stage: round(min(1.0, busy_s / (since_s * self._workers[stage])), 3)
+            for stage, busy_s in tally.busy_s.items()
+            if stage in self._workers
+        }

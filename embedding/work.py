@@ -1,0 +1,167 @@
+"""A listing against what the output holds: what is done, what is left, what has changed since."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from embedding.decode import AUDIO_HASH
+from embedding.report import EXAMPLES_PER_KIND, Books
+from embedding.store import Store, find_hashes
+from embedding.stored import Each, Stored, threads
+
+# Recordings that are stored under another identity than the listing's: same name, other size or version.
+FORMER = pa.schema(
+    [
+        ("file_id", pa.int64()),  # as listed now
+        ("former_id", pa.int64()),
+        AUDIO_HASH,  # of the former version; null where it is not known or not all of it is stored
+    ]
+)
+
+# A decode task's work: enough to amortise a task (some ms), little enough that cores finish together.
+TASK_BYTES = 64 << 20
+TASK_RECORDINGS = 256
+
+
+def former_versions(
+    listed: pa.Table, stored: Stored, store: Store, *, thorough: bool, each: Each = threads
+) -> pa.Table:
+    """FORMER rows of ``listed`` (columns of ``sources.RECORDINGS``): one for each other version that is stored of it.
+
+    Names are read only from shards with recordings that are not listed; and only if something listed is not stored,
+    or if ``thorough``: a run that ended early may have left a former version beside the present one.
+    """
+    recordings = stored.recordings()
+    ids = listed["file_id"].to_numpy()
+    candidates = listed.select(["file", "file_id"])
+    if not thorough:
+        candidates = candidates.filter(pa.array(~recordings.present(ids)))
+    is_stranger = ~np.isin(stored.spans["file_id"].to_numpy(), ids)
+    if not len(candidates) or not is_stranger.any():
+        return FORMER.empty_table()
+    shards = np.unique(stored.spans["shard"].to_numpy()[is_stranger])
+    versions = pa.concat_tables(each(_versions, [(store, stored.shards[at]) for at in shards]))
+    versions = versions.filter(pa.array(~np.isin(versions["former_id"].to_numpy(), ids)))
+    versions = versions.group_by(["file", "former_id"]).aggregate([(AUDIO_HASH[0], "max")])
+    versions = versions.join(candidates, "file", join_type="inner")
+    former = versions["former_id"].to_numpy()
+    whole = recordings.complete(former) & ~stored.is_failed(former)
+    former_hash = versions[f"{AUDIO_HASH[0]}_max"].combine_chunks()
+    hashes = pa.array(former_hash.fill_null(0).to_numpy(), mask=~whole | former_hash.is_null().to_numpy(False))
+    return pa.table([versions["file_id"], versions["former_id"], hashes], schema=FORMER)
+
+
+def _versions(store: Store, uri: str) -> pa.Table:
+    """The recordings of a shard: ``file``, ``former_id`` and AUDIO_HASH."""
+    rows = store.read_shard(uri, ["file", "file_id"])
+    distinct = rows.group_by(["file", "file_id", AUDIO_HASH[0]]).aggregate([])
+    return distinct.rename_columns(["file", "former_id", AUDIO_HASH[0]])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do, and what it is measured against at its end."""
+
+    listed: pa.Table  # columns of sources.RECORDINGS
+    former: pa.Table  # FORMER
+    todo: NDArray[np.int64]  # file_id
+    done_before: NDArray[np.int64]  # file_id
+    failed_before: NDArray[np.int64]  # file_id, those not tried again
+
+    @classmethod
+    def of(cls, listed: pa.Table, former: pa.Table, stored: Stored, *, retry_failed: bool) -> "Work":
+        ids = listed["file_id"].to_numpy()
+        has_failure = stored.is_failed(ids)
+        failed = has_failure & (not retry_failed)
+        complete = stored.recordings().complete(ids) & ~has_failure
+        return cls(listed, former, ids[~(failed | complete)], ids[complete], ids[failed])
+
+    @property
+    def n_changed(self) -> int:
+        """Recordings to do of which another version is stored."""
+        return int(np.isin(self.todo, self.former["file_id"].to_numpy()).sum())
+
+    def left(self, stored: Stored, run_id: str | None = None) -> pa.Table:
+        """What is still to be decoded: columns of the listing, ``stored`` and ``known_hash`` (see ``decode``).
+
+        Args:
+            run_id: leave out what this run has finished, one way or the other; None before it has begun.
+        """
+        recordings = stored.recordings()
+        left = np.isin(self.listed["file_id"].to_numpy(), self.todo)
+        if run_id is not None:
+            ids = self.listed["file_id"].to_numpy()
+            left &= ~(recordings.complete(ids) | stored.is_failed(ids, run_id))
+        table = self.listed.filter(pa.array(left))
+        ids = table["file_id"].to_numpy()
+        begun = recordings.present(ids)
+        windows = [stored.windows(i) if some else None for i, some in zip(ids, begun, strict=True)]
+        hashes = find_hashes(ids, self._recognisable())
+        table = table.append_column("stored", pa.array(windows, pa.list_(pa.int32())))
+        return table.append_column("known_hash", hashes)
+
+    def _recognisable(self) -> pa.Table:
+        return self.former.filter(pc.field(AUDIO_HASH[0]).is_valid())
+
+    def touched(self, unchanged_ids: set[int]) -> dict[int, int]:
+        """Former to present ``file_id`` of recordings whose audio turned out to be the same."""
+        rows = self._recognisable().to_pylist()
+        return {row["former_id"]: row["file_id"] for row in rows if row["file_id"] in unchanged_ids}
+
+    def superseded(self, stored: Stored) -> NDArray[np.int64]:
+        """Former identities whose rows can go: the present version is stored, or is known to be no audio."""
+        ids = self.former["file_id"].to_numpy()
+        unusable = np.isin(ids, stored.failures.filter(pc.field("kind") != "io")["file_id"].to_numpy())
+        return self.former["former_id"].to_numpy()[stored.recordings().complete(ids) | unusable]
+
+    def balance(self, stored: Stored, unchanged_ids: set[int]) -> Books:
+        """The books, from what the output holds now."""
+        recordings = stored.recordings()
+        complete = self.todo[recordings.complete(self.todo) & ~stored.is_failed(self.todo)]
+        unchanged = np.isin(complete, np.fromiter(unchanged_ids, np.int64, len(unchanged_ids)))
+        former = self.former["file_id"].to_numpy()
+        done = np.concatenate([self.done_before, complete])
+        expected, present, repeated = recordings.windows_of(done)
+        return Books(
+            listed=len(self.listed),
+            already_done=len(self.done_before) + int(unchanged.sum()),
+            embedded=int((~unchanged).sum()),
+            failed=len(self.failed_before) + int(stored.is_failed(self.todo).sum()),
+            failed_before=len(self.failed_before),
+            changed=int(np.isin(complete[~unchanged], former).sum()),
+            unchanged=int(unchanged.sum()),
+            windows_expected=expected,
+            windows_stored=present,
+            windows_repeated=repeated,
+            failures=failures_by_kind(stored.failures, self.listed["file_id"].to_numpy()),
+        )
+
+
+def failures_by_kind(failures: pa.Table, ids: NDArray[np.int64] | None = None) -> dict[str, dict[str, object]]:
+    """Kind → number of recordings and some examples, the most frequent kind first; only of ``ids``, if given."""
+    if ids is not None:
+        failures = failures.filter(pa.array(np.isin(failures["file_id"].to_numpy(), ids)))
+    kinds: dict[str, dict[str, object]] = {}
+    for kind in failures["kind"].unique().to_pylist():
+        rows = failures.filter(pc.field("kind") == kind)
+        some = rows.slice(0, EXAMPLES_PER_KIND).to_pylist()
+        kinds[kind] = {
+            "recordings": len(rows["file_id"].unique()),
+            "examples": [f"{row['file']}: {row['message']}" for row in some],
+        }
+    return dict(sorted(kinds.items(), key=lambda item: -int(str(item[1]["recordings"]))))
+
+
+def split(todo: pa.Table, n_decoders: int) -> list[pa.Table]:
+    """One table per decode task: about TASK_BYTES each, and enough of them that no decoder is idle early."""
+    most = int(np.clip(-(-len(todo) // (4 * n_decoders)), 1, TASK_RECORDINGS))
+    tables, start, n_bytes = [], 0, 0
+    for at, n in enumerate(todo["size"].to_numpy()):
+        if at > start and (at - start == most or n_bytes + n > TASK_BYTES):
+            tables.append(todo.slice(start, at - start))
+            start, n_bytes = at, 0
+        n_bytes += max(int(n), 0)
+    return [*tables, todo.slice(start)]
