@@ -21,7 +21,7 @@ class Tally:
     audio_encoded_s: float = 0.0
     windows_written: int = 0
     shards: int = 0
-    first_window_at_s: float | None = None  # seconds since 1970
+    first_window_at_s: float | None = None  # when its batch began; seconds since 1970
     failed_ids: dict[int, str] = field(default_factory=dict)  # file_id → kind
     unchanged_ids: set[int] = field(default_factory=set)  # whose audio is that of a former version
     busy_s: dict[str, float] = field(default_factory=dict)  # stage → seconds of work, over all its workers
@@ -32,7 +32,7 @@ class Tally:
         for name, count in counts.items():
             setattr(self, name, getattr(self, name) + count)
         if self.windows_encoded and self.first_window_at_s is None:
-            self.first_window_at_s = time.time()
+            self.first_window_at_s = time.time() - busy_s
 
     def plus(self, later: "Tally") -> "Tally":
         """Both together, with the origin of ``later``."""
