@@ -26,6 +26,7 @@ import ray.exceptions
 
 from embedding.decode import Failure, decode
 from embedding.errors import RequestError, RunError
+from embedding.redact import redact
 from embedding.report import Tally
 from embedding.resources import Cluster, Plan
 from embedding.settings import Job
@@ -120,7 +121,8 @@ class _Observer:
 def store_failures(failures: list[Failure], store: Store, tally: Any) -> None:
     if failures:
         store.write_failures(failures)
-        tally.add_failures.remote([(f.file_id, f.kind, f.file, f.message) for f in failures])
+        # Redacted here, too: a node's secrets are in its own environment, not in that of the driver.
+        tally.add_failures.remote([(f.file_id, f.kind, f.file, redact(f.message)) for f in failures])
 
 
 class EncodeStage:
@@ -214,7 +216,7 @@ def _core_output_aside() -> Iterator[None]:
             raise
         except BaseException:
             aside.seek(0)
-            kept.write(aside.read())
+            kept.write(redact(aside.read()))
             raise
         finally:
             os.dup2(kept.fileno(), descriptor)

@@ -15,6 +15,7 @@ from embedding import sources, storage
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
 from embedding.console import People, Watch, audio_length, plural, size, summarise
 from embedding.estimate import audio_seconds
+from embedding.redact import redact_all
 from embedding.report import Books, Tally
 from embedding.resources import plan
 from embedding.settings import Job, Settings
@@ -44,7 +45,7 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
     listing = sources.list_recordings(config.input, config.limit)
     settings = Settings.of(config)
     run = describe_run(config, settings)
-    store = Store(output, json.dumps(run["settings"]))
+    store = Store(output, json.dumps(redact_all(run["settings"])))
     store.refuse_other_settings(settings.guarded())
     before = store.read()
     work = Work.of(listing.recordings, before, retry_failed=config.retry_failed)

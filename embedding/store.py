@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from embedding import storage
 from embedding.decode import WINDOW_COLUMNS, Failure
 from embedding.errors import RequestError
+from embedding.redact import redact, redact_all
 from embedding.stored import Stored
 
 FAILURES = pa.schema(
@@ -58,7 +59,7 @@ class Store:
 
     def write_failures(self, failures: Iterable[Failure]) -> None:
         """Record failures, under a name that a second try of the same task overwrites."""
-        rows = [asdict(failure) for failure in failures]
+        rows = [asdict(failure) | {"message": redact(failure.message)} for failure in failures]
         if not rows:
             return
         table = pa.Table.from_pylist(rows, FAILURES)
@@ -96,7 +97,7 @@ class Store:
         return sink.getvalue().to_pybytes()
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n"
         storage.write_bytes(storage.join(self.root, name), text.encode())
 
     def read_json(self, name: str) -> dict[str, Any] | None:
