@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow.parquet as pq
@@ -290,11 +291,10 @@ def test_an_endpoint_with_a_login_is_refused_without_it(s3_server: str, bucket: 
 
 @pytest.mark.usefixtures("secrets")
 def test_nothing_a_run_prints_or_stores_holds_a_credential(
-    s3_server: str, bucket: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_api: Any, bucket: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are in the environment, in the checkpoint's name as a download left it, and in what workers complain of."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    storage.write_bytes(f"s3://{bucket}/remote.wav", b"never read")
+    s3_api.put_object(Bucket=bucket, Key="remote.wav", Body=b"never read")
     write_audio(tmp_path / "in" / "local a:b@c.wav", tone(2.0, 16_000), 16_000)
     checkpoint = tmp_path / f"effnet?{SIGNED}&as=.safetensors"
     checkpoint.symlink_to(checkpoints[EFFICIENTNET])
@@ -313,8 +313,8 @@ def test_nothing_a_run_prints_or_stores_holds_a_credential(
     with monkeypatch.context() as of_workers:
         of_workers.setenv("AWS_ENDPOINT_URL", f"user:{PASSWORD}@127.0.0.1:9")
         with ray_of(2) as address:
-            monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-            outcome: Outcome = run_embed("--config", tmp_path / "job.yaml", env={"RAY_ADDRESS": address})
+            environment = {"RAY_ADDRESS": address, "AWS_ENDPOINT_URL": s3_api.meta.endpoint_url}
+            outcome: Outcome = run_embed("--config", tmp_path / "job.yaml", env=environment)
     assert outcome.code == 0, outcome.stderr
 
     output = tmp_path / "out"
