@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from embedding.errors import RequestError, RunError
 from embedding.progress import Progress
+from embedding.redact import redact
 from embedding.report import Tally
 from embedding.resources import Cluster
 
@@ -70,7 +71,7 @@ def _core_output_aside() -> Iterator[None]:
             raise
         except BaseException:
             aside.seek(0)
-            kept.write(aside.read())
+            kept.write(redact(aside.read()))
             raise
         finally:
             os.dup2(kept.fileno(), descriptor)

@@ -213,6 +213,10 @@ def read_config_file(path: str) -> dict[str, object]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"--config: cannot read {path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:  # PyYAML's message quotes the line, and that may hold a secret
+        place = error.problem_mark
+        where = f" in line {place.line + 1}, column {place.column + 1}" if place else ""
+        raise RequestError(f"--config: {path} is not YAML{where}; is a quote or a bracket missing?") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

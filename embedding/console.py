@@ -2,11 +2,13 @@
 
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from embedding.redact import redact
 from embedding.report import Books, Tally
 from embedding.resources import Plan
 
@@ -54,10 +56,10 @@ class People:
         return cls(Console(highlight=False, soft_wrap=True))
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(redact(line), markup=False)
 
     def warn(self, line: str) -> None:
-        self.console.print(line, style="bold yellow", markup=False)
+        self.console.print(redact(line), style="bold yellow", markup=False)
 
     def progress(self, n_recordings: int, audio_s: float) -> "Watch":
         """To show a run over ``n_recordings`` that hold about ``audio_s`` seconds of audio."""
@@ -142,4 +144,9 @@ def summarise(people: People, books: Books, tally: Tally, wall_s: float, output:
 
 def complain(error: Exception) -> None:
     """One line on stderr."""
-    print(f"avex-batch: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+    print(f"avex-batch: {' '.join(redact(str(error)).split())}", file=sys.stderr)  # noqa: T201
+
+
+def print_bug(error: Exception) -> None:
+    """The traceback Python would print, on stderr: its messages may quote URLs."""
+    print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)  # noqa: T201

@@ -157,7 +157,7 @@ def fetch_checkpoint(model: Model, uri: str | None) -> Checkpoint:
     if uri.startswith(_HUB_SCHEME):
         path = _from_hub(model, uri)
     elif storage.is_s3(uri):
-        path = _from_s3(uri)
+        path = _from_s3(storage.normalise(uri, "--checkpoint"))
     else:
         path = storage.normalise(uri, "--checkpoint")
         if not Path(path).is_file():
@@ -173,6 +173,11 @@ def _from_hub(model: Model, uri: str) -> str:
 
     owner, _, rest = uri.removeprefix(_HUB_SCHEME).partition("/")
     repo, _, filename = rest.partition("/")
+    if "@" in owner or ":" in owner:  # not repeated: it may be a secret
+        raise RequestError(
+            "--checkpoint: no owner's name has a ':' or '@' in it; credentials belong in the environment (HF_TOKEN), "
+            "not in a URI"
+        )
     try:
         return hf_hub_download(f"{owner}/{repo}", filename)
     except (OSError, HfHubHTTPError, HFValidationError) as error:

@@ -16,6 +16,7 @@ from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
 from embedding.console import People, audio_length, plural, size, summarise
 from embedding.estimate import audio_seconds
 from embedding.ledger import Ledger
+from embedding.redact import redact_all
 from embedding.report import Books, Tally
 from embedding.resources import plan
 from embedding.settings import Job, Settings
@@ -76,7 +77,8 @@ class Request:
         listing = sources.list_recordings(config.input, config.limit)
         settings = Settings.of(config)
         description = describe_run(config, settings)
-        return cls(config, listing, settings, Store(output, json.dumps(description["settings"])), description)
+        store = Store(output, json.dumps(redact_all(description["settings"])))
+        return cls(config, listing, settings, store, description)
 
     def look(self, *, thorough: bool) -> tuple[Stored, Work]:
         """What the output holds, and what is left to do."""

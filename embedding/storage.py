@@ -69,7 +69,8 @@ def normalise(uri: str, option: str) -> str:
     """An absolute local path or an ``s3://`` URI without a trailing slash.
 
     Raises:
-        RequestError: another scheme, no bucket, or no name: not UTF-8 (Arrow and S3 hold no other), or with a NUL.
+        RequestError: another scheme, no bucket, credentials, or no name: not UTF-8 (Arrow and S3 hold no other), or
+            with a NUL.
     """
     try:
         uri.encode()
@@ -78,8 +79,14 @@ def normalise(uri: str, option: str) -> str:
     if "\0" in uri:
         raise RequestError(f"{option}: {uri!r} names no file: it has a NUL in it")
     if is_s3(uri):
-        if not s3_key(uri).partition("/")[0]:
+        bucket = s3_key(uri).partition("/")[0]
+        if not bucket:
             raise RequestError(f"{option}: {uri} names no bucket; expected s3://bucket/prefix")
+        if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):  # not repeated: it may be a secret
+            raise RequestError(
+                f"{option}: no bucket's name has a ':' or '@' in it; credentials belong in the environment "
+                "(AWS_PROFILE or AWS_ACCESS_KEY_ID/AWS_SECRET_ACCESS_KEY), not in a URI"
+            )
         return uri.rstrip("/")
     if "://" in uri:
         raise RequestError(

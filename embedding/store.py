@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from embedding import storage
 from embedding.decode import AUDIO_HASH, WINDOW_COLUMNS, Failure
 from embedding.errors import RequestError
+from embedding.redact import redact, redact_all
 from embedding.stored import Each, Stored, threads
 
 FAILURES = pa.schema(
@@ -82,7 +83,7 @@ class Store:
 
     def write_failures(self, failures: Iterable[Failure], run_id: str) -> None:
         """Record failures, under a name that a second try of the same task overwrites."""
-        rows = [asdict(failure) for failure in failures]
+        rows = [asdict(failure) | {"message": redact(failure.message)} for failure in failures]
         if not rows:
             return
         told = repr([(row["file_id"], row["stage"]) for row in rows]).encode()
@@ -122,7 +123,7 @@ class Store:
         return storage.list_names(storage.join(self.root, folder), ".parquet")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n"
         storage.write_bytes(storage.join(self.root, name), text.encode())
 
     def read_json(self, name: str) -> dict[str, Any] | None:

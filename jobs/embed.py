@@ -5,14 +5,16 @@ Exit codes: 0 the run is complete within the failure budget; 1 it is not; 2 the 
 
 import argparse
 import dataclasses
+import logging
 import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from embedding.config import EmbedConfig, make_config, nearest, option_name, read_config_file
-from embedding.console import People, complain
+from embedding.console import People, complain, print_bug
 from embedding.errors import RequestError, RunError
+from embedding.redact import redact_log
 
 EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
 
@@ -62,10 +64,12 @@ def parse(arguments: Sequence[str] | None) -> EmbedConfig:
     return make_config(from_file | {name: value for name, value in given.items() if value is not None})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 — each end in its own words
     """Run the job; the exit code says how it went."""
     from embedding.run import embed  # numpy, pyarrow and soundfile: not for --help
 
+    if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
+        logging.lastResort.addFilter(redact_log)
     try:
         config = parse(arguments)
         books = embed(config, People.on_stdout())
@@ -77,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INCOMPLETE
     except KeyboardInterrupt:
         complain(RunError("stopped; what is stored stays valid, and the same command again goes on from there"))
+        return EXIT_INCOMPLETE
+    except Exception as error:  # noqa: BLE001 — a bug, said in full
+        print_bug(error)
         return EXIT_INCOMPLETE
     if books is None:
         return EXIT_COMPLETE
