@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from embedding.redact import redact
 from embedding.report import Books, Tally
 from embedding.resources import Plan
+from embedding.stopping import GRACE_S
 
 LOG_EVERY_S = 10.0
 
@@ -88,6 +89,7 @@ class Watch:
         self._audio_s = audio_s
         self._began_s = time.monotonic()
         self._last_line_s = self._began_s
+        self._is_stopping = False
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         if people.console.is_terminal:
@@ -107,6 +109,12 @@ class Watch:
 
     def starting(self, placement: Plan) -> None:
         self._people.say(f"{plural(placement.n_actors, 'actor')} on {placement.device} · loading the model")
+
+    def stopping(self, asked_by: str) -> None:
+        """Say once that the run ends early."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._people.say(f"{asked_by}: shards in flight may land, {GRACE_S:.0f} s at most; again stops at once")
 
     def __call__(self, tally: Tally) -> None:
         if not tally.windows_encoded and not tally.failed_ids:

@@ -89,6 +89,7 @@ class Books:
     windows_stored: int
     windows_repeated: int
     failures: dict[str, dict[str, Any]]  # kind → recordings, examples
+    output: dict[str, float]  # Stored.totals
 
     @property
     def balanced(self) -> bool:
@@ -121,4 +122,5 @@ class Books:
                 "repeated": self.windows_repeated,
             },
             "failures": self.failures,
+            "output": self.output,
         }

@@ -124,6 +124,8 @@ class _Run:
             self._tally = tally
             self._ledger.refresh(tally)
             watch(tally)
+            if self._stop.asked_by is not None:
+                watch.stopping(self._stop.asked_by)
 
         with cluster.session(verbose=config.verbose) as nodes, self._stop.gracefully(), watch:
             placement = plan(nodes, config.device, config.actors)

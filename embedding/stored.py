@@ -134,6 +134,21 @@ class Stored:
             consistent=_all(consistent & (n_windows == np.repeat(total, _lengths(start, len(file_id)))), start),
         )
 
+    def totals(self) -> dict[str, float]:
+        """Of the whole output, whatever was listed."""
+        recordings = self.recordings()
+        whole = recordings.n_present == recordings.n_windows
+        failed = self.is_failed(recordings.file_id)
+        return {
+            "recordings": int((whole & ~failed).sum()),
+            "incomplete": int((~whole & ~failed).sum()),  # half-done, and no failure says why
+            "failed": len(self.failures["file_id"].unique()),
+            "windows": int(recordings.n_present.sum()),
+            "repeated": int(recordings.n_repeated.sum()),
+            "shards": len(self.shards),
+            "audio_s": round(float(recordings.duration_s[whole & ~failed].sum()), 3),
+        }
+
     def windows(self, file_id: int) -> list[int]:
         """Indices of the windows stored of one recording, in order."""
         ids = self.spans["file_id"].to_numpy()

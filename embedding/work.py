@@ -137,6 +137,7 @@ class Work:
             windows_stored=present,
             windows_repeated=repeated,
             failures=failures_by_kind(stored.failures, self.listed["file_id"].to_numpy()),
+            output=stored.totals(),
         )
 
 

@@ -1,0 +1,96 @@
+"""What an output holds, from its shards alone, and where its own report says otherwise."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from embedding import ledger, storage
+from embedding.claim import NAME as CLAIM
+from embedding.claim import Owner, read_owner
+from embedding.console import plural
+from embedding.errors import RequestError
+from embedding.store import SETTINGS_KEY, Store
+from embedding.stored import Stored, threads
+from embedding.work import failures_by_kind
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An output as it is."""
+
+    output: dict[str, float]  # Stored.totals
+    failures: dict[str, dict[str, Any]]
+    runs: list[dict[str, Any]]  # as report.json tells them
+    writer: Owner | None  # a run that goes on
+    disagreements: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def audit(root: str) -> Audit:
+    """Read the output at ``root`` and compare; where it has no report.json, write one.
+
+    Raises:
+        RequestError: there is no output, or it cannot be read.
+    """
+    store = Store(root, "")
+    stored = store.read()
+    report, run = store.read_json(ledger.NAME), store.read_json("run.json")
+    if run is None and report is None and not stored.shards and not len(stored.failures):
+        raise RequestError(f"{root} holds no embeddings: no run.json, no report.json, no shards")
+    totals = stored.totals()
+    writer = read_owner(storage.join(root, CLAIM))
+    if writer is not None and writer.is_dead():
+        writer = None
+    disagreements = []
+    if writer is None:  # while a run goes on, its report is a little behind
+        disagreements += _of_report(report, totals)
+    disagreements += _of_settings(stored, run) + _of_windows(totals, going_on=writer is not None)
+    failures = failures_by_kind(stored.failures)
+    if report is None and writer is None:
+        store.write_json(ledger.NAME, {"state": "rebuilt", "failures": failures, "output": totals, "runs": []})
+    return Audit(totals, failures, (report or {}).get("runs", []), writer, disagreements)
+
+
+def _of_report(report: dict[str, Any] | None, totals: dict[str, float]) -> list[str]:
+    if report is None:
+        return ["there was no report.json"]
+    if report.get("state") == "running":
+        return ["the last run did not come to its end (killed?): the same command again goes on from here"]
+    said = report.get("output", {})
+    return [
+        f"report.json says {said.get(name)} {name}, the shards say {found}"
+        for name, found in totals.items()
+        if said.get(name) != found
+    ]
+
+
+def _of_settings(stored: Stored, run: dict[str, Any] | None) -> list[str]:
+    if run is None:
+        return ["there is no run.json"]
+    others = [
+        uri.rpartition("/")[2]
+        for uri, settings in zip(stored.shards, threads(_settings, [(uri,) for uri in stored.shards]), strict=True)
+        if settings != run["settings"]
+    ]
+    if not others:
+        return []
+    return [f"{len(others):,} shards were written with other settings than run.json says, {others[0]} for one"]
+
+
+def _settings(uri: str) -> dict[str, Any]:
+    with storage.open_stream(uri) as stream:
+        return json.loads((pq.read_schema(stream).metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
+
+
+def _of_windows(totals: dict[str, float], *, going_on: bool) -> list[str]:
+    found = []
+    if totals["repeated"]:
+        found.append(f"{plural(int(totals['repeated']), 'row')} too many: the next run mends that")
+    if totals["incomplete"] and not going_on:
+        half_done = plural(int(totals["incomplete"]), "half-done recording")
+        found.append(f"{half_done}: the same command again goes on from here")
+    return found
