@@ -142,10 +142,10 @@ class Store:
 
     def refuse_other_settings(self, guarded: dict[str, Any]) -> None:
         """Raises RequestError when the output holds vectors of other settings, naming each difference."""
-        run = self.read_json("run.json")
-        was = run["settings"] if run is not None else self._settings_of_a_shard()
-        if was is None:
+        run, of_vectors = self.read_json("run.json"), self._settings_of_a_shard()
+        if of_vectors is None:  # a run.json alone is that of a run that came to nothing
             return
+        was = run["settings"] if run is not None else of_vectors
         changed = [
             f"{name} was {was.get(name)}, is {value}" for name, value in guarded.items() if was.get(name) != value
         ]
@@ -155,7 +155,7 @@ class Store:
             )
 
     def _settings_of_a_shard(self) -> dict[str, Any] | None:
-        """What vectors without a run.json belong to; None where there are none."""
+        """The settings of the first shard; None where there are no vectors."""
         with self._readable():
             uri = next(self._names("embeddings"), None)
             if uri is None:
