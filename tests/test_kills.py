@@ -1,0 +1,116 @@
+"""Whatever dies, the same command again ends with every window once, as an uninterrupted run would have written it."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.kills import (
+    Job,
+    Kill,
+    assert_same,
+    cluster_of_nodes,
+    contents,
+    kill_driver,
+    kill_nodes,
+    kill_workers,
+    make_archive,
+)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_archive(tmp_path_factory.mktemp("archive"))
+
+
+@pytest.fixture(scope="module")
+def expected(archive: Path, tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> pa.Table:
+    """What an uninterrupted run writes."""
+    job = Job(archive, tmp_path_factory.mktemp("expected") / "out", {"RAY_ADDRESS": ray_address})
+    job.finish()
+    return contents(job.output)
+
+
+@pytest.fixture(scope="module")
+def kills() -> Iterator[list[Kill]]:
+    """Every kill of this module; told at its end, for the record (pytest -s)."""
+    every: list[Kill] = []
+    yield every
+    for kill in every:
+        print(f"killed {kill.victim} after {kill.after_s:.1f} s: {kill.lost_s:.1f} s of work lost")  # noqa: T201
+
+
+Killed = Callable[[Job], list[Kill]]
+
+
+def test_workers_may_die_at_any_time(archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
+    job = Job(archive, tmp_path / "out")
+    killed = kill_workers(job, 6, (1.0, 3.0), random.Random(1))
+    assert len(killed) >= 3
+    assert_same(job.output, expected)
+    kills += _with_costs(killed, job, expected)
+
+
+def test_the_driver_may_die_at_any_time(
+    archive: Path, expected: pa.Table, kills: list[Kill], ray_address: str, tmp_path: Path
+) -> None:
+    job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": ray_address})
+    rng = random.Random(2)
+    killed = [kill for _ in range(2) if (kill := kill_driver(job, rng))]
+    assert killed
+    job.finish()
+    assert_same(job.output, expected)
+    kills += killed
+
+
+def test_nodes_may_die_at_any_time(archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
+    with cluster_of_nodes(3) as (address, lose_node):
+        job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": address})
+        killed = kill_nodes(job, lose_node, 2, (5.0, 10.0), random.Random(3))
+    assert killed
+    assert_same(job.output, expected)
+    kills += _with_costs(killed, job, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10))
+def test_many_workers_may_die(seed: int, archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
+    job = Job(archive, tmp_path / "out")
+    killed = kill_workers(job, 6, (0.5, 4.0), random.Random(100 + seed))
+    assert_same(job.output, expected)
+    kills += _with_costs(killed, job, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(4))
+def test_many_drivers_may_die(seed: int, archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
+    job = Job(archive, tmp_path / "out")
+    rng = random.Random(200 + seed)
+    for _ in range(4):
+        if kill := kill_driver(job, rng):
+            kills.append(kill)
+    job.finish()
+    assert_same(job.output, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_many_nodes_may_die(seed: int, archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
+    with cluster_of_nodes(seed) as (address, lose_node):
+        job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": address})
+        killed = kill_nodes(job, lose_node, 4, (4.0, 15.0), random.Random(300 + seed))
+    assert_same(job.output, expected)
+    kills += _with_costs(killed, job, expected)
+
+
+def _with_costs(killed: list[Kill], job: Job, expected: pa.Table) -> list[Kill]:
+    """The windows that were encoded twice, in seconds of the run, spread over its kills."""
+    run = json.loads((job.output / "report.json").read_text())["runs"][-1]
+    encoding_s = run["wall_s"] - run["first_window_after_s"]
+    again = max(0, run["windows_encoded"] - len(expected))
+    for kill in killed:
+        kill.lost_s = again / run["windows_encoded"] * encoding_s / len(killed)
+    return killed
