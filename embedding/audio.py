@@ -145,6 +145,10 @@ class Recording:
                 _refuse_system_error(error)
                 unreached = bits[:, -1] == _UNREACHED
                 n_frames = int(unreached.argmax()) if unreached.any() else block_frames
+                if self._length_known:
+                    # Past the promised end libsndfile has filled it with zeros: 15 s of silence after 1 s of DWVW,
+                    # where soundfile's seek after each read fails.
+                    n_frames = min(n_frames, self.n_frames - position)
                 if self._length_known or error.code != _SEEK_FAILED:
                     damage = error
             self._bytes.raise_error()

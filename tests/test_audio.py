@@ -224,6 +224,14 @@ def test_a_block_stays_small_whatever_the_rate_and_the_channels(monkeypatch: pyt
     assert max(read) <= audio.BLOCK_VALUES
 
 
+@pytest.mark.parametrize("subtype", ["DWVW_16", "DWVW_24"])
+def test_a_codec_that_cannot_seek_is_not_filled_up_with_silence(subtype: str) -> None:
+    samples = SECONDS_8[:RATE_HZ]
+    decoded = decode(encode(samples, RATE_HZ, "AIFF", subtype))
+    assert decoded.fault is None
+    np.testing.assert_allclose(decoded.samples, samples, atol=2**-15)
+
+
 # --- recordings whose header does not say how long they are -----------------------------------------------------------
 
 
