@@ -35,8 +35,16 @@ LOUDEST = 1e12
 # that it does not know (libsndfile declares 2⁶³ − 1 then).
 PLAUSIBLE_FRAMES_PER_BYTE = 10_000
 
+# Formats that may not know their length, and whose decoders find the end by themselves. GSM 6.10 in a W64 whose header
+# promises years goes on for years, past the last byte (libsndfile 1.2.2).
+ENDS_BY_ITSELF = {"FLAC", "MP3", "OGG"}
+
 # A chunk's declared and real length, as libsndfile's parser logs it: "data : 320000 (should be 159978)".
-_DECLARED_LENGTH = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_DECLARED_LENGTH = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M)
+
+# What it logs where it says no more (MAT4, VOC), and where a block codec was asked for a block past the last byte (SDS):
+# such blocks come out as audio.
+_SEEMS_TRUNCATED = re.compile(r"[Ss]eems to be (?:a )?truncated|short read \(0 != \d+\)")
 
 # What it logs of a hole inside an Ogg stream, while reading, and of a missing end.
 _OGG_HOLE = "libogg reports a hole"
@@ -177,6 +185,8 @@ class Recording:
                 )
         if self._length_known and self.n_frames < promised:
             return _truncated(self.duration_s, f"its header promises {promised / self.sample_rate:.3f} s")
+        if _SEEMS_TRUNCATED.search(log):
+            return _truncated(self.duration_s, "the file ends before its audio does")
         if _OGG_HOLE in log:
             return _truncated(self.duration_s, "a damaged part was passed over; times near it may be off by a second")
         if _OGG_NO_END in log:
@@ -272,6 +282,8 @@ def _opened(path: str | None, stream: BinaryIO) -> Iterator[Recording]:
         if sound.frames == 0:
             raise _empty()
         length_known = sound.frames <= PLAUSIBLE_FRAMES_PER_BYTE * view.n_bytes
+        if not length_known and sound.format not in ENDS_BY_ITSELF:
+            raise AudioFault("corrupt", f"its header promises {sound.frames} samples in {view.n_bytes} bytes")
         yield Recording(sound.samplerate, sound.channels, sound.frames, sound, view, length_known)
 
 

@@ -382,6 +382,31 @@ def test_a_wav_that_promises_3_gb_is_truncated_not_unstated() -> None:
     assert len(decoded.samples) == len(SECONDS_8)
 
 
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [("MAT4", "PCM_16"), ("SDS", "PCM_16"), ("SVX", "PCM_16"), ("VOC", "PCM_16"), ("VOC", "ULAW")],
+)
+def test_a_truncated_recording_of_an_old_format_says_so(container: str, subtype: str) -> None:
+    content = encode(SECONDS_8, RATE_HZ, container, subtype)
+    assert decode(content).fault is None
+    decoded = decode(content[: len(content) // 2])
+    assert decoded.kind == "truncated"
+    n_kept = len(SECONDS_8) // 2 - 100
+    np.testing.assert_array_equal(decoded.samples[:n_kept], decode(content).samples[:n_kept])
+
+
+@pytest.mark.parametrize("length", [1 << 62, (1 << 63) + 1, (1 << 64) - 1])
+@pytest.mark.parametrize("subtype", ["GSM610", "IMA_ADPCM", "MS_ADPCM", "PCM_16"])
+def test_a_w64_that_promises_years_does_not_take_years(subtype: str, length: int) -> None:
+    content = encode(SECONDS_8, RATE_HZ, "W64", subtype)
+    at = content.index(b"data") + 16
+    decoded = outcome(content[:at] + struct.pack("<Q", length) + content[at + 8 :])
+    if isinstance(decoded, AudioFault):
+        assert decoded.kind == "corrupt"
+    else:
+        assert len(decoded.samples) < len(SECONDS_8) + 1_000
+
+
 def test_a_truncated_flac_keeps_every_sample_before_the_damage(tmp_path: Path) -> None:
     flac = minute("FLAC")
     path = tmp_path / "a.flac"
