@@ -42,9 +42,9 @@ ENDS_BY_ITSELF = {"FLAC", "MP3", "OGG"}
 # A chunk's declared and real length, as libsndfile's parser logs it: "data : 320000 (should be 159978)".
 _DECLARED_LENGTH = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M)
 
-# What it logs where it says no more (MAT4, VOC), and where a block codec was asked for a block past the last byte (SDS):
-# such blocks come out as audio.
-_SEEMS_TRUNCATED = re.compile(r"[Ss]eems to be (?:a )?truncated|short read \(0 != \d+\)")
+# What it logs where it says no more (MAT4, VOC), and where SDS, whose blocks have 127 bytes, was asked for one past the
+# last byte: such a block comes out as audio.
+_SEEMS_TRUNCATED = re.compile(r"File seems to be truncated|Seems to be a truncated file|short read \(0 != 127\)")
 
 # What it logs of a hole inside an Ogg stream, while reading, and of a missing end.
 _OGG_HOLE = "libogg reports a hole"
