@@ -27,6 +27,8 @@ Samples = NDArray[np.float32]
 RATE_HZ = 16_000
 MINUTE = tone(60, RATE_HZ)
 SECONDS_8 = MINUTE[: 8 * RATE_HZ]
+# As an MP3 with a variable bit rate, of which the first frames say nothing about the size of the others.
+QUIET_THEN_LOUD = np.concatenate([(SECONDS_8 / 1_000).astype(np.float32), SECONDS_8])
 
 SIGNALLING_NAN = np.array([0x7FA0_0000], np.uint32).view(np.float32)[0]
 
@@ -356,6 +358,35 @@ def test_an_mp3_that_does_not_say_how_long_it_is_is_read_to_its_end(
     # LAME's tag has the delay of encoder and decoder cut off: 576 + 529 samples, and the end of the last frame.
     np.testing.assert_allclose(decoded.samples[1_105:][: len(told)], told, atol=1e-6)
     assert 0 <= len(decoded.samples) - 1_105 - len(told) < 2 * 1_152
+
+
+@pytest.mark.parametrize("before", [b"\xff" * 7, minute("MP3")[1_001:9_009]], ids=["junk", "half a frame"])
+def test_an_mp3_that_does_not_begin_with_a_frame_is_read_to_its_end(tmp_path: Path, before: bytes) -> None:
+    """A captured stream begins anywhere; its length would be guessed."""
+    mp3 = encode(QUIET_THEN_LOUD, RATE_HZ, "MP3", bitrate_mode="VARIABLE")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(before + without_xing(mp3))
+    decoded = decode(path)
+    assert decoded.fault is None
+    assert 16 * RATE_HZ <= len(decoded.samples) < 20 * RATE_HZ
+
+
+def test_an_mp3_whose_stated_length_is_damaged_is_read_to_its_end(tmp_path: Path) -> None:
+    mp3 = bytearray(encode(QUIET_THEN_LOUD, RATE_HZ, "MP3", bitrate_mode="VARIABLE"))
+    mp3[mp3.index(b"Xing") + 7] &= 0xFE  # the tag no longer has a number of frames
+    path = tmp_path / "a.mp3"
+    path.write_bytes(mp3)
+    assert len(both_ways(path).samples) >= 16 * RATE_HZ
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_an_mp3_of_unknown_length_that_the_decoder_leaves_is_truncated(share: float) -> None:
+    mp3 = bytearray(without_xing(minute("MP3")))
+    at = int(share * len(mp3))
+    mp3[at : at + 8_000] = bytes(8_000)
+    decoded = decode(bytes(mp3))
+    assert decoded.kind == "truncated"
+    assert len(decoded.samples) == pytest.approx(share * len(MINUTE), abs=RATE_HZ)
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
