@@ -33,7 +33,7 @@ SPANS = pa.schema(
 def read_spans(uri: str, shard: int) -> pa.Table:
     """The spans (SPANS) of one shard."""
     with storage.open_stream(uri) as stream:
-        # Not pq.read_table, which plans a scan of a data set first: of a shard of 256 rows 1.0 ms, so 0.6 ms.
+        # Not pq.read_table, which plans a scan of a data set first: for 256 rows 1.0 ms, against 0.7 ms.
         keys = pq.ParquetFile(stream).read(columns=KEYS, use_threads=False)
     file_id, index, n_windows = (keys[name].to_numpy() for name in KEYS)
     return spans_of(file_id, index, n_windows, shard)

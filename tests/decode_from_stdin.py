@@ -23,7 +23,7 @@ from embedding.audio import Recording, open_recording
 from embedding.sources import RECORDINGS
 from embedding.windows import WindowSpec
 
-# No mutated recording took a tenth of a second (60,000 of them, 2026-11-21); a shared machine may stall.
+# Of 60,000 mutated recordings the slowest took 0.11 s (2026-11-21); a shared machine may stall.
 SECONDS_EACH = 20
 SECOND = WindowSpec(16_000, 16_000, 16_000, "pad")
 
