@@ -42,10 +42,10 @@ ENDS_BY_ITSELF = {"FLAC", "MP3", "OGG"}
 # A chunk's declared and real length, as libsndfile's parser logs it: "data : 320000 (should be 159978)".
 _DECLARED_LENGTH = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M)
 
-# What it logs of something missing without saying how much: in MAT4 and VOC the first two phrases; of SDS that a block
+# What it logs of something missing without saying how much: in MAT4, PAF, VOC the first phrases; of SDS that a block
 # (127 bytes) was asked for past the last byte, which comes out as audio.
 _MISSING = {
-    r"File seems to be truncated|Seems to be a truncated file": "the file ends before its audio does",
+    r"[Ff]ile seems to be truncated|Seems to be a truncated file": "the file ends before its audio does",
     r"short read \(0 != 127\)": "the file ends before its audio does",
     r"libogg reports a hole": "a damaged part was passed over; times near it may be off by a second",
     r"Last page lacks an end-of-stream bit": "the mark that ends an Ogg stream is not there",
