@@ -17,7 +17,7 @@ import soxr
 import xxhash
 from numpy.typing import NDArray
 
-from embedding.headers import ByteView, as_endless_mp3, as_measured_wav, is_unstated, piped
+from embedding.headers import ByteView, as_endless_mp3, as_measured_wav, is_unstated, n_unread, piped
 
 # Samples per block after resampling (16 s at 16 kHz, 1 MB). Large enough that per-block overhead vanishes, small
 # enough that a worker's memory is set by its imports: see docs/decisions.md, "Decoding".
@@ -36,12 +36,24 @@ LOUDEST = 1e12
 # that it does not know (libsndfile declares 2⁶³ − 1 then).
 PLAUSIBLE_FRAMES_PER_BYTE = 10_000
 
-# A chunk's declared and real length, as libsndfile's parser logs it: "data : 320000 (should be 159978)".
-_DECLARED_LENGTH = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Formats that may not know their length, and whose decoders find the end by themselves. GSM 6.10 in a W64 whose header
+# promises years goes on for years, past the last byte (libsndfile 1.2.2).
+ENDS_BY_ITSELF = {"FLAC", "MP3", "OGG"}
 
-# What it logs of a hole inside an Ogg stream, while reading, and of a missing end.
-_OGG_HOLE = "libogg reports a hole"
-_OGG_NO_END = "Last page lacks an end-of-stream bit"
+# A chunk's declared and real length, as libsndfile's parser logs it: "data : 320000 (should be 159978)".
+_DECLARED_LENGTH = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M)
+
+# What it logs of something missing without saying how much: in MAT4, PAF, VOC the first phrases; of SDS that a block
+# (127 bytes) was asked for past the last byte, which comes out as audio.
+_MISSING = {
+    r"[Ff]ile seems to be truncated|Seems to be a truncated file": "the file ends before its audio does",
+    r"short read \(0 != 127\)": "the file ends before its audio does",
+    r"libogg reports a hole": "a damaged part was passed over; times near it may be off by a second",
+    r"Last page lacks an end-of-stream bit": "the mark that ends an Ogg stream is not there",
+}
+
+# Behind the last frame of an MP3 there may be titles (ID3v1, APE), which mpg123 leaves. Of audio it is half a second.
+MP3_TAG_BYTES = 1 << 13
 
 # A quiet NaN no recorder writes: marks what a failed read did not reach.
 _UNREACHED = np.uint32(0x7FC0_DEAD)
@@ -89,6 +101,7 @@ class Recording:
     _file: sf.SoundFile
     _bytes: ByteView
     _length_known: bool
+    _pipe: int | None  # descriptor, if _file reads from one
     audio_hash: int | None = None
 
     @property
@@ -156,6 +169,10 @@ class Recording:
                 _refuse_system_error(error)
                 unreached = bits[:, -1] == _UNREACHED
                 n_frames = int(unreached.argmax()) if unreached.any() else block_frames
+                if self._length_known:
+                    # Past the promised end libsndfile has filled it with zeros: 15 s of silence after 1 s of DWVW,
+                    # where soundfile's seek after each read fails.
+                    n_frames = min(n_frames, self.n_frames - position)
                 if self._length_known or error.code != _SEEK_FAILED:
                     damage = error
             self._bytes.raise_error()
@@ -182,12 +199,13 @@ class Recording:
                 return _truncated(
                     self.duration_s, f"its header promises {declared} bytes, {real} are there ({share:.0%})"
                 )
+        if self._pipe is not None and (n_bytes := n_unread(self._pipe, self._bytes)) > MP3_TAG_BYTES:
+            return _truncated(self.duration_s, f"the decoder stopped at least {n_bytes} bytes before its end")
         if self._length_known and self.n_frames < promised:
             return _truncated(self.duration_s, f"its header promises {promised / self.sample_rate:.3f} s")
-        if _OGG_HOLE in log:
-            return _truncated(self.duration_s, "a damaged part was passed over; times near it may be off by a second")
-        if _OGG_NO_END in log:
-            return _truncated(self.duration_s, "the mark that ends an Ogg stream is not there")
+        for sign, why in _MISSING.items():
+            if re.search(sign, log):
+                return _truncated(self.duration_s, why)
         return None
 
     def _count_frames(self) -> int:
@@ -257,20 +275,15 @@ def _opened(path: str | None, stream: BinaryIO) -> Iterator[Recording]:
         # libsndfile reads a local file faster by itself than through callbacks (WAV by a quarter, measured 2026-11-20).
         # Not so a .raw: soundfile would ask us for its rate.
         source = path if path and not path.lower().endswith(".raw") else view
+        pipe = None
         if wav := as_measured_wav(view):
             source = view = wav
-        elif mp3 := as_endless_mp3(view):
-            view = mp3
-            source = stack.enter_context(piped(mp3))
         else:
             view.seek(0)
-        try:
-            sound = stack.enter_context(sf.SoundFile(cast(BinaryIO, source), closefd=False))
-        except sf.LibsndfileError as error:
-            _refuse_system_error(error)
-            view.raise_error()
-            raise AudioFault("corrupt", f"not readable as audio: {_reason(error)}") from error
-        view.raise_error()
+        sound = stack.enter_context(_sound(source, view))
+        if sound.format == "MP3" and (mp3 := as_endless_mp3(view, sound.frames)):
+            view, pipe = mp3, stack.enter_context(piped(mp3))
+            sound = stack.enter_context(_sound(pipe, view))
         low_hz, high_hz = PLAUSIBLE_RATE_HZ
         if sound.format == "RAW":  # guessed from a suffix such as .au
             raise AudioFault("corrupt", "not readable as audio: Format not recognised")
@@ -279,7 +292,21 @@ def _opened(path: str | None, stream: BinaryIO) -> Iterator[Recording]:
         if sound.frames == 0:
             raise _empty()
         length_known = sound.frames <= PLAUSIBLE_FRAMES_PER_BYTE * view.n_bytes
-        yield Recording(sound.samplerate, sound.channels, sound.frames, sound, view, length_known)
+        if not length_known and sound.format not in ENDS_BY_ITSELF:
+            raise AudioFault("corrupt", f"its header promises {sound.frames} samples in {view.n_bytes} bytes")
+        yield Recording(sound.samplerate, sound.channels, sound.frames, sound, view, length_known, pipe)
+
+
+def _sound(source: str | int | ByteView, view: ByteView) -> sf.SoundFile:
+    """Open ``source``: a path, a descriptor or ``view`` itself, whose failure of the storage is raised."""
+    try:
+        sound = sf.SoundFile(cast(BinaryIO, source), closefd=False)
+    except sf.LibsndfileError as error:
+        _refuse_system_error(error)
+        view.raise_error()
+        raise AudioFault("corrupt", f"not readable as audio: {_reason(error)}") from error
+    view.raise_error()
+    return sound
 
 
 def _refuse_system_error(error: sf.LibsndfileError) -> None:

@@ -1,7 +1,12 @@
-"""How much audio a listing holds, guessed from the headers of a few recordings. For estimates only."""
+"""How much audio a listing holds, guessed from the headers of a few recordings. For estimates only.
+
+Headers are read in a process of their own: a recording that kills its reader must not kill the driver.
+"""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -22,10 +27,9 @@ def audio_seconds(recordings: pa.Table) -> float:
     """Seconds of audio in ``recordings``, from bytes per second of a sample spread evenly over them, by suffix."""
     measured: dict[str, list[float]] = {}
     rows = _sample(recordings)
-    with ThreadPoolExecutor(SAMPLE_THREADS) as pool:
-        for row, rate in zip(rows, pool.map(_bytes_per_s, rows), strict=True):
-            if rate:
-                measured.setdefault(_suffix(row["file"]), []).append(rate)
+    for row, rate in zip(rows, _rates_apart(rows), strict=True):
+        if rate:
+            measured.setdefault(_suffix(row["file"]), []).append(rate)
     rates = {suffix: float(np.median(values)) for suffix, values in measured.items()}
     fallback = float(np.median(list(rates.values()))) if rates else DEFAULT_BYTES_PER_S
     return sum(_seconds(chunk, rates, fallback) for chunk in recordings.select(["file", "size"]).to_batches())
@@ -43,6 +47,20 @@ def _seconds(recordings: pa.RecordBatch, rates: dict[str, float], fallback: floa
         return float(sizes.sum()) / fallback
     bytes_per_s = [rates.get(_suffix(file), fallback) for file in recordings["file"].to_pylist()]
     return float((sizes / bytes_per_s).sum())
+
+
+def _rates_apart(rows: list[dict[str, Any]]) -> list[float | None]:
+    """``_rates`` from a process of its own; nothing is known where that dies."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_rates, rows).result()
+        except BrokenProcessPool:  # the run itself will find the recording that did it
+            return [None] * len(rows)
+
+
+def _rates(rows: list[dict[str, Any]]) -> list[float | None]:
+    with ThreadPoolExecutor(SAMPLE_THREADS) as pool:
+        return list(pool.map(_bytes_per_s, rows))
 
 
 def _bytes_per_s(row: dict[str, Any]) -> float | None:

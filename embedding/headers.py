@@ -4,13 +4,22 @@ libsndfile believes the length that a header states, or guesses one, and leaves 
 recording is handed to it in another way; the file itself stays as it is.
 """
 
+import fcntl
 import os
 import struct
+import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import SEEK_END
 from threading import Thread
 from typing import BinaryIO
+
+# Layer III at the bit rates 1 to 14 of a frame's header: of MPEG-1, and of MPEG-2 and 2.5.
+MPEG_1_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+MPEG_2_KBPS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+# libsndfile (mpg123) takes what lies before the first frame for junk, and looks about as far for one.
+MP3_SEARCHED_BYTES = 1 << 16
 
 
 class ByteView:
@@ -114,24 +123,69 @@ def _chunk(view: ByteView) -> tuple[bytes, int] | None:
     return (name, length) if named and (name == b"data" or length <= view.n_bytes - view.tell()) else None
 
 
-def as_endless_mp3(view: ByteView) -> ByteView | None:
-    """An MP3 that does not say how long it is (in a Xing or Info frame), without its ID3 tags; None for all else.
+def as_endless_mp3(view: ByteView, n_frames: int) -> ByteView | None:
+    """An MP3 from its first frame on, if nothing in that frame states the ``n_frames`` that it is said to have.
 
-    mpg123 guesses the length of such a file from its size and its first frames, and libsndfile ends there: a third of
-    the audio came out with a variable bit rate; with a constant one the guess is some frames too long (measured with
-    libsndfile 1.2.2, 2026-11-20). Through a pipe there is no size to guess from, and it is read to its end.
+    mpg123 guesses the length of a file without a Xing or Info frame, or with a damaged one, from its size and its first
+    frames, and libsndfile ends there: a third of the audio came out with a variable bit rate; with a constant one the
+    guess is some frames too long (measured with libsndfile 1.2.2, 2026-11-20). Through a pipe there is no size to guess
+    from, and it is read to its end.
     """
-    start = 0
+    was_at, start = view.tell(), 0  # libsndfile reads on from where it was
     view.seek(0)
     while len(tag := view.read(10)) == 10 and tag[:3] == b"ID3":
         start += 10 + sum((byte & 0x7F) << 7 * i for i, byte in enumerate(reversed(tag[6:])))
         view.seek(start)
     view.seek(start)
-    frame = view.read(64)
-    # Eleven bits of synchronisation, any version, layer III: ISO/IEC 11172-3, 2.4.1.3.
-    if int.from_bytes(frame[:2]) & 0xFFE6 != 0xFFE2 or b"Xing" in frame or b"Info" in frame:
+    begin = view.read(MP3_SEARCHED_BYTES)
+    view.seek(was_at)
+    first = _first_mp3_frame(begin)
+    if first is None:
         return None
-    return ByteView(view.stream, start=start)
+    frame = begin[first : first + 64].ljust(80)
+    tag_at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if tag_at >= 0:
+        if _states_mp3_length(frame, tag_at, n_frames):
+            return None
+        first += _mp3_frame_bytes(frame[:4])  # nor is it right about the silence that it has cut off at both ends
+    return ByteView(view.stream, start=start + first)
+
+
+def _first_mp3_frame(content: bytes) -> int | None:
+    """Where the first frame of layer III begins that another one follows, or that nothing follows."""
+    at = content.find(0xFF)
+    while at >= 0:
+        n_bytes = _mp3_frame_bytes(content[at : at + 4])
+        following = content[at + n_bytes : at + n_bytes + 4]
+        if n_bytes and (_mp3_frame_bytes(following) or len(following) < 4):
+            return at
+        at = content.find(0xFF, at + 1)
+    return None
+
+
+def _mp3_frame_bytes(header: bytes) -> int:
+    """Length of the frame of layer III that begins with these four bytes; 0 if none does (ISO/IEC 11172-3, 2.4.1.3)."""
+    word = int.from_bytes(header)
+    version, bitrate, rate = word >> 19 & 3, word >> 12 & 15, word >> 10 & 3
+    if word >> 21 != 0x7FF or word >> 17 & 3 != 1 or version == 1 or bitrate in (0, 15) or rate == 3:
+        return 0
+    rate_hz = (44_100, 48_000, 32_000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    kbps = (MPEG_1_KBPS if version == 3 else MPEG_2_KBPS)[bitrate - 1]
+    return (144 if version == 3 else 72) * 1000 * kbps // rate_hz + (word >> 9 & 1)
+
+
+def _states_mp3_length(frame: bytes, tag_at: int, n_frames: int) -> bool:
+    """Whether the Xing or Info tag at ``tag_at`` states a length that gives ``n_frames`` of audio."""
+    flags, n_stated = struct.unpack_from(">II", frame, tag_at + 4)
+    stated = n_stated * (1152 if frame[1] >> 3 & 3 == 3 else 576)
+    # LAME's tag has the silence cut off that encoders put before and after: twelve bits each.
+    return bool(flags & 1) and stated - 2 * 4096 <= n_frames <= stated
+
+
+def n_unread(pipe: int, view: ByteView) -> int:
+    """Bytes of ``view`` that nobody took from its ``pipe``; at least the pipe's capacity if much was left."""
+    in_pipe = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(in_pipe, sys.byteorder) + view.n_bytes - view.tell()
 
 
 @contextmanager

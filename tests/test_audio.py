@@ -27,6 +27,8 @@ Samples = NDArray[np.float32]
 RATE_HZ = 16_000
 MINUTE = tone(60, RATE_HZ)
 SECONDS_8 = MINUTE[: 8 * RATE_HZ]
+# As an MP3 with a variable bit rate, of which the first frames say nothing about the size of the others.
+QUIET_THEN_LOUD = np.concatenate([(SECONDS_8 / 1_000).astype(np.float32), SECONDS_8])
 
 SIGNALLING_NAN = np.array([0x7FA0_0000], np.uint32).view(np.float32)[0]
 
@@ -224,6 +226,14 @@ def test_a_block_stays_small_whatever_the_rate_and_the_channels(monkeypatch: pyt
     assert max(read) <= audio.BLOCK_VALUES
 
 
+@pytest.mark.parametrize("subtype", ["DWVW_16", "DWVW_24"])
+def test_a_codec_that_cannot_seek_is_not_filled_up_with_silence(subtype: str) -> None:
+    samples = SECONDS_8[:RATE_HZ]
+    decoded = decode(encode(samples, RATE_HZ, "AIFF", subtype))
+    assert decoded.fault is None
+    np.testing.assert_allclose(decoded.samples, samples, atol=2**-15)
+
+
 # --- recordings whose header does not say how long they are -----------------------------------------------------------
 
 
@@ -350,6 +360,35 @@ def test_an_mp3_that_does_not_say_how_long_it_is_is_read_to_its_end(
     assert 0 <= len(decoded.samples) - 1_105 - len(told) < 2 * 1_152
 
 
+@pytest.mark.parametrize("before", [b"\xff" * 7, minute("MP3")[1_001:9_009]], ids=["junk", "half a frame"])
+def test_an_mp3_that_does_not_begin_with_a_frame_is_read_to_its_end(tmp_path: Path, before: bytes) -> None:
+    """A captured stream begins anywhere; its length would be guessed."""
+    mp3 = encode(QUIET_THEN_LOUD, RATE_HZ, "MP3", bitrate_mode="VARIABLE")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(before + without_xing(mp3))
+    decoded = decode(path)
+    assert decoded.fault is None
+    assert 16 * RATE_HZ <= len(decoded.samples) < 20 * RATE_HZ
+
+
+def test_an_mp3_whose_stated_length_is_damaged_is_read_to_its_end(tmp_path: Path) -> None:
+    mp3 = bytearray(encode(QUIET_THEN_LOUD, RATE_HZ, "MP3", bitrate_mode="VARIABLE"))
+    mp3[mp3.index(b"Xing") + 7] &= 0xFE  # the tag no longer has a number of frames
+    path = tmp_path / "a.mp3"
+    path.write_bytes(mp3)
+    assert len(both_ways(path).samples) >= 16 * RATE_HZ
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_an_mp3_of_unknown_length_that_the_decoder_leaves_is_truncated(share: float) -> None:
+    mp3 = bytearray(without_xing(minute("MP3")))
+    at = int(share * len(mp3))
+    mp3[at : at + 8_000] = bytes(8_000)
+    decoded = decode(bytes(mp3))
+    assert decoded.kind == "truncated"
+    assert len(decoded.samples) == pytest.approx(share * len(MINUTE), abs=RATE_HZ)
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -372,6 +411,31 @@ def test_a_wav_that_promises_3_gb_is_truncated_not_unstated() -> None:
     decoded = decode(with_data_length(encode(SECONDS_8), 3_000_000_000))
     assert decoded.kind == "truncated"
     assert len(decoded.samples) == len(SECONDS_8)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [("MAT4", "PCM_16"), ("SDS", "PCM_16"), ("SVX", "PCM_16"), ("VOC", "PCM_16"), ("VOC", "ULAW")],
+)
+def test_a_truncated_recording_of_an_old_format_says_so(container: str, subtype: str) -> None:
+    content = encode(SECONDS_8, RATE_HZ, container, subtype)
+    assert decode(content).fault is None
+    decoded = decode(content[: len(content) // 2])
+    assert decoded.kind == "truncated"
+    n_kept = len(SECONDS_8) // 2 - 100
+    np.testing.assert_array_equal(decoded.samples[:n_kept], decode(content).samples[:n_kept])
+
+
+@pytest.mark.parametrize("length", [1 << 62, (1 << 63) + 1, (1 << 64) - 1])
+@pytest.mark.parametrize("subtype", ["GSM610", "IMA_ADPCM", "MS_ADPCM", "PCM_16"])
+def test_a_w64_that_promises_years_does_not_take_years(subtype: str, length: int) -> None:
+    content = encode(SECONDS_8, RATE_HZ, "W64", subtype)
+    at = content.index(b"data") + 16
+    decoded = outcome(content[:at] + struct.pack("<Q", length) + content[at + 8 :])
+    if isinstance(decoded, AudioFault):
+        assert decoded.kind == "corrupt"
+    else:
+        assert len(decoded.samples) < len(SECONDS_8) + 1_000
 
 
 def test_a_truncated_flac_keeps_every_sample_before_the_damage(tmp_path: Path) -> None:
