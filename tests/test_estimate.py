@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from embedding import storage
+from embedding import estimate, storage
 from embedding.estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE, audio_seconds
 from embedding.sources import RECORDINGS, UNKNOWN_SIZE, list_recordings
 from tests.conftest import tone, write_audio
@@ -49,6 +49,7 @@ def test_of_recordings_in_s3_only_headers_are_read(
     client.meta.events.register(
         "before-parameter-build.s3.GetObject", lambda params, **_: asked.append(params["Range"])
     )
+    other_s3.setattr(estimate, "_rates_apart", estimate._rates)  # here, where requests can be heard
     assert audio_seconds(recordings) == pytest.approx(90, rel=0.01)
     ends = [int(of.rpartition("-")[2]) for of in asked]
     assert len(ends) == 3
@@ -63,3 +64,16 @@ def test_a_listing_of_more_than_2_gib_of_names_is_sampled() -> None:
     assert recordings["file"].nbytes > 1 << 31
     assert len(recordings) > SAMPLE
     assert audio_seconds(recordings) == pytest.approx(130 * n)
+
+
+def test_a_recording_that_kills_its_reader_does_not_kill_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_audio(tmp_path / "kills its reader.wav", tone(3, 16_000), 16_000)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, soundfile\n"
+        "soundfile.SoundFile.__init__ = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    n_bytes = path.stat().st_size
+    assert audio_seconds(list_recordings([str(path)]).recordings) == pytest.approx(n_bytes / DEFAULT_BYTES_PER_S)
