@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from io import BufferedReader, RawIOBase
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from embedding.s3_faults import ShortBodyError, as_os_error, passes, patiently, service_errors, whole
 
@@ -91,7 +91,7 @@ def open_stream(uri: str, range_bytes: int = RANGE_BYTES) -> BinaryIO:
 def read_bytes(uri: str) -> bytes:
     """The whole object, by ranges: one that is cut short, or whose object is replaced meanwhile, is noticed.
 
-    s3fs's ``cat_file`` leaves zeros where a range of a large object came short.
+    Not by s3fs's ``cat_file``, which leaves zeros where a range of a large object came short (2026.9.0).
     """
     with _Stream(uri, RANGE_BYTES) as stream:
         return b"".join(iter(lambda: stream.read(RANGE_BYTES), b""))
@@ -117,9 +117,8 @@ def read_many(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
         found.update({i: _expected(body, sizes[i]) for i, body in zip(missing, bodies, strict=True)})
         missing[:] = [i for i in missing if passes(found[i])]
         failing[:] = [uris[i] for i in missing]
-        for fault in (found[i] for i in missing):
-            assert isinstance(fault, OSError)
-            raise fault  # one for all of them
+        if missing:
+            raise cast(OSError, found[missing[0]])  # one for all of them
 
     with suppress(OSError):  # it lies in its place
         patiently(fetch, failing)
@@ -152,12 +151,11 @@ def create_bytes(uri: str, data: bytes) -> bool:
 
 def _check_then_create(uri: str, data: bytes) -> bool:
     """For a store that answers 501 to ``If-None-Match``: of two writers within the same moment, both are told True."""
-    try:
-        info(uri)
-    except FileNotFoundError:
-        write_bytes(uri, data)
-        return True
-    return False
+    with suppress(FileNotFoundError):
+        if info(uri)["type"] == "file":
+            return False
+    write_bytes(uri, data)
+    return True
 
 
 def delete(uri: str) -> None:

@@ -15,12 +15,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 TRIES = 8
 FIRST_WAIT_S = 1
 LONGEST_WAIT_S = 30
-# No try begins later than this after the first. A server that takes requests and never answers (20 s each) is
-# therefore given up after 140 s.
-PATIENCE_S = 120
-# An address at which nobody is (refused, or no such name) is mistyped more often than it restarts: 15 s at most, or
-# 40 s where every try runs into the 5 s for a connection.
-UNREACHABLE_TRIES = 5
+# Where nobody answers (refused, no such name, a time-out), the address is wrong more often than the server restarts.
+# 15 s of waits at most; with the client's time-outs 40 s for a connection, 115 s for a server that takes requests and
+# stays silent. Counted in tries, not in seconds: a large write may take minutes before it is cut off.
+UNANSWERED_TRIES = 5
 
 # Answers below 500 that say "again", not "never": throttling, a slow or damaged upload, another writer this moment.
 _PASSING_CODES = {
@@ -108,8 +106,7 @@ def _error(state: RetryCallState) -> OSError:
 
 
 def _out_of_patience(state: RetryCallState) -> bool:
-    tries = UNREACHABLE_TRIES if _is_unreachable(_error(state)) else TRIES
-    return state.attempt_number >= tries or (state.seconds_since_start or 0) + state.upcoming_sleep > PATIENCE_S
+    return state.attempt_number >= (UNANSWERED_TRIES if _is_unanswered(_error(state)) else TRIES)
 
 
 def passes(fault: object) -> bool:
@@ -133,12 +130,16 @@ def passes(fault: object) -> bool:
     return isinstance(cause, (*lost, *short, *damaged))
 
 
-def _is_unreachable(error: OSError) -> bool:
-    """Whether no connection came about. botocore says EndpointConnectionError also of one that was reset later."""
+def _is_unanswered(error: OSError) -> bool:
+    """Whether no connection came about, or nothing came over it in time.
+
+    Not whether one broke, which botocore calls an EndpointConnectionError, too.
+    """
     from aiohttp import ClientConnectorError
-    from botocore.exceptions import BotoCoreError, ConnectTimeoutError
+    from botocore.exceptions import BotoCoreError, ConnectTimeoutError, ReadTimeoutError
 
     cause = error.__cause__ or error
     if isinstance(cause, BotoCoreError):
-        return isinstance(cause, ConnectTimeoutError) or isinstance(cause.kwargs.get("error"), ClientConnectorError)
-    return isinstance(cause, ClientConnectorError)
+        reason = cause.kwargs.get("error")
+        return isinstance(cause, ConnectTimeoutError | ReadTimeoutError) or isinstance(reason, ClientConnectorError)
+    return isinstance(cause, ClientConnectorError | TimeoutError)

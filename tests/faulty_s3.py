@@ -46,10 +46,9 @@ class FaultyS3:
     def __init__(self, upstream: str) -> None:
         self.host = urlsplit(upstream).netloc
         self.url = ""
-        self.choose: Choice = never
+        self.choose: Choice = lambda _: None
         self.slow_s = 0.3
-        self.done: Counter[str] = Counter()
-        self.asked: Counter[str] = Counter()
+        self.done, self.asked = Counter[str](), Counter[str]()
         self.lock = threading.Lock()
 
     def fault(self, request: "Request") -> str:
@@ -60,25 +59,14 @@ class FaultyS3:
         return kind
 
 
-def never(_: "Request") -> None:
-    return None
+def first(n: int, kind: str, verb: str = "") -> Choice:
+    """The first ``n`` requests (of this verb) fail in this way, the others do not."""
+    left = iter(range(n))
+    return lambda request: kind if request.command == (verb or request.command) and next(left, n) < n else None
 
 
 def always(kind: str, verb: str = "") -> Choice:
     return first(1 << 30, kind, verb)
-
-
-def first(n: int, kind: str, verb: str = "") -> Choice:
-    """The first ``n`` requests (of this verb) fail in this way, the others do not."""
-    left = [n]
-
-    def choose(request: "Request") -> str | None:
-        if left[0] == 0 or request.command != (verb or request.command):
-            return None
-        left[0] -= 1
-        return kind
-
-    return choose
 
 
 def every(n: int) -> Choice:
@@ -102,7 +90,9 @@ class Request(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         kind = self.proxy.fault(self)
         if kind in ANSWERS:
-            self.answer(*ANSWERS[kind])
+            status, code, message = ANSWERS[kind]
+            body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+            self.reply(status, {"Content-Length": str(len(body))}, b"" if self.command == "HEAD" else body)
         elif kind == RESET:
             self.reset()
         else:
@@ -110,16 +100,12 @@ class Request(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request  # noqa: N815 — named by http.server
 
-    def answer(self, status: int, code: str, message: str) -> None:
-        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
-        self.reply(status, [("Content-Length", str(len(body)))], b"" if self.command == "HEAD" else body)
-
     def forward(self, sent: bytes, kind: str) -> None:
         upstream = HTTPConnection(self.proxy.host)
         upstream.request(self.command, self.path, sent, dict(self.headers))
         response = upstream.getresponse()
         body = response.read()
-        headers = [(name, value) for name, value in response.getheaders() if name not in ("Connection", "Date")]
+        headers = {name: value for name, value in response.getheaders() if name not in ("Connection", "Date")}
         upstream.close()
         if kind == LOST:
             self.reset()
@@ -128,14 +114,14 @@ class Request(BaseHTTPRequestHandler):
             time.sleep(self.proxy.slow_s)
         part = body[: {CUT: len(body) // 2, SHORT: len(body) // 2, EMPTY: 0}.get(kind, len(body))]
         if kind in (SHORT, EMPTY):
-            headers = [(name, str(len(part)) if name == "Content-Length" else value) for name, value in headers]
+            headers["Content-Length"] = str(len(part))
         self.close_connection = kind == CUT
         self.reply(response.status, headers, part)
 
-    def reply(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
-        for name, value in headers:
-            self.send_header(name, value)
+        for header in headers.items():
+            self.send_header(*header)
         self.end_headers()
         self.wfile.write(body)
 
@@ -146,7 +132,7 @@ class Request(BaseHTTPRequestHandler):
         self.connection.close()
         self.close_connection = True
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — named by http.server
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
 
 
