@@ -49,9 +49,9 @@ class SimulatedS3:
 
 
 def from_s3(n: int, folder: Path, *inputs: str) -> Callable[[], int]:
-    from embedding import sources, storage
+    from embedding import s3, sources
 
-    storage.s3 = lambda: SimulatedS3(n)  # type: ignore[assignment]
+    s3.client = lambda: SimulatedS3(n)  # type: ignore[assignment]
     return lambda: len(sources.list_recordings(inputs).recordings)
 
 

@@ -267,11 +267,12 @@ def _groups(rows: list[_Row]) -> Iterator[list[_Row]]:
 
 
 def _sources(rows: list[_Row]) -> list[str | BinaryIO | OSError]:
-    whole = [row["file"] for row in rows if storage.is_s3(row["file"]) and row["size"] <= WHOLE_OBJECT_BYTES]
+    small = [row for row in rows if storage.is_s3(row["file"]) and row["size"] <= WHOLE_OBJECT_BYTES]
+    whole = [row["file"] for row in small]
     fetched: dict[str, bytes | OSError] = {}
     if whole:
         try:
-            fetched = dict(zip(whole, storage.read_many(whole), strict=True))
+            fetched = dict(zip(whole, storage.read_many(whole, [row["size"] for row in small]), strict=True))
         except OSError as error:  # of all of them at once
             fetched = dict.fromkeys(whole, error)
     return [_source(row["file"], fetched) for row in rows]

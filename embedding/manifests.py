@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from embedding import storage
+from embedding import s3, storage
 from embedding.errors import RequestError
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
@@ -35,7 +35,7 @@ def _named_in(manifest: str, file: str) -> str:
     if "://" not in file and not file.startswith("/"):
         folder = manifest.rpartition("/")[0]
         if storage.is_s3(manifest):  # where names are literal, except for the way from here to there
-            return storage.S3_SCHEME + posixpath.normpath(storage.s3_key(storage.join(folder, file)))
+            return s3.SCHEME + posixpath.normpath(s3.bucket_key(storage.join(folder, file)))
         file = storage.join(folder, file)
     return storage.normalise(file, f"--input: manifest {manifest}")
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from embedding import storage
+from embedding import s3, storage
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
 from embedding.errors import RequestError
 
@@ -196,8 +196,7 @@ def _root_cause(error: BaseException) -> str:
 
 def _from_s3(uri: str) -> str:
     try:
-        with storage.service_errors():
-            version = storage.s3().info(storage.s3_key(uri))["ETag"]
+        version = s3.info(uri).get("ETag")  # a folder has none, and cannot be read
         folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "avex-batch"
         key = hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:24]
         path = folder / f"{key}-{uri.rpartition('/')[2]}"

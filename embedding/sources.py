@@ -24,7 +24,7 @@ import pyarrow.csv
 import soundfile as sf
 from numpy.typing import NDArray
 
-from embedding import storage
+from embedding import s3, storage
 from embedding.errors import RequestError
 from embedding.manifests import MANIFEST_SUFFIXES, manifest_files
 from embedding.patterns import EVERYTHING, Pattern
@@ -280,7 +280,7 @@ def _file(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
 
 
 def _from_s3(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
-    bucket_key = storage.s3_key(uri)
+    bucket_key = s3.bucket_key(uri)
     if glob.has_magic(bucket_key.partition("/")[0]):
         raise RequestError(f"--input: {uri} has a wildcard in its bucket; only keys take them")
     if not glob.has_magic(bucket_key) or _s3_exists(uri):
@@ -288,9 +288,9 @@ def _from_s3(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
         return
     # Listed from what comes before the first wildcard, matched from the last folder in that.
     start = re.split(r"[*?\[]", uri, maxsplit=1)[0]
-    folder = storage.s3_key(start).rpartition("/")[0]
+    folder = s3.bucket_key(start).rpartition("/")[0]
     pattern = Pattern(*bucket_key.removeprefix(folder + "/").split("/"))
-    yield from _s3_matches(storage.s3_objects(start), folder, pattern, uri, left_out)
+    yield from _s3_matches(s3.objects(start), folder, pattern, uri, left_out)
 
 
 def _s3_matches(
@@ -307,7 +307,7 @@ def _s3_matches(
                 continue
             any_match = True
             if not key.endswith("/") and (key == folder or _wanted(key, left_out)):
-                yield storage.S3_SCHEME + key, size, etag
+                yield s3.SCHEME + key, size, etag
     except OSError as error:
         raise RequestError(f"--input: cannot list {uri}: {error.strerror or error}") from error
     if not any_match:
@@ -316,13 +316,13 @@ def _s3_matches(
 
 def _s3_folder(uri: str) -> Iterator[_Entry]:
     """The object itself, if ``uri`` is one, then everything in the folder of that name."""
-    if "/" in storage.s3_key(uri):
+    if "/" in s3.bucket_key(uri):
         # Of the keys that begin with a key, that key itself comes first. Those of s3://bucket/site-10 begin with
         # s3://bucket/site-1, but lie in another folder: hence the second listing.
-        first = next(storage.s3_objects(uri), None)
-        if first is not None and first[0] == storage.s3_key(uri):
+        first = next(s3.objects(uri), None)
+        if first is not None and first[0] == s3.bucket_key(uri):
             yield first
-    yield from storage.s3_objects(uri + "/")
+    yield from s3.objects(uri + "/")
 
 
 def _s3_exists(uri: str) -> bool:
@@ -354,8 +354,7 @@ def _s3_entries(uris: list[str]) -> Iterator[_Entry]:
 
     def entry(uri: str) -> _Entry:
         try:
-            with storage.service_errors():
-                info = storage.s3().info(storage.s3_key(uri))
+            info = s3.info(uri)
         except (FileNotFoundError, PermissionError):
             return uri, UNKNOWN_SIZE, ""
         except OSError as error:
@@ -364,5 +363,5 @@ def _s3_entries(uris: list[str]) -> Iterator[_Entry]:
             return uri, UNKNOWN_SIZE, ""
         return uri, info["size"], info["ETag"]
 
-    with ThreadPoolExecutor(storage.S3_CONNECTIONS) as pool:
+    with ThreadPoolExecutor(s3.CONNECTIONS) as pool:
         yield from pool.map(entry, uris)

@@ -15,7 +15,7 @@ import pytest
 import soundfile as sf
 from hypothesis import settings
 
-from embedding import storage
+from embedding import s3
 
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile("avex-batch", deadline=None)
@@ -196,16 +196,22 @@ def bucket(s3_api: Any) -> str:
     return name
 
 
-@pytest.fixture
-def other_s3(s3_server: str) -> Iterator[pytest.MonkeyPatch]:
+@contextmanager
+def s3_client_made_anew() -> Iterator[pytest.MonkeyPatch]:
     """An environment to change: the process's S3 client is made anew from it, and once more afterwards."""
     from s3fs import S3FileSystem
 
     def forget() -> None:
-        storage.s3.cache_clear()
+        s3.client.cache_clear()
         S3FileSystem.clear_instance_cache()
 
     forget()
     with pytest.MonkeyPatch.context() as environment:
         yield environment
     forget()
+
+
+@pytest.fixture
+def other_s3(s3_server: str) -> Iterator[pytest.MonkeyPatch]:
+    with s3_client_made_anew() as environment:
+        yield environment

@@ -358,12 +358,14 @@ class Bucket:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes | OSError]) -> None:
         self.objects = objects
         self.fetched: list[list[str]] = []
+        self.sizes: list[int] = []
         self.opened: list[str] = []
         monkeypatch.setattr(storage, "read_many", self.read_many)
         monkeypatch.setattr(storage, "open_stream", self.open_stream)
 
-    def read_many(self, uris: list[str]) -> list[bytes | OSError]:
+    def read_many(self, uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
         self.fetched.append(uris)
+        self.sizes += sizes
         return [self.objects[uri] for uri in uris]
 
     def open_stream(self, uri: str) -> BinaryIO:
@@ -394,6 +396,7 @@ def test_small_objects_are_fetched_many_at_a_time(
     (table,) = decode(bucket.recordings(), SECOND, 100, Observer())
     names = list(wavs)
     assert bucket.fetched == [names[:2], names[2:4], names[4:]]
+    assert bucket.sizes == bucket.recordings()["size"].to_pylist()
     assert bucket.opened == []
     assert table["file"].to_pylist() == [name for name in names for _ in range(2)]
 
@@ -432,7 +435,7 @@ def test_a_store_that_cannot_be_reached_fails_its_objects_not_the_job(
 ) -> None:
     bucket = Bucket(monkeypatch, wavs)
 
-    def unreachable(uris: list[str]) -> list[bytes | OSError]:
+    def unreachable(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
         raise OSError(f"no route to the host of {len(uris)} objects")
 
     monkeypatch.setattr(storage, "read_many", unreachable)

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from embedding import estimate, storage
+from embedding import estimate, s3
 from embedding.estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE, audio_seconds
 from embedding.sources import RECORDINGS, UNKNOWN_SIZE, list_recordings
 from tests.conftest import tone, write_audio
@@ -45,7 +45,7 @@ def test_of_recordings_in_s3_only_headers_are_read(
         s3_api.upload_file(str(path), bucket, f"{i}.wav")
     recordings = list_recordings([f"s3://{bucket}"]).recordings
     asked: list[str] = []
-    client: Any = storage.s3().s3
+    client: Any = s3.client().s3
     client.meta.events.register(
         "before-parameter-build.s3.GetObject", lambda params, **_: asked.append(params["Range"])
     )

@@ -1,14 +1,12 @@
 """Bytes on a disk and in S3: complete or absent, names taken literally, failures as OSErrors."""
 
-import errno
 import io
 import os
 import random
 import resource
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import pytest
 
 from embedding import storage
 from embedding.errors import RequestError
-from embedding.sources import UNKNOWN_SIZE, list_recordings
 from tests.test_sources import ODD_NAMES
 
 
@@ -154,27 +151,41 @@ def test_writing_to_a_bucket_that_does_not_exist_fails(bucket: str) -> None:
         storage.write_bytes(f"s3://{bucket}-gone/a.bin", b"new")
 
 
+def requests(log: Path, bucket: str, verb: str) -> int:
+    """How many of them the server has had for objects of ``bucket``."""
+    return log.read_text().count(f"{verb} /{bucket}/")
+
+
 @pytest.mark.long
-def test_a_large_object_is_written_in_parts(s3_api: Any, bucket: str) -> None:
+def test_a_large_object_is_one_put(s3_api: Any, bucket: str, s3_log: Path) -> None:
     content = random.Random(0).randbytes(1 << 20) * 250
     storage.write_bytes(f"s3://{bucket}/a b#%.bin", content)
-    assert s3_api.head_object(Bucket=bucket, Key="a b#%.bin")["ETag"].endswith('-5"')  # 50 MiB each
+    assert requests(s3_log, bucket, "PUT") == 1
+    assert requests(s3_log, bucket, "POST") == 0  # what begins an upload in parts
     assert storage.read_bytes(f"s3://{bucket}/a b#%.bin") == content
-    assert not s3_api.list_multipart_uploads(Bucket=bucket).get("Uploads")
 
 
-@pytest.mark.long
-def test_a_large_object_that_fails_half_way_is_absent(s3_api: Any, bucket: str, other_s3: pytest.MonkeyPatch) -> None:
-    def fail(params: dict[str, Any], **_: object) -> None:
-        if params["query_string"]["partNumber"] == 3:
-            raise OSError("no third part")
+def test_what_exists_is_not_created_again(root: str) -> None:
+    uri = storage.join(root, "a", "b.bin")
+    assert storage.create_bytes(uri, b"first")
+    assert not storage.create_bytes(uri, b"second")
+    assert storage.read_bytes(uri) == b"first"
+    storage.delete(uri)
+    assert storage.create_bytes(uri, b"third")
 
-    client: Any = storage.s3().s3
-    client.meta.events.register("before-call.s3.UploadPart", fail)
-    with pytest.raises(OSError, match="no third part"):
-        storage.write_bytes(f"s3://{bucket}/a.bin", bytes(250 << 20))
-    assert s3_api.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
-    assert not s3_api.list_multipart_uploads(Bucket=bucket).get("Uploads")
+
+def test_of_many_creators_one_succeeds(root: str) -> None:
+    uri = storage.join(root, "a.bin")
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda i: storage.create_bytes(uri, b"%d" % i), range(8)))
+    assert created.count(True) == 1
+    assert storage.read_bytes(uri) == b"%d" % created.index(True)
+
+
+def test_a_creation_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    with no_file_longer_than(1 << 16), pytest.raises(OSError, match="File too large"):
+        storage.create_bytes(f"{tmp_path}/a.bin", bytes(1 << 20))
+    assert names_in(tmp_path) == []
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -189,17 +200,12 @@ def test_what_is_missing_is_a_file_not_found(root: str) -> None:
     assert error.value.filename == f"{root}/gone.bin"
 
 
-def requests(log: Path, bucket: str, verb: str) -> int:
-    """How many of them the server has had for objects of ``bucket``."""
-    return log.read_text().count(f"{verb} /{bucket}/")
-
-
 def test_many_objects_are_read_with_one_request_each_and_in_order(s3_api: Any, bucket: str, s3_log: Path) -> None:
     names = [f"{i}/{name}" for i, name in enumerate(ODD_NAMES * 3)]
     for name in names:
         s3_api.put_object(Bucket=bucket, Key=name, Body=name.encode())
     uris = [f"s3://{bucket}/{name}" for name in names]
-    assert storage.read_many(uris) == [name.encode() for name in names]
+    assert storage.read_many(uris, [len(name.encode()) for name in names]) == [name.encode() for name in names]
     assert requests(s3_log, bucket, "GET") == len(names)
     assert requests(s3_log, bucket, "HEAD") == 0
 
@@ -209,13 +215,13 @@ def test_what_cannot_be_read_of_many_is_an_error_in_its_place(s3_api: Any, bucke
     s3_api.put_object(Bucket=bucket, Key="empty", Body=b"")
     keys = ["a", "gone", "empty", "a", ""]
     uris = [f"s3://{bucket}/{key}" for key in keys]
-    a, gone, empty, again, no_key, no_bucket = storage.read_many([*uris, f"s3://{bucket}-gone/a"])
+    a, gone, empty, again, no_key, no_bucket = storage.read_many([*uris, f"s3://{bucket}-gone/a"], [-1] * 6)
     assert (a, empty, again) == (b"a", b"", b"a")
     assert isinstance(gone, FileNotFoundError)
     assert str(gone) == "The specified key does not exist."
     assert isinstance(no_key, OSError)
     assert isinstance(no_bucket, FileNotFoundError)
-    assert storage.read_many([]) == []
+    assert storage.read_many([], []) == []
 
 
 def test_a_long_object_is_read_in_ranges(s3_api: Any, bucket: str, s3_log: Path) -> None:
@@ -266,118 +272,3 @@ def test_a_folder_that_does_not_exist_holds_no_names(root: str) -> None:
 def test_a_bucket_that_does_not_exist_cannot_be_listed(bucket: str) -> None:
     with pytest.raises(FileNotFoundError, match="The specified bucket does not exist"):
         list(storage.list_names(f"s3://{bucket}-gone/a", ""))
-
-
-# --- failures of the storage ------------------------------------------------------------------------------------
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-def answer(status: int, body: bytes = b"", promised: int | None = None) -> Answer:
-    def send(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        handler.send_header("Content-Length", str(len(body) if promised is None else promised))
-        handler.send_header("ETag", '"e"')
-        handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(body)
-        handler.close_connection = True
-
-    return send
-
-
-def hang_up(handler: BaseHTTPRequestHandler) -> None:
-    handler.close_connection = True
-
-
-SLOW_DOWN = answer(503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
-INTERNAL_ERROR = answer(500, b"<Error><Code>InternalError</Code><Message>We encountered one.</Message></Error>")
-TRUNCATED = answer(200, b"cont", promised=7)
-CONTENT = answer(200, b"content")
-FORBIDDEN = answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
-
-
-@pytest.fixture
-def ailing_s3(other_s3: pytest.MonkeyPatch) -> Iterator[list[Answer]]:
-    """A server that gives these answers, one after the other, and the last one from then on."""
-    answers: list[Answer] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            (answers.pop(0) if len(answers) > 1 else answers[0])(self)
-
-        do_HEAD = do_PUT = do_GET  # noqa: N815 — named by http.server
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — named by http.server
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        other_s3.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.server_address))
-        other_s3.setenv("AWS_MAX_ATTEMPTS", "2")
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        yield answers
-        server.shutdown()
-
-
-@pytest.mark.parametrize("ailment", [SLOW_DOWN, INTERNAL_ERROR, TRUNCATED, hang_up])
-def test_a_passing_fault_of_the_storage_is_waited_out(ailment: Answer, ailing_s3: list[Answer]) -> None:
-    ailing_s3[:] = [ailment, CONTENT]
-    assert storage.read_many(["s3://bucket/a"]) == [b"content"]
-
-
-@pytest.mark.parametrize("ailment", [SLOW_DOWN, TRUNCATED, hang_up, FORBIDDEN])
-def test_a_lasting_fault_of_the_storage_is_an_os_error_in_one_line(
-    ailment: Answer, ailing_s3: list[Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage, "S3_TRIES", 1)
-    ailing_s3[:] = [answer(200, b"x" * 100), ailment]  # the first is for the HEAD of open_stream
-    stream = storage.open_stream("s3://bucket/a")
-    [item] = storage.read_many(["s3://bucket/a"])
-    errors = [item]
-    for action in (
-        lambda: stream.read(1),
-        lambda: storage.read_bytes("s3://bucket/a"),
-        lambda: storage.write_bytes("s3://bucket/a", b""),
-        lambda: list(storage.list_names("s3://bucket/a", "")),
-    ):
-        with pytest.raises(OSError) as error:  # noqa: PT011 — each fault has its own words
-            action()
-        errors.append(error.value)
-    for error in errors:
-        assert isinstance(error, OSError)
-        assert str(error)
-        assert "\n" not in str(error)
-
-
-def test_tries_do_not_multiply_without_bound(
-    ailing_s3: list[Answer], other_s3: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other_s3.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(storage, "S3_TRIES", 2)
-    asked: list[str] = []
-
-    def hang_up_and_count(handler: BaseHTTPRequestHandler) -> None:
-        asked.append(handler.path)
-        hang_up(handler)
-
-    ailing_s3[:] = [hang_up_and_count]
-    [item] = storage.read_many(["s3://bucket/a"])
-    assert isinstance(item, OSError)
-    assert 2 <= len(asked) <= 2 * 2 * 2  # within each other; the third two are aiohttp's
-
-
-def test_an_object_we_may_not_ask_for_is_a_recording_of_unknown_size(tmp_path: Path, ailing_s3: list[Answer]) -> None:
-    (tmp_path / "m.csv").write_text("file\ns3://bucket/a.wav\n")
-    ailing_s3[:] = [FORBIDDEN]
-    assert list_recordings([f"{tmp_path}/m.csv"]).recordings["size"].to_pylist() == [UNKNOWN_SIZE]
-    ailing_s3[:] = [INTERNAL_ERROR]
-    with pytest.raises(RequestError, match=r"\A--input: cannot ask for s3://bucket/a\.wav: .*\Z"):
-        list_recordings([f"{tmp_path}/m.csv"])
-
-
-def test_what_is_no_os_error_becomes_one_of_one_line() -> None:
-    error = storage.as_os_error(ValueError("first\n  second"))
-    assert type(error) is OSError
-    assert str(error) == "ValueError: first second"
-    missing = FileNotFoundError(errno.ENOENT, "no such file")
-    assert storage.as_os_error(missing) is missing
