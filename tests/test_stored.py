@@ -23,11 +23,8 @@ KEY = st.tuples(st.integers(-3, 3), st.integers(0, 9))
 
 @given(shards=st.lists(st.lists(KEY, max_size=30), max_size=4), n_windows=st.integers(1, 10))
 def test_spans_count_what_a_set_of_keys_counts(shards: list[list[tuple[int, int]]], n_windows: int) -> None:
-    stored = Stored.of(
-        [str(i) for i in range(len(shards))],
-        [spans_of(keys_of(*((*key, n_windows) for key in keys)), i) for i, keys in enumerate(shards)],
-        NO_FAILURES,
-    )
+    spans = [spans_of(keys_of(*((*key, n_windows) for key in keys)), at) for at, keys in enumerate(shards)]
+    stored = Stored.of([str(at) for at in range(len(shards))], spans, NO_FAILURES)
     keys = [key for shard in shards for key in shard]
     recordings = stored.recordings()
     assert recordings.file_id.tolist() == sorted({file_id for file_id, _ in keys})
