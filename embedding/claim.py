@@ -5,6 +5,9 @@
 The file is created exclusively, renewed by a thread, and removed at the end. A run that dies leaves it behind; the next
 one takes it over once the owner is known to be dead: at once where its process can be looked up, else after LAPSE_S
 without a renewal. Clocks of two machines are never compared: the one that waits uses its own.
+
+A lapsed claim is removed only under a claim of its own on that (``claim.json.RUN``, of the dead run's id), after
+another look: of two that find it lapsed, the slower would otherwise remove what the faster has put in its place.
 """
 
 import json
@@ -37,19 +40,18 @@ class Owner:
     host: str
     machine: str  # what process ids are looked up in: equal only where `pid` means the same process
     pid: int
-    process_start: float  # seconds since 1970: tells a process from a later one of the same number
+    process_start: float  # seconds since some point that does not move: tells it from a later one of the same number
     started: str  # the run; ISO 8601, for people
     renewals: int = 0
 
     @classmethod
     def this_process(cls, run_id: str) -> "Owner":
-        process = psutil.Process()
         return cls(
             run_id=run_id,
             host=socket.gethostname(),
             machine=_machine(),
-            pid=process.pid,
-            process_start=process.create_time(),
+            pid=os.getpid(),
+            process_start=_start_of(os.getpid()),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -61,11 +63,10 @@ class Owner:
         if self.machine != _machine():
             return None
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.process_start) < 1.0
-            return not same or process.status() == psutil.STATUS_ZOMBIE
+            same = abs(_start_of(self.pid) - self.process_start) < 0.005
+            return not same or psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
-            return True
+            return not _is_hidden(self.pid)
         except psutil.AccessDenied:  # alive, and somebody else's
             return False
 
@@ -77,6 +78,31 @@ def _machine() -> str:
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 — not a path
     except OSError:
         return f"{uuid.getnode():x}/{socket.gethostname()}"
+
+
+def _start_of(pid: int) -> float:
+    """When a process began. On Linux since boot: the time of day that psutil makes of it moves with every correction
+    of the clock, and a run that lives would be taken for another one of its number.
+
+    Raises:
+        psutil.Error: there is no such process, or it is hidden from us.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # gone, or not Linux
+        return psutil.Process(pid).create_time()
+    return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process, which is somebody else's and not shown to us (/proc with hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
 
 
 class Claim:
@@ -96,15 +122,28 @@ class Claim:
             raise RunError(f"{self._root} belongs to another run now ({self._lost}); this one stops")
 
     def _take(self, on_wait: Callable[[Owner], None]) -> None:
-        while not storage.create_bytes(self._uri, _encode(self.owner)):
-            holder = read_owner(self._uri)
-            if holder is not None and not _has_lapsed(self._uri, holder, on_wait):
-                raise RequestError(
-                    f"--output: {self._root} is being written by another run ({holder}); wait for it, stop it, or "
-                    "choose another --output"
-                )
-            storage.delete(self._uri)
+        self._create(self._uri, on_wait)
         self._thread.start()
+
+    def _create(self, uri: str, on_wait: Callable[[Owner], None]) -> None:
+        while not storage.create_bytes(uri, _encode(self.owner)):
+            holder = read_owner(uri)
+            if holder is None:
+                continue
+            if not _has_lapsed(uri, holder, on_wait):
+                raise RequestError(
+                    f"--output: {self._root} is being written by another run ({read_owner(uri) or holder}); wait for "
+                    "it, stop it, or choose another --output"
+                )
+            # Whoever holds this alone may remove the lapsed claim; if it dies meanwhile, the same goes for its own.
+            right = f"{uri}.{holder.run_id or 'unknown'}"
+            self._create(right, on_wait)
+            try:
+                now = read_owner(uri)
+                if now == holder:
+                    storage.delete(uri)
+            finally:
+                storage.delete(right)
 
     def _keep(self) -> None:
         # A renewal that fails is tried again at the next: whoever waits for us waits for several.

@@ -65,13 +65,16 @@ class Ledger:
         except Stopped:
             self._close_if_possible("stopped", books)
             raise
+        except KeyboardInterrupt:
+            self._close_if_possible("stopped", lambda: None)  # the output is not read: it is to end at once
+            raise
         except Exception:
             self._close_if_possible("failed", books)
             raise
         balance = books()
         self._write("complete" if balance.balanced else "incomplete", balance)
 
-    def _close_if_possible(self, state: str, books: Callable[[], Books]) -> None:
+    def _close_if_possible(self, state: str, books: Callable[[], Books | None]) -> None:
         with suppress(OSError, RequestError):  # the storage may be what failed, and says so itself
             self._write(state, books())
 

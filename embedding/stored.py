@@ -58,7 +58,8 @@ def spans_of(keys: pa.Table, shard: int) -> pa.Table:
     same = (file_id[1:] == file_id[:-1]) & (index[1:] == index[:-1] + 1)
     start = np.flatnonzero(np.concatenate([[True], ~same])) if len(file_id) else np.empty(0, np.int64)
     end = np.concatenate([start[1:], [len(file_id)]]).astype(np.int64) - 1 if len(start) else start
-    changes = np.concatenate([[0], np.cumsum(n_windows[1:] != n_windows[:-1])]) if len(file_id) else end
+    differs = (n_windows[1:] != n_windows[:-1]) | (duration[1:] != duration[:-1])
+    changes = np.concatenate([[0], np.cumsum(differs)]) if len(file_id) else end
     return pa.table(
         [
             file_id[start],
@@ -125,14 +126,16 @@ class Stored:
         before[start] = -1
         fresh = np.maximum(0, last - np.maximum(first - 1, before))
         final = _last_of_group(reach, start, last)
-        total = n_windows[final]
+        total, length_s = n_windows[final], duration[final]
+        n_spans = _lengths(start, len(file_id))
+        agrees = (n_windows == np.repeat(total, n_spans)) & (duration == np.repeat(length_s, n_spans))
         return Recordings(
             file_id=file_id[start],
             n_present=_sum(fresh, start),
             n_windows=total,
-            duration_s=duration[final],
+            duration_s=length_s,
             n_repeated=_sum(last - first + 1 - fresh, start),
-            consistent=_all(consistent & (n_windows == np.repeat(total, _lengths(start, len(file_id)))), start),
+            consistent=_all(consistent & agrees, start),
         )
 
     def totals(self) -> dict[str, float]:
@@ -167,7 +170,7 @@ class Recordings:
     n_windows: NDArray[np.int32]  # windows it has, as the row of its last stored window says
     duration_s: NDArray[np.float64]  # likewise
     n_repeated: NDArray[np.int64]  # rows too many
-    consistent: NDArray[np.bool_]  # all rows agree on n_windows
+    consistent: NDArray[np.bool_]  # all rows agree on both
 
     def complete(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """For each of ``ids``, whether every window of it is stored."""

@@ -33,6 +33,9 @@ recordings = pa.table({"file": files, "size": [0] * len(files), "file_id": list(
 failures = []
 
 class Observer:
+    def reading(self, file):
+        pass
+
     def failed(self, failure):
         failures.append((failure.kind, failure.message))
 

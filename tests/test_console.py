@@ -1,6 +1,7 @@
 """What a person sees, in a terminal and in a log."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,6 +9,20 @@ from rich.console import Console
 from embedding import console
 from embedding.console import People, Watch, audio_length, describe, duration, size, summarise
 from embedding.report import Books, Tally
+
+BOOKS = Books(
+    listed=1204,
+    already_done=310,
+    embedded=892,
+    failed=2,
+    failed_before=0,
+    changed=0,
+    unchanged=0,
+    windows_expected=5360,
+    windows_stored=5360,
+    windows_repeated=0,
+    failures={},
+)
 
 
 def people(*, terminal: bool) -> tuple[People, io.StringIO]:
@@ -47,9 +62,7 @@ def test_a_terminal_gets_a_bar_that_moves() -> None:
 
 def test_progress_says_speed_failures_and_time_left() -> None:
     counted = tally(recordings=5, windows_encoded=2060, audio_encoded_s=20_600.0)
-    counted.add_failures(
-        [(1, "corrupt", "/a.wav", "no audio"), (1, "corrupt", "/a.wav", "no audio"), (2, "empty", "/b", "")]
-    )
+    counted.failed_ids = {1: "corrupt", 2: "empty"}
     assert describe(counted, audio_s=41_200.0, elapsed_s=112.0) == (
         "2,060 windows · 5.7 h of audio · 184 × real time · 2 failed · 1 min 52 s left"
     )
@@ -57,9 +70,9 @@ def test_progress_says_speed_failures_and_time_left() -> None:
 
 def test_the_summary_counts_failures_by_kind_and_says_how_to_read() -> None:
     counted = tally(recordings=894, windows_written=5360, shards=3)
-    counted.add_failures([(1, "corrupt", "/a.wav", "x"), (2, "empty", "/b.wav", "y")])
     shown, text = people(terminal=False)
-    summarise(shown, Books(1204, 310, 892, 2, 0, counted, 372.0), "/out")
+    failures = {"corrupt": {"recordings": 1, "examples": []}, "empty": {"recordings": 1, "examples": []}}
+    summarise(shown, replace(BOOKS, failures=failures), counted, 372.0, "/out")
     assert text.getvalue().splitlines() == [
         "done in 6 min 12 s: 892 embedded, 2 failed (corrupt 1, empty 1) · 5,360 windows in 3 shards",
         """  duckdb -c "select * from '/out/embeddings/*.parquet' limit 5\"""",
@@ -86,7 +99,11 @@ def test_quantities_come_in_the_unit_people_use(shown: str, expected: str) -> No
     assert shown == expected
 
 
-def test_books_balance_and_say_when_they_do_not() -> None:
-    assert Books(1204, 310, 893, 1, 0, Tally(), 1.0).balanced
-    assert not Books(1205, 310, 893, 1, 0, Tally(), 1.0).balanced
-    assert Books(1206, 310, 893, 3, 2, Tally(), 1.0).failure_rate == pytest.approx(3 / 1206)
+def test_the_summary_says_what_has_changed_since_and_what_was_only_touched() -> None:
+    shown, text = people(terminal=False)
+    summarise(shown, replace(BOOKS, failed=0, changed=12, unchanged=1), tally(windows_written=1, shards=1), 5.0, "/out")
+    assert text.getvalue().splitlines()[0] == (
+        "done in 5 s: 892 embedded, 12 of them changed since and done anew, 1 touched, with the same audio as before · "
+        "1 window in 1 shard"
+    )
+    assert text.getvalue().splitlines()[-1] == "  report: /out/report.json"

@@ -31,9 +31,16 @@ class Observer:
 
     events: list[str | Failure] = field(default_factory=list)
     audio_s: float = 0.0
+    read: list[str] = field(default_factory=list)
+
+    def reading(self, file: str) -> None:
+        self.read.append(file)
 
     def failed(self, failure: Failure) -> None:
         self.events.append(failure)
+
+    def unchanged(self, file_id: int) -> None:
+        self.events.append(f"{file_id} unchanged")
 
     def decoded(self, audio_s: float) -> None:
         self.audio_s += audio_s
@@ -99,7 +106,7 @@ def test_windows_hold_the_audio_their_times_name(tmp_path: Path) -> None:
 def test_rows_name_the_source_not_what_was_made_of_it(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", tone(1.5, 44_100, channels=2), 44_100)
     (table,), _ = run([path])
-    row = table.slice(1).drop(["window"]).to_pylist()[0]
+    row = table.slice(1).drop(["window", "audio_hash"]).to_pylist()[0]
     assert row == {
         "file": str(path),
         "file_id": 100,
@@ -118,6 +125,7 @@ def test_columns_are_plain_arrow(tmp_path: Path) -> None:
     schema = tables[0].schema
     assert schema == windows_schema(SECOND)
     assert schema.field("window").type == pa.list_(pa.float32(), RATE_HZ)
+    assert schema.field("audio_hash").type == pa.int64()
     assert not any(isinstance(field.type, pa.BaseExtensionType) for field in schema)
     assert not tables[0]["window"].null_count
 

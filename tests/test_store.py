@@ -3,37 +3,19 @@
 import json
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pandas
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedding import storage
 from embedding.decode import Failure
 from embedding.errors import RequestError
-from embedding.store import FAILURES, SETTINGS_KEY, Store, embeddings_schema
-
-DIM = 4
-
-
-def shard(*windows: tuple[int, int, int]) -> pa.Table:
-    """A shard of (file_id, window_index, n_windows)."""
-    ids, index, n_windows = zip(*windows, strict=True)
-    n = len(windows)
-    flat = pa.array(np.arange(n * DIM, dtype=np.float32))
-    return pa.table(
-        {
-            "file": [f"/a/{i}.wav" for i in ids],
-            "file_id": ids,
-            "window_index": index,
-            "n_windows": n_windows,
-            "start_time": [5.0 * i for i in index],
-            "end_time": [5.0 * i + 5 for i in index],
-            "sample_rate": [48_000] * n,
-            "channels": [1] * n,
-            "duration": [60.0] * n,
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, DIM),
-        }
-    ).cast(embeddings_schema(DIM))
+from embedding.store import AUDIO_HASHES_KEY, FAILURES, SETTINGS_KEY, Store, embeddings_schema
+from tests.shards import DIM, shard
 
 
 @pytest.fixture
@@ -60,9 +42,9 @@ def test_writing_a_shard_again_replaces_it(store: Store) -> None:
 
 def test_failures_are_rows_and_a_second_try_overwrites_them(store: Store) -> None:
     failure = Failure("/a/b.wav", -7, 12, "decode", "corrupt", "not readable as audio")
-    store.write_failures([failure])
-    store.write_failures([failure])
-    store.write_failures([])
+    store.write_failures([failure], "run")
+    store.write_failures([failure], "run")
+    store.write_failures([], "run")
     table = pq.read_table(Path(store.root, "failures"))
     assert table.schema.equals(FAILURES)
     assert table.to_pylist() == [
@@ -91,17 +73,104 @@ def test_nothing_is_done_in_an_output_that_does_not_exist(store: Store) -> None:
     assert not stored.is_failed(np.array([1, 2])).any()
 
 
-def test_failures_that_were_overcome_leave_and_the_others_stay(store: Store) -> None:
-    store.write_failures([Failure("/a", 1, 1, "decode", "io", "x"), Failure("/b", 2, 1, "decode", "io", "x")])
-    store.write_failures([Failure("/c", 3, 1, "decode", "io", "x")])
-    store.forget_failures({1, 3})
-    assert store.read().failed == {2: "io"}
-    assert len(list(Path(store.root, "failures").iterdir())) == 1
-
-
 def test_failures_are_read_back_by_recording(store: Store) -> None:
-    store.write_failures([Failure("/a", 3, 1, "decode", "empty", "")])
+    store.write_failures([Failure("/a", 3, 1, "decode", "empty", "")], "run")
     assert store.read().is_failed(np.array([1, 3])).tolist() == [False, True]
+
+
+def test_failures_come_back_with_the_run_that_recorded_them(store: Store) -> None:
+    failure = Failure("/a", 3, 1, "decode", "empty", "")
+    store.write_failures([failure], "one")
+    store.write_failures([failure], "two")
+    assert sorted(store.read().failures["run_id"].to_pylist()) == ["one", "two"]
+    store.replace_failures(store.read().failures.slice(1), "three")
+    assert store.read().failures["run_id"].to_pylist() == ["three"]
+    assert store.n_failure_files() == 1
+    store.replace_failures(store.read().failures.slice(1), "three")
+    assert store.n_failure_files() == 0
+
+
+def test_while_failures_are_replaced_each_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_failures([Failure("/a", 1, 1, "decode", "io", "x")], "one")
+    store.write_failures([Failure("/b", 2, 1, "decode", "io", "x")], "two")
+    rows = store.read().failures
+    monkeypatch.setattr(storage, "delete", _raise)
+    with pytest.raises(OSError, match="storage"):
+        store.replace_failures(rows, "three")
+    assert set(store.read().failures["file_id"].to_pylist()) == {1, 2}
+
+
+def _raise(_: str) -> None:
+    raise OSError("the storage failed")
+
+
+EXTREMES = {1: -(2**63), 2: 2**63 - 1, 3: 0, 4: -1}
+
+
+def test_hashes_of_audio_travel_in_the_metadata_of_a_shard(store: Store) -> None:
+    table = shard(*((i, 0, 1) for i in (*EXTREMES, 9)), hashes=EXTREMES)
+    uri = store.write_shard(table, "a")
+    assert store.read_shard(uri).equals(table)
+    assert store.read_shard(uri, ["window_index", "file_id"])["audio_hash"].equals(table["audio_hash"])
+    assert pq.read_table(uri).schema.names == embeddings_schema(DIM).names
+    for key, value in pq.read_schema(uri).metadata.items():
+        assert key.decode().isprintable()
+        assert value.decode("utf-8").isprintable()
+
+
+@pytest.mark.parametrize("hashes", [{}, None], ids=["null", "not given"])
+def test_hashes_that_are_not_known_are_null(store: Store, hashes: dict[int, int] | None) -> None:
+    uri = store.write_shard(shard((1, 0, 2), (2, 0, 1), hashes=hashes), "a")
+    assert store.read_shard(uri)["audio_hash"].to_pylist() == [None, None]
+
+
+def test_a_hash_that_only_the_last_row_has_is_that_of_the_recording(store: Store) -> None:
+    """A long recording's first windows leave before its audio is known to the end."""
+    early, late = shard((1, 0, 2), hashes={}), shard((1, 1, 2), (2, 0, 1), hashes={1: 5, 2: 6})
+    uri = store.write_shard(pa.concat_tables([early, late]), "a")
+    assert store.read_shard(uri)["audio_hash"].to_pylist() == [5, 5, 6]
+
+
+def test_every_reader_reads_a_shard_with_hashes(store: Store) -> None:
+    uri = store.write_shard(shard(*((i, 0, 1) for i in EXTREMES), hashes=EXTREMES), "a")
+    assert AUDIO_HASHES_KEY.encode() in pq.read_schema(uri).metadata
+    ids = list(EXTREMES)
+    assert pandas.read_parquet(uri)["file_id"].tolist() == ids
+    assert polars.read_parquet(uri)["file_id"].to_list() == ids
+    assert polars.scan_parquet(uri).collect()["embedding"].to_list()[0] == [0, 1, 2, 3]
+    rows = duckdb.sql(f"select file_id, embedding from '{uri}' order by file_id").fetchall()
+    assert [row[0] for row in rows] == ids
+    metadata = duckdb.sql(f"select decode(key) from parquet_kv_metadata('{uri}')").fetchall()
+    assert (AUDIO_HASHES_KEY,) in metadata
+
+
+def test_vectors_without_a_run_json_still_belong_to_their_settings(store: Store) -> None:
+    store.write_shard(shard((1, 0, 1)), "a")
+    store.refuse_other_settings({"model": "m"})
+    with pytest.raises(RequestError, match="model was m, is n; choose another --output"):
+        store.refuse_other_settings({"model": "n"})
+
+
+def test_an_output_without_anything_belongs_to_any_settings(store: Store) -> None:
+    store.refuse_other_settings({"model": "n"})
+
+
+def test_sweeping_removes_unfinished_writes_alone(store: Store) -> None:
+    store.write_shard(shard((1, 0, 1)), "a")
+    store.write_failures([Failure("/a", 3, 1, "decode", "empty", "")], "run")
+    store.write_json("run.json", {})
+    root = Path(store.root)
+    before = {path for path in root.rglob("*") if path.is_file()}
+    for folder in ("", "embeddings", "failures"):
+        (root / folder / ".tmp-0123-a.parquet").write_bytes(b"half a")
+    (root / "embeddings" / ".tmp.parquet").write_bytes(b"somebody's")
+    store.sweep()
+    assert {path for path in root.rglob("*") if path.is_file()} == before | {root / "embeddings" / ".tmp.parquet"}
+
+
+def test_sweeping_an_output_that_does_not_exist_is_nothing(store: Store) -> None:
+    store.sweep()
+    assert not Path(store.root).exists()
 
 
 def test_an_output_of_other_settings_is_refused_naming_each_difference(store: Store) -> None:

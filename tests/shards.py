@@ -1,0 +1,45 @@
+"""Shards, failure rows and listings as the pipeline would write them, by hand."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+
+from embedding.sources import RECORDINGS
+from embedding.store import embeddings_schema
+
+DIM = 4
+
+
+def shard(*windows: tuple[int, int, int], hashes: dict[int, int] | None = None, names: str = "/a/{}.wav") -> pa.Table:
+    """Rows of (file_id, window_index, n_windows); ``hashes`` of the audio by file_id, where they are known."""
+    ids, index, n_windows = zip(*windows, strict=True) if windows else ((), (), ())
+    n = len(windows)
+    flat = pa.array(np.arange(n * DIM, dtype=np.float32))
+    table = pa.table(
+        {
+            "file": [names.format(i) for i in ids],
+            "file_id": ids,
+            "window_index": index,
+            "n_windows": n_windows,
+            "start_time": [5.0 * i for i in index],
+            "end_time": [5.0 * i + 5 for i in index],
+            "sample_rate": [48_000] * n,
+            "channels": [1] * n,
+            "duration": [60.0] * n,
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, DIM),
+        }
+    ).cast(embeddings_schema(DIM))
+    if hashes is None:
+        return table
+    return table.append_column("audio_hash", pa.array([hashes.get(i) for i in ids], pa.int64()))
+
+
+def listing(*recordings: tuple[str, int], size: int = 100) -> pa.Table:
+    """Of (file, file_id)."""
+    files, ids = zip(*recordings, strict=True) if recordings else ((), ())
+    return pa.table([list(files), [size] * len(files), list(ids)], RECORDINGS)
+
+
+def ids(values: Iterable[int]) -> np.ndarray:
+    return np.array(list(values), np.int64)

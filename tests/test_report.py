@@ -1,0 +1,81 @@
+"""Counting: what one process counted and what the next one did; and when the books balance."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from embedding.report import Books, Tally
+
+BOOKS = Books(
+    listed=1204,
+    already_done=310,
+    embedded=892,
+    failed=2,
+    failed_before=0,
+    changed=0,
+    unchanged=0,
+    windows_expected=5360,
+    windows_stored=5360,
+    windows_repeated=0,
+    failures={},
+)
+
+
+def test_books_balance_and_say_when_they_do_not() -> None:
+    assert BOOKS.balanced
+    assert not replace(BOOKS, listed=1205).balanced
+    assert not replace(BOOKS, windows_stored=5359).balanced
+    assert not replace(BOOKS, windows_repeated=1).balanced
+    assert replace(BOOKS, listed=1206, failed=3).failure_rate == pytest.approx(3 / 1206)
+
+
+def test_the_report_says_what_the_books_say() -> None:
+    told = replace(BOOKS, changed=5, unchanged=6, failed_before=1).as_json()
+    assert told["recordings"] == {
+        "listed": 1204,
+        "already_done": 310,
+        "embedded": 892,
+        "failed": 2,
+        "failed_before": 1,
+        "changed": 5,
+        "unchanged": 6,
+        "balanced": True,
+    }
+    assert told["windows"] == {"expected": 5360, "stored": 5360, "repeated": 0}
+
+
+def test_counts_of_two_processes_add_up() -> None:
+    one, two = Tally(), Tally()
+    one.add("encode", 2.0, windows_encoded=3, audio_encoded_s=15.0, recordings=1)
+    one.add("write", 0.5, windows_written=3, shards=1)
+    two.add("encode", 1.0, windows_encoded=2, audio_encoded_s=10.0)
+    two.add("decode", 4.0, audio_s=7.0)
+    one.failed_ids, two.failed_ids = {1: "io", 2: "empty"}, {2: "empty", 3: "short"}
+    one.unchanged_ids, two.unchanged_ids = {7}, {7, 8}
+    both = one.plus(two)
+    assert both.origin == two.origin
+    assert (both.windows_encoded, both.audio_encoded_s, both.windows_written, both.shards) == (5, 25.0, 3, 1)
+    assert (both.recordings, both.audio_s) == (1, 7.0)
+    assert both.busy_s == {"encode": 3.0, "write": 0.5, "decode": 4.0}
+    assert both.failed_by_kind == {"io": 1, "empty": 1, "short": 1}
+    assert both.unchanged_ids == {7, 8}
+    assert both.first_window_at_s == one.first_window_at_s
+    assert (one.windows_encoded, two.windows_encoded) == (3, 2), "neither is changed"
+
+
+def test_the_first_window_is_the_first_of_all() -> None:
+    before, after = Tally(), Tally()
+    after.add("encode", 2.0, windows_encoded=1)
+    assert after.first_window_at_s == pytest.approx(time.time() - 2, abs=1)
+    assert before.plus(after).first_window_at_s == after.first_window_at_s
+    first = after.first_window_at_s
+    after.add("encode", 50.0, windows_encoded=1)
+    assert after.first_window_at_s == first
+
+
+def test_nothing_and_something_are_something() -> None:
+    something = Tally()
+    something.add("encode", 2.0, windows_encoded=1, recordings=1)
+    assert Tally().plus(something) == something
+    assert something.plus(Tally(origin=something.origin)) == something
