@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -69,24 +69,23 @@ def windows_schema(spec: WindowSpec) -> pa.Schema:
     return pa.schema([*WINDOW_COLUMNS, AUDIO_HASH, ("window", pa.list_(pa.float32(), spec.length))])
 
 
-class Observer(Protocol):
-    """Who wants to know how decoding goes. A failure is told before the failed recording's last window is yielded."""
+class Observer:
+    """Who wants to know how decoding goes; this one does not."""
 
     def reading(self, file: str) -> None:
         """This recording is about to be opened."""
-        ...
 
-    def failed(self, failure: Failure) -> None: ...
+    def failed(self, failure: Failure) -> None:
+        """Told before the failed recording's last window is yielded."""
 
     def unchanged(self, file_id: int) -> None:
         """A recording's audio is what is stored of it already (``known_hash``): no window of it will come."""
-        ...
 
-    def decoded(self, audio_s: float) -> None: ...
+    def decoded(self, audio_s: float) -> None:
+        """A recording was decoded to its end."""
 
     def without_windows(self) -> None:
         """A recording is done with of which no further window will come."""
-        ...
 
 
 def decode(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Observer) -> Iterator[pa.Table]:

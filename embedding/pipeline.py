@@ -18,7 +18,7 @@ import ray.exceptions
 from embedding.apart import decode_apart
 from embedding.claim import check_holder
 from embedding.cluster import Line, plain_errors
-from embedding.decode import Failure, decode
+from embedding.decode import Failure, Observer, decode
 from embedding.errors import RequestError, RunError
 from embedding.progress import ENCODE_TRIES
 from embedding.resources import Plan
@@ -108,7 +108,7 @@ class _Stop:
         return self._asked
 
 
-class _Observer:
+class _Observer(Observer):
     """Collects what decoding reports between two batches."""
 
     def __init__(self) -> None:
@@ -116,9 +116,6 @@ class _Observer:
         self._unchanged: list[int] = []
         self._audio_s = 0.0
         self._without_windows = 0
-
-    def reading(self, file: str) -> None:
-        pass
 
     def failed(self, failure: Failure) -> None:
         self._failures.append(failure)

@@ -30,7 +30,7 @@ SECOND = WindowSpec(16_000, 16_000, 16_000, "pad")
 Say = Callable[[dict[str, Any]], None]
 
 
-class Observer:
+class Observer(stage.Observer):
     """Keeps the failures, by file."""
 
     def __init__(self) -> None:
@@ -38,12 +38,6 @@ class Observer:
 
     def failed(self, failure: stage.Failure) -> None:
         self.failures[failure.file].append((failure.stage, failure.kind, failure.message))
-
-    def decoded(self, audio_s: float) -> None:
-        pass
-
-    def without_windows(self) -> None:
-        pass
 
 
 def announced(say: Say) -> Callable[[str | BinaryIO], AbstractContextManager[Recording]]:

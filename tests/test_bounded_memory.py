@@ -25,28 +25,22 @@ PROGRAM = """
 import json, re, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
-from embedding.decode import decode
+from embedding.decode import Observer, decode
 from embedding.windows import WindowSpec
 
 files = sys.argv[1:]
 recordings = pa.table({"file": files, "size": [0] * len(files), "file_id": list(range(len(files)))})
 failures = []
 
-class Observer:
+class Failures(Observer):
     def reading(self, file):
         pass
 
     def failed(self, failure):
         failures.append((failure.kind, failure.message))
 
-    def decoded(self, audio_s):
-        pass
-
-    def without_windows(self):
-        pass
-
 n_windows, n_other, pair = 0, 0, None
-for table in decode(recordings, WindowSpec(16_000, 80_000, 80_000, "pad"), 16, Observer()):
+for table in decode(recordings, WindowSpec(16_000, 80_000, 80_000, "pad"), 16, Failures()):
     windows = table["window"].combine_chunks().flatten().to_numpy().reshape(-1, 2, 80_000)
     if pair is None:
         pair = windows[1].copy()  # the first two begin with silence before them

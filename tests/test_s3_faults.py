@@ -16,7 +16,7 @@ from botocore.config import Config
 
 from embedding import decode as stage
 from embedding import s3, s3_faults, storage
-from embedding.decode import Failure, decode
+from embedding.decode import Failure, Observer, decode
 from embedding.errors import RequestError
 from embedding.sources import UNKNOWN_SIZE, list_recordings
 from embedding.windows import WindowSpec
@@ -313,18 +313,12 @@ def test_a_store_that_cannot_create_exclusively_is_asked_first(uri: str, proxy: 
 # --- recordings ------------------------------------------------------------------------------------------------------
 
 
-class Observer:
+class Failures(Observer):
     def __init__(self) -> None:
         self.failures: list[Failure] = []
 
     def failed(self, failure: Failure) -> None:
         self.failures.append(failure)
-
-    def decoded(self, audio_s: float) -> None:
-        pass
-
-    def without_windows(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -346,7 +340,7 @@ def test_a_recording_that_stays_out_of_reach_is_a_row_of_failures(
     monkeypatch.setattr(s3_faults, "TRIES", 3)
     proxy.slow_s = 1
     proxy.choose = lambda request: kind if request.command == "GET" and request.path.endswith("/1.wav") else None
-    observer = Observer()
+    observer = Failures()
     (table,) = decode(archive, WindowSpec(8_000, 8_000, 8_000, "pad"), 100, observer)
     first_file, failed_file, last_file = archive["file"].to_pylist()
     assert [(failure.file, failure.kind) for failure in observer.failures] == [(failed_file, "io")]
