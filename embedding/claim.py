@@ -172,11 +172,13 @@ def claimed(root: str, run_id: str, on_wait: Callable[[Owner], None]) -> Iterato
     """Hold the output ``root`` while the block runs; ``on_wait`` hears of an owner whose life has to be watched for.
 
     Raises:
-        RequestError: another run holds it.
-        OSError: the storage failed.
+        RequestError: another run holds it, or it cannot be written to.
     """
     claim = Claim(root, Owner.this_process(run_id))
-    claim._take(on_wait)
+    try:
+        claim._take(on_wait)
+    except OSError as error:
+        raise RequestError(f"--output: cannot write to {root}: {error.strerror or error}") from error
     try:
         yield claim
     finally:

@@ -16,7 +16,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from embedding.errors import RequestError, RunError
+from embedding.errors import RequestError, RunError, storage_failure
 from embedding.progress import Progress
 from embedding.redact import redact
 from embedding.report import Tally
@@ -152,7 +152,7 @@ def plain_errors() -> Iterator[None]:
                 # One line by construction; Ray Data appends a paragraph about its retries.
                 raise type(inner)(str(inner).splitlines()[0]) from error
             if isinstance(inner, OSError):
-                raise RunError(f"the storage failed: {inner}; run the same command again to go on") from error
+                raise storage_failure(inner) from error
         raise
 
 

@@ -13,3 +13,8 @@ class RunError(Exception):
 
     What is stored stays valid; the message says what failed and how to continue.
     """
+
+
+def storage_failure(error: OSError) -> RunError:
+    """What to tell of an error of the storage, once waiting did not help."""
+    return RunError(f"the storage failed: {error}; what is stored stays valid, run the same command again to go on")

@@ -14,6 +14,7 @@ from embedding import sources, storage
 from embedding.claim import LAPSE_S, Claim, Owner, claimed
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
 from embedding.console import People, audio_length, plural, size, summarise
+from embedding.errors import storage_failure
 from embedding.estimate import audio_seconds
 from embedding.ledger import Ledger
 from embedding.redact import redact_all
@@ -56,9 +57,12 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
         claimed(request.store.root, run_id, lambda owner: _say_waiting(people, owner)) as claim,
         on_signals() as stop,
     ):
-        request.store.sweep()
-        request.store.write_json("run.json", request.description)
-        return _Run(request, people, claim, stop).embed()
+        try:
+            request.store.sweep()
+            request.store.write_json("run.json", request.description)
+            return _Run(request, people, claim, stop).embed()
+        except OSError as error:
+            raise storage_failure(error) from error
 
 
 @dataclass(frozen=True)

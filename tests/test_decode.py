@@ -26,7 +26,7 @@ SECOND = WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ, "pad")
 
 
 @dataclass
-class Observer:
+class Observer(stage.Observer):
     """Writes down what it is told, in order, among what else happens."""
 
     events: list[str | Failure] = field(default_factory=list)

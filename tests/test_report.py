@@ -19,6 +19,7 @@ BOOKS = Books(
     windows_stored=5360,
     windows_repeated=0,
     failures={},
+    output={},
 )
 
 
