@@ -120,7 +120,7 @@ def _messages(stream: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
 _OUT_OF_MEMORY = 77
 
 
-class _Teller:
+class _Teller(Observer):
     """An observer that hands on what it is told, call by call."""
 
     def __init__(self, stream: BinaryIO) -> None:
