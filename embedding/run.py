@@ -1,8 +1,11 @@
 """One run, from the request to the books: everything around the pipeline."""
 
 import json
+import os
 import platform
 import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -19,12 +22,12 @@ from embedding.estimate import audio_seconds
 from embedding.ledger import Ledger
 from embedding.redact import redact_all
 from embedding.report import Books, Tally
-from embedding.resources import plan
+from embedding.resources import Cluster, plan
 from embedding.settings import Job, Settings
 from embedding.settle import settle, settle_failures
 from embedding.stopping import Stop, on_signals
 from embedding.store import Store
-from embedding.stored import Stored
+from embedding.stored import Each, Stored, threads
 from embedding.work import Work, former_versions, split
 
 VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
@@ -35,6 +38,9 @@ SHARD_ROWS = (256, 32_768)
 
 # A round ends with everything done; another one follows only where a worker that died took windows with it.
 MAX_ROUNDS = 5
+
+# Shards from which on reading them is spread over the nodes of a cluster: fewer are read while tasks would start.
+SPREAD_FROM = 1_000
 
 _NONE = np.empty(0, np.int64)
 
@@ -56,11 +62,12 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
     with (
         claimed(request.store.root, run_id, lambda owner: _say_waiting(people, owner)) as claim,
         on_signals() as stop,
+        ExitStack() as stack,
     ):
         try:
             request.store.sweep()
             request.store.write_json("run.json", request.description)
-            return _Run(request, people, claim, stop).embed()
+            return _Run(request, people, claim, stop, stack).embed()
         except OSError as error:
             raise storage_failure(error) from error
 
@@ -84,22 +91,24 @@ class Request:
         store = Store(output, json.dumps(redact_all(description["settings"])))
         return cls(config, listing, settings, store, description)
 
-    def look(self, *, thorough: bool) -> tuple[Stored, Work]:
+    def look(self, *, thorough: bool, each: Each = threads) -> tuple[Stored, Work]:
         """What the output holds, and what is left to do."""
-        stored = self.store.read()
+        stored = self.store.read(each=each)
         listed = self.listing.recordings
-        former = former_versions(listed, stored, self.store, thorough=thorough)
+        former = former_versions(listed, stored, self.store, thorough=thorough, each=each)
         return stored, Work.of(listed, former, stored, retry_failed=self.config.retry_failed)
 
 
 class _Run:
     """A run that holds its output. ``_stored`` is what the output held when it was last looked at."""
 
-    def __init__(self, request: Request, people: People, claim: Claim, stop: Stop) -> None:
+    def __init__(self, request: Request, people: People, claim: Claim, stop: Stop, stack: ExitStack) -> None:
         self._request, self._people, self._claim, self._stop = request, people, claim, stop
         self._store, self._id = request.store, claim.owner.run_id
+        self._stack = stack
+        self._nodes: Cluster | None = None
         self._ledger = Ledger(self._store, self._id, listed=len(request.listing.recordings))
-        self._stored, self._work = request.look(thorough=not self._ledger.last_run_was_complete)
+        self._stored, self._work = request.look(thorough=not self._ledger.last_run_was_complete, each=self._each)
         self._tally = Tally()
         _describe_work(people, request.listing, self._work)
 
@@ -114,7 +123,6 @@ class _Run:
         return books
 
     def _embed(self, todo: pa.Table) -> None:
-        # Ray takes seconds to import: a request that makes no sense has been refused before.
         from embedding import cluster, pipeline
 
         config, settings = self._request.config, self._request.settings
@@ -131,7 +139,8 @@ class _Run:
             if self._stop.asked_by is not None:
                 watch.stopping(self._stop.asked_by)
 
-        with cluster.session(verbose=config.verbose) as nodes, self._stop.gracefully(), watch:
+        nodes = self._connect()
+        with self._stop.gracefully(), watch:
             placement = plan(nodes, config.device, config.actors)
             watch.starting(placement)
             self._ledger.employ(placement)
@@ -148,8 +157,26 @@ class _Run:
                         return
                     self._people.say(f"{plural(len(todo), 'recording')} lost with a worker: once more")
 
+    def _connect(self) -> Cluster:
+        """To Ray, once. It takes seconds to import: a request that makes no sense has been refused before."""
+        from embedding import cluster
+
+        if self._nodes is None:
+            self._nodes = self._stack.enter_context(cluster.session(verbose=self._request.config.verbose))
+            self._stop.listen()
+        return self._nodes
+
+    def _each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterable[Any]:
+        """Reading many shards is work for all nodes, where there are several."""
+        if len(arguments) < SPREAD_FROM or "RAY_ADDRESS" not in os.environ:
+            return threads(function, arguments)
+        from embedding import cluster
+
+        self._connect()
+        return cluster.spread(function, arguments)
+
     def _look(self) -> None:
-        self._stored = self._store.read(known=self._stored)
+        self._stored = self._store.read(known=self._stored, each=self._each)
 
     def _keep_touched(self) -> None:
         """Recordings whose audio is the same as before keep their rows, under their present identity."""

@@ -36,12 +36,9 @@ class Stop:
     def gracefully(self) -> Iterator[None]:
         """In this block the first signal does not interrupt: whoever runs it looks at ``asked_by``.
 
-        To be entered after ``ray.init``, which puts a handler of its own in our place.
-
         Raises:
             Stopped: at its end, if somebody asked.
         """
-        self._listen()
         self._graceful = True
         try:
             yield
@@ -51,7 +48,8 @@ class Stop:
         if self.asked_by is not None:
             raise Stopped(self.asked_by)
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Install the handlers; again after ``ray.init``, which puts one of its own in our place."""
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_grace_over)
@@ -77,7 +75,7 @@ def on_signals() -> Iterator[Stop]:
     """
     before = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
     stop = Stop()
-    stop._listen()
+    stop.listen()
     try:
         yield stop
     except KeyboardInterrupt:

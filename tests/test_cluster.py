@@ -1,0 +1,102 @@
+"""The connection to Ray, as its users see it. Each test in a process of its own, which connects to the shared Ray."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from embedding.decode import Failure
+from embedding.store import Store
+from embedding.stored import Stored
+from tests.conftest import ROOT
+from tests.test_store import shard
+
+
+def python(program: str, ray_address: str, *arguments: object) -> str:
+    """What ``program`` prints, with a connection to the Ray at that address around it."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+READ = """
+import json, sys
+from embedding import cluster
+from embedding.store import Store
+
+with cluster.session(verbose=False):
+    stored = Store(sys.argv[1], "{}").read(each=cluster.spread)
+print(json.dumps([len(stored.shards), stored.totals(), stored.windows(7)]))
+"""
+
+
+def test_reading_back_may_be_spread_over_the_nodes(tmp_path: Path, ray_address: str) -> None:
+    store = Store(str(tmp_path), "{}")
+    rng = np.random.default_rng(0)
+    for name in range(150):  # more than one task's
+        store.write_shard(shard(*((int(id_), int(i), 9) for id_, i in rng.integers(0, 9, (20, 2)))), f"s{name}")
+    store.write_failures([Failure("/a", 3, 1, "decode", "empty", "no bytes in it")], "run")
+    here: Stored = store.read()
+    assert json.loads(python(READ, ray_address, tmp_path)) == [150, here.totals(), here.windows(7)]
+
+
+FAIL = """
+import sys
+from embedding import cluster
+from embedding.errors import RunError
+
+def fail(number):
+    raise OSError(28, "No space left on device")
+
+try:
+    with cluster.session(verbose=False):
+        list(cluster.spread(fail, [(1,)]))
+except RunError as error:
+    print(error)
+"""
+
+
+def test_a_workers_storage_error_is_the_drivers_in_one_line(ray_address: str) -> None:
+    said = python(FAIL, ray_address)
+    assert said.splitlines() == [
+        "the storage failed: [Errno 28] No space left on device; what is stored stays valid, run the same command "
+        "again to go on"
+    ]
+
+
+COUNT = """
+import os, signal, time
+import ray
+from embedding import cluster
+
+@ray.remote
+def add(progress, n):
+    ray.get(progress.add.remote("encode", 0.5, windows_encoded=n))
+    return ray.get(progress.begin_task.remote("task"))
+
+with cluster.session(verbose=False):
+    line = cluster.Line()
+    ray.get(add.remote(line.actor, 3))
+    before = line.tally()
+    assert before.windows_encoded == 3
+    ray.kill(line.actor, no_restart=False)  # as if its process had died
+    while ray.get(line.actor.snapshot.remote()).origin == before.origin:
+        time.sleep(0.05)
+    assert ray.get(add.remote(line.actor, 4)) == 1  # a new process knows nothing of tries
+    print(line.tally().windows_encoded, line.last_tally().busy_s)
+"""
+
+
+def test_counts_survive_the_process_that_counts(ray_address: str) -> None:
+    assert python(COUNT, ray_address).splitlines()[-1] == "7 {'encode': 1.0}"  # Ray may have had something to say
