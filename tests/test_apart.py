@@ -10,9 +10,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
@@ -321,7 +322,7 @@ def test_a_process_that_is_not_listened_to_any_more_ends(tmp_path: Path) -> None
     tables = decode_apart(recordings_of(recordings(tmp_path, "ab", 30.0)), SECOND, 1, Observer())
     next(tables)
     (child,) = children()
-    tables.close()
+    cast(Generator[pa.Table, None, None], tables).close()
     assert not child.is_running()
     assert children() == []
 
