@@ -132,12 +132,13 @@ def _child(recordings: pa.Table, spec: WindowSpec, batch_size: int) -> Iterator[
     with subprocess.Popen(
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     ) as process:
-        assert process.stdin is not None
+        stdin = process.stdin
+        assert stdin is not None
         assert process.stdout is not None
         try:
-            with suppress(BrokenPipeError):  # it has died already, and how is seen below
-                pickle.dump((recordings, spec, batch_size), process.stdin)
-                process.stdin.close()
+            for give in (lambda: pickle.dump((recordings, spec, batch_size), stdin), stdin.close):
+                with suppress(BrokenPipeError):  # it has died already: how, its exit code says
+                    give()
             yield process, _messages(process.stdout)
         finally:
             process.kill()  # nobody listens any more
