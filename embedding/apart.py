@@ -29,7 +29,8 @@ TRIES = 2
 MEMORY_BYTES = 4 << 30
 
 
-_Message = tuple[str, tuple[Any, ...]]  # a method of an observer, or ``windows`` or ``raised``, with its arguments
+# A method of an observer with its arguments; or ``windows``, ``raised`` or, with nothing left to do, ``finished``.
+_Message = tuple[str, tuple[Any, ...]]
 
 
 def decode_apart(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Observer) -> Iterator[pa.Table]:
@@ -51,6 +52,9 @@ def decode_apart(recordings: pa.Table, spec: WindowSpec, batch_size: int, observ
         following = rest
         with _child(rest.recordings, spec, batch_size) as (process, messages):
             for name, values in messages:
+                if name == "finished":
+                    _tell(observer, pending)
+                    return
                 if name == "raised":
                     raise RuntimeError(f"decoding apart failed:\n{values[0]}")
                 if name == "windows":
@@ -65,9 +69,6 @@ def decode_apart(recordings: pa.Table, spec: WindowSpec, batch_size: int, observ
                 if n_heard > rest.n_told:
                     pending.append((name, values))
             death = _death(process.wait())
-        if death is None:
-            _tell(observer, pending)
-            return
         if reading is None:
             raise RuntimeError(f"decoding apart {death} before it read anything")
         rest = following
@@ -93,7 +94,8 @@ class _Rest:
     def behind(self, table: pa.Table, reading: str, n_told: int) -> "_Rest":
         """What follows ``table``, the last window of which is of ``reading`` or of one before."""
         rest = self.recordings.slice(self.recordings["file"].index(reading).as_py())
-        windows = table.filter(pc.field("file") == reading)["window_index"].to_pylist()
+        index = table.select(["file", "window_index"])  # without the samples
+        windows = index.filter(pc.field("file") == reading)["window_index"].to_pylist()
         stored = rest["stored"].to_pylist()
         stored[0] = [*(stored[0] or []), *windows]
         at = rest.column_names.index("stored")
@@ -116,13 +118,13 @@ def _set_aside(recordings: pa.Table, file: str, death: str, observer: Observer) 
         observer.without_windows()
 
 
-def _death(returncode: int) -> str | None:
-    """How a process ended that should have ended well, for a sentence; None if it did."""
+def _death(returncode: int) -> str:
+    """How a process ended before it had finished, for a sentence."""
     if returncode < 0:
         return f"died of {signal.Signals(-returncode).name}"
-    return {0: None, _OUT_OF_MEMORY: f"needed more than {MEMORY_BYTES >> 30} GiB"}.get(
-        returncode, f"ended with exit code {returncode}"
-    )
+    if returncode == _OUT_OF_MEMORY:
+        return f"needed more than {MEMORY_BYTES >> 30} GiB"
+    return f"ended with exit code {returncode}"
 
 
 @contextmanager
@@ -196,6 +198,7 @@ def _main() -> None:
         try:
             for table in decode(recordings, spec, batch_size, teller):
                 teller.tell("windows", table)
+            teller.tell("finished")
         except MemoryError:
             os._exit(_OUT_OF_MEMORY)
         except Exception:  # noqa: BLE001 — a bug, raised again where it can be seen

@@ -47,7 +47,7 @@ def stumble():
 
 def exit():
     import os
-    os._exit(3)
+    os._exit(int(os.environ["EXIT_CODE"]))
 
 def init(self, file, *arguments, **options):
     for word, act in {"segv": segfault, "endless": allocate, "stumble": stumble, "exit": exit}.items():
@@ -165,9 +165,8 @@ def test_no_recordings_are_no_tables() -> None:
 def test_what_a_library_prints_does_not_get_between_the_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_in_front(
-        tmp_path / "in-front", MISBEHAVIOUR.replace("os._exit(3)", "os.write(1, b'noise' * 1000)"), monkeypatch
-    )
+    quits = 'os._exit(int(os.environ["EXIT_CODE"]))'
+    put_in_front(tmp_path / "in-front", MISBEHAVIOUR.replace(quits, "os.write(1, b'noise' * 1000)"), monkeypatch)
     tables, _ = run_apart(recordings(tmp_path, ["exit"]))
     assert len(keys(tables)) == 3
 
@@ -228,9 +227,19 @@ def test_memory_without_end_ends_the_process_apart_and_not_the_machine(tmp_path:
 
 
 @pytest.mark.usefixtures("misbehaving")
-def test_a_process_that_ends_in_silence_is_a_death(tmp_path: Path) -> None:
-    _, observer = run_apart(recordings(tmp_path, ["exit", "b"]))
-    assert observer.failures["exit.wav"][1] == "the process that read it ended with exit code 3, 3 times in a row"
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_process_that_ends_in_silence_is_a_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setenv("EXIT_CODE", str(code))
+    tables, observer = run_apart(recordings(tmp_path, ["exit", "b"]))
+    assert observer.failures["exit.wav"][1] == f"the process that read it ended with exit code {code}, 3 times in a row"
+    assert [name for name, _ in keys(tables)] == ["b"] * 3
+
+
+def test_a_death_after_everything_is_told_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_in_front(tmp_path / "in-front", "import atexit, os\natexit.register(os.abort)", monkeypatch)
+    tables, observer = run_apart(recordings(tmp_path, ["a", "b"]))
+    assert [len(table) for table in tables] == [4, 2]
+    assert (observer.n_decoded, observer.events) == (2, [])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
@@ -268,6 +277,41 @@ def test_a_death_that_does_not_happen_again_leaves_no_trace(tmp_path: Path, monk
     assert observer.n_decoded == 3
     assert [type(event) for event in observer.events] == [Failure]
     assert {kind for kind, _ in observer.failures.values()} == {"truncated"}
+
+
+AT_ITS_END = """
+import os, soundfile
+
+_close = soundfile.SoundFile.close
+
+def close(self):
+    if {dies}:
+        os.abort()
+    _close(self)
+
+soundfile.SoundFile.close = close
+"""
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_what_was_told_of_a_recording_before_its_death_is_not_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, *, again: bool
+) -> None:
+    """Its windows have come, and that it is truncated has been told; then closing it kills the process."""
+    mark = tmp_path / "died"
+    note = f"open({str(mark)!r}, 'a')"
+    dies = "'cut' in self.name" + ("" if again else f" and {note}.tell() == 0 and {note}.write('x')")
+    put_in_front(tmp_path / "in-front", AT_ITS_END.format(dies=dies), monkeypatch)
+    a, b = recordings(tmp_path, ["a", "b"], 2.0)
+    cut = write_truncated(tmp_path / "cut.wav", tone(4, RATE_HZ), 0.5)
+    tables, observer = run_apart([a, cut, b], batch_size=batch_size)
+    assert keys(tables) == [(name, at) for name in ("a", "cut", "b") for at in range(2)]
+    assert len(tables) == 6 // batch_size
+    told = [event.kind for event in observer.events if isinstance(event, Failure)]
+    assert told == (["truncated", "crash"] if again else ["truncated"])
+    assert observer.read == [str(a), str(cut), str(b)]
+    assert observer.n_decoded == (2 if again else 3)
 
 
 # --- its own faults ---------------------------------------------------------------------------------------------------
