@@ -12,7 +12,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import psutil
@@ -28,49 +29,85 @@ TRIES = 2
 MEMORY_BYTES = 4 << 30
 
 
+# A method of an observer with its arguments; or ``windows``, ``raised`` or, with nothing left to do, ``finished``.
+_Message = tuple[str, tuple[Any, ...]]
+
+
 def decode_apart(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Observer) -> Iterator[pa.Table]:
     """``decode``, with the same arguments and results, and one kind of failure more.
 
-    After a death everything up to it is decoded again, so that batches are those of a run without it; what has been
-    yielded is not yielded twice.
+    After a death another process goes on behind the last table. Tables but the last are full, so they are those of a
+    run without the death.
 
     Raises:
         RuntimeError: the process could not do its work, which is nobody's recording's fault; with its traceback.
     """
     deaths: Counter[str] = Counter()
-    n_yielded = 0
-    while True:
+    rest = _Rest.of(recordings)
+    while len(rest.recordings):
         reading: str | None = None
-        told: list[tuple[str, tuple[Any, ...]]] = []  # since the last table: what follows a death is told again
-        n_tables = 0
-        with _child(recordings, spec, batch_size) as (process, messages):
+        n_since = 0  # messages since it was begun
+        n_heard = 0
+        pending: list[_Message] = []  # handed on with the next table: after a death, what came behind it is told again
+        following = rest
+        with _child(rest.recordings, spec, batch_size) as (process, messages):
             for name, values in messages:
-                if name == "windows":
-                    n_tables += 1
-                    if n_tables > n_yielded:
-                        _tell(observer, told)
-                        n_yielded += 1
-                        yield values[0]
-                    told = []
-                elif name == "raised":
+                if name == "finished":
+                    _tell(observer, pending)
+                    return
+                if name == "raised":
                     raise RuntimeError(f"decoding apart failed:\n{values[0]}")
-                else:
-                    told.append((name, values))
-                    reading = values[0] if name == "reading" else reading
+                if name == "windows":
+                    assert reading is not None
+                    following = following.behind(values[0], reading, n_since)
+                    _tell(observer, pending)
+                    pending = []
+                    yield values[0]
+                    continue
+                reading, n_since = (values[0], 1) if name == "reading" else (reading, n_since + 1)
+                n_heard += 1
+                if n_heard > rest.n_told:
+                    pending.append((name, values))
             death = _death(process.wait())
-        if death is None:
-            _tell(observer, told)
-            return
         if reading is None:
             raise RuntimeError(f"decoding apart {death} before it read anything")
+        rest = following
         deaths[reading] += 1
         if deaths[reading] == TRIES:
-            _set_aside(recordings, reading, death, observer)
-            recordings = recordings.filter(pc.field("file") != reading)
+            _set_aside(rest.recordings, reading, death, observer)
+            rest = rest.without(reading)
 
 
-def _tell(observer: Observer, told: list[tuple[str, tuple[Any, ...]]]) -> None:
-    for name, values in told:
+@dataclass(frozen=True)
+class _Rest:
+    """What is left to decode, as ``decode`` takes it."""
+
+    recordings: pa.Table
+    n_told: int = 0  # of what decoding it will tell, so much at its beginning has been told
+
+    @classmethod
+    def of(cls, recordings: pa.Table) -> "_Rest":
+        if "stored" not in recordings.column_names:
+            recordings = recordings.append_column("stored", pa.nulls(len(recordings), pa.list_(pa.int32())))
+        return cls(recordings)
+
+    def behind(self, table: pa.Table, reading: str, n_told: int) -> "_Rest":
+        """What follows ``table``, the last window of which is of ``reading`` or of one before."""
+        rest = self.recordings.slice(self.recordings["file"].index(reading).as_py())
+        index = table.select(["file", "window_index"])  # without the samples
+        windows = index.filter(pc.field("file") == reading)["window_index"].to_pylist()
+        stored = rest["stored"].to_pylist()
+        stored[0] = [*(stored[0] or []), *windows]
+        at = rest.column_names.index("stored")
+        return _Rest(rest.set_column(at, "stored", pa.array(stored, rest.schema.field(at).type)), n_told)
+
+    def without(self, file: str) -> "_Rest":
+        is_first = self.recordings["file"][0].as_py() == file
+        return _Rest(self.recordings.filter(pc.field("file") != file), 0 if is_first else self.n_told)
+
+
+def _tell(observer: Observer, messages: list[_Message]) -> None:
+    for name, values in messages:
         getattr(observer, name)(*values)
 
 
@@ -81,13 +118,13 @@ def _set_aside(recordings: pa.Table, file: str, death: str, observer: Observer) 
         observer.without_windows()
 
 
-def _death(returncode: int) -> str | None:
-    """How a process ended that should have ended well, for a sentence; None if it did."""
+def _death(returncode: int) -> str:
+    """How a process ended before it had finished, for a sentence."""
     if returncode < 0:
         return f"died of {signal.Signals(-returncode).name}"
-    return {0: None, _OUT_OF_MEMORY: f"needed more than {MEMORY_BYTES >> 30} GiB"}.get(
-        returncode, f"ended with exit code {returncode}"
-    )
+    if returncode == _OUT_OF_MEMORY:
+        return f"needed more than {MEMORY_BYTES >> 30} GiB"
+    return f"ended with exit code {returncode}"
 
 
 @contextmanager
@@ -97,17 +134,19 @@ def _child(recordings: pa.Table, spec: WindowSpec, batch_size: int) -> Iterator[
     with subprocess.Popen(
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     ) as process:
-        assert process.stdin is not None
+        stdin = process.stdin
+        assert stdin is not None
         assert process.stdout is not None
         try:
-            pickle.dump((recordings, spec, batch_size), process.stdin)
-            process.stdin.close()
+            for give in (lambda: pickle.dump((recordings, spec, batch_size), stdin), stdin.close):
+                with suppress(BrokenPipeError):  # it has died already: how, its exit code says
+                    give()
             yield process, _messages(process.stdout)
         finally:
             process.kill()  # nobody listens any more
 
 
-def _messages(stream: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _messages(stream: Any) -> Iterator[_Message]:
     while True:
         try:
             yield pickle.load(stream)
@@ -153,10 +192,13 @@ def _main() -> None:
         teller = _Teller(stream)
         recordings, spec, batch_size = pickle.load(sys.stdin.buffer)
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + MEMORY_BYTES, hard))
+        most = psutil.Process().memory_info().vms + MEMORY_BYTES
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
         try:
             for table in decode(recordings, spec, batch_size, teller):
                 teller.tell("windows", table)
+            teller.tell("finished")
         except MemoryError:
             os._exit(_OUT_OF_MEMORY)
         except Exception:  # noqa: BLE001 — a bug, raised again where it can be seen

@@ -30,24 +30,26 @@ def settle(store: Store, stored: Stored, gone: NDArray[np.int64], touched: Mappi
     Returns:
         URIs of the shards that are not what they were.
     """
-    recordings = stored.recordings()
+    former = np.fromiter(touched, np.int64, len(touched))
+    present = _with_present_ids(stored.spans, touched)
+    # Also the rows of one recording that an interrupted settling left under either identity are one recording's.
+    recordings = Stored.of(stored.shards, [present], stored.failures).recordings()
     ids = recordings.file_id
     repeated = ids[recordings.n_repeated > 0]
     corrected = ids[~recordings.consistent & (recordings.n_present == recordings.n_windows)]
-    rekeyed = np.fromiter(touched, np.int64, len(touched))
-    concerned = np.concatenate([gone, repeated, corrected, rekeyed])
-    spans = stored.spans.filter(pa.array(np.isin(stored.spans["file_id"].to_numpy(), concerned)))
+    concerned = np.isin(stored.spans["file_id"].to_numpy(), np.concatenate([gone, former]))
+    concerned |= np.isin(present["file_id"].to_numpy(), np.concatenate([repeated, corrected]))
     truth = np.isin(ids, corrected)
     totals = (ids[truth], recordings.n_windows[truth], recordings.duration_s[truth])
     seen: set[tuple[int, int]] = set()
     changed = []
-    for at in np.unique(spans["shard"].to_numpy()):
+    for at in np.unique(stored.spans["shard"].to_numpy()[concerned]):
         uri = stored.shards[at]
         table = store.read_shard(uri)
         mended = table.filter(pa.array(~np.isin(table["file_id"].to_numpy(), gone)))
+        mended = _with_present_ids(mended, touched)
         mended = _once(mended, repeated, seen)
         mended = _with_totals(mended, *totals)
-        mended = _rekeyed(mended, touched)
         if mended.equals(table):
             continue
         changed.append(uri)
@@ -84,7 +86,7 @@ def _with_totals(
     return table
 
 
-def _rekeyed(table: pa.Table, touched: Mapping[int, int]) -> pa.Table:
+def _with_present_ids(table: pa.Table, touched: Mapping[int, int]) -> pa.Table:
     if not touched:
         return table
     ids = pa.array([touched.get(i, i) for i in table["file_id"].to_pylist()], pa.int64())

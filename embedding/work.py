@@ -104,7 +104,13 @@ class Work:
         return table.append_column("known_hash", hashes)
 
     def _recognisable(self) -> pa.Table:
-        return self.former.filter(pc.field(AUDIO_HASH[0]).is_valid())
+        """FORMER rows with a hash, one per recording: with that one its audio is compared.
+
+        Where a run that died left several, the others are not looked at; their rows must not be taken for the same.
+        """
+        known = self.former.filter(pc.field(AUDIO_HASH[0]).is_valid()).sort_by("former_id")
+        _, first = np.unique(known["file_id"].to_numpy(), return_index=True)
+        return known.take(first)
 
     def touched(self, unchanged_ids: set[int]) -> dict[int, int]:
         """Former to present ``file_id`` of recordings whose audio turned out to be the same."""

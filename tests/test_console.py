@@ -22,6 +22,7 @@ BOOKS = Books(
     windows_stored=5360,
     windows_repeated=0,
     failures={},
+    output={},
 )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -476,3 +476,81 @@ def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
     for table in tables:  # what left before is whole, and lacks the rest: it will be done again
         assert table["n_windows"].to_pylist() == [10]
     assert len(tables) < 10
+
+
+# --- audio that is known ----------------------------------------------------------------------------------------------
+
+
+def hash_of(path: Path) -> int:
+    tables, _ = run([path])
+    return tables[-1]["audio_hash"][-1].as_py()
+
+
+def with_known(recordings: pa.Table, known: Sequence[int | None]) -> pa.Table:
+    return recordings.append_column("known_hash", pa.array(known, pa.int64()))
+
+
+def test_audio_that_is_known_is_not_cut_again(tmp_path: Path) -> None:
+    files = [write_audio(tmp_path / f"{i}.wav", tone(2.5, RATE_HZ, seed=i), RATE_HZ) for i in range(4)]
+    known = [hash_of(files[0]), hash_of(files[0]), None, hash_of(files[3])]
+    observer = Observer()
+    (table,) = decode(with_known(recordings_of(files), known), SECOND, 100, observer)
+    assert set(table["file"].to_pylist()) == {str(files[1]), str(files[2])}
+    assert observer.events == ["100 unchanged", "without windows", "103 unchanged", "without windows"]
+    assert observer.audio_s == 5.0
+    assert observer.read == [str(file) for file in files]
+
+
+def test_a_name_a_time_or_tags_are_not_audio_but_a_sample_a_rate_and_a_channel_are(tmp_path: Path) -> None:
+    audio = tone(2, RATE_HZ)
+    one = hash_of(write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT"))
+    path = tmp_path / "tagged.wav"
+    with sf.SoundFile(path, "w", RATE_HZ, 1, "FLOAT") as file:
+        file.title = "other tags"
+        file.write(audio)
+    assert hash_of(path) == one
+    other = audio.copy()
+    other[-1] += 0.25
+    assert hash_of(write_audio(tmp_path / "b.wav", other, RATE_HZ, subtype="FLOAT")) != one
+    assert hash_of(write_audio(tmp_path / "c.wav", audio, RATE_HZ // 2, subtype="FLOAT")) != one
+    stereo = np.stack([audio, audio], axis=1)
+    assert hash_of(write_audio(tmp_path / "d.wav", stereo, RATE_HZ, subtype="FLOAT")) != one
+
+
+@pytest.mark.usefixtures("either_way")
+def test_the_rows_of_a_recording_s_last_windows_carry_its_hash(tmp_path: Path) -> None:
+    good = write_audio(tmp_path / "a.wav", tone(3.5, RATE_HZ), RATE_HZ)
+    tables, _ = run([good], batch_size=1)
+    assert isinstance(tables[-1]["audio_hash"][0].as_py(), int)
+    assert {table["audio_hash"][0].as_py() for table in tables} <= {None, tables[-1]["audio_hash"][0].as_py()}
+    tables, _ = run([write_truncated(tmp_path / "b.wav", tone(3.5, RATE_HZ), 0.5)], batch_size=1)
+    assert [table["audio_hash"][0].as_py() for table in tables] == [None] * len(tables)
+
+
+def test_a_recording_with_a_fault_is_never_taken_for_known(tmp_path: Path) -> None:
+    path = write_truncated(tmp_path / "a.wav", tone(4, RATE_HZ), 0.5)
+    observer = Observer()
+    tables = list(decode(with_known(recordings_of([path]), [0]), SECOND, 100, observer))
+    assert sum(map(len, tables)) == 2
+    assert observer.failures["a.wav"][0] == "truncated"
+    observer = Observer()
+    text(tmp_path / "b.wav")
+    assert list(decode(with_known(recordings_of([tmp_path / "b.wav"]), [0]), SECOND, 100, observer)) == []
+    assert {kind for kind, _ in observer.failures.values()} == {"corrupt"}
+    assert observer.events.count("without windows") == 1
+
+
+@pytest.mark.parametrize("whole_bytes", [32 << 20, 0], ids=["fetched", "streamed"])
+def test_an_object_is_compared_and_then_cut_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], tmp_path: Path, whole_bytes: int
+) -> None:
+    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", whole_bytes)
+    bucket = Bucket(monkeypatch, wavs)
+    known = [hash_of(tmp_path / f"{i}.wav") for i in (0, 0, 2, 3, 0)]
+    observer = Observer()
+    (table,) = decode(with_known(bucket.recordings(), known), SECOND, 100, observer)
+    names = list(wavs)
+    assert table["file"].to_pylist() == [names[1]] * 2 + [names[4]] * 2
+    assert observer.events.count("without windows") == 3
+    expected, _ = sf.read(tmp_path / "1.wav", dtype="float32")
+    np.testing.assert_array_equal(samples_of(table)[:2].reshape(-1), expected)

@@ -138,9 +138,10 @@ def test_every_reader_reads_a_shard_with_hashes(store: Store) -> None:
     assert pandas.read_parquet(uri)["file_id"].tolist() == ids
     assert polars.read_parquet(uri)["file_id"].to_list() == ids
     assert polars.scan_parquet(uri).collect()["embedding"].to_list()[0] == [0, 1, 2, 3]
-    rows = duckdb.execute(f"select file_id, embedding from '{uri}' order by file_id").fetchall()
+    with duckdb.connect() as connection:
+        rows = connection.execute(f"select file_id, embedding from '{uri}' order by file_id").fetchall()
+        metadata = connection.execute(f"select decode(key) from parquet_kv_metadata('{uri}')").fetchall()
     assert [row[0] for row in rows] == ids
-    metadata = duckdb.execute(f"select decode(key) from parquet_kv_metadata('{uri}')").fetchall()
     assert (AUDIO_HASHES_KEY,) in metadata
 
 
