@@ -112,14 +112,17 @@ class Claim:
         self._root = root
         self._uri = storage.join(root, NAME)
         self.owner = owner
-        self._lost: str | None = None
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="claim", daemon=True)
 
     def check(self) -> None:
-        """Raises RunError when another run has taken the output over."""
-        if self._lost is not None:
-            raise RunError(f"{self._root} belongs to another run now ({self._lost}); this one stops")
+        """Look whether the claim still is ours.
+
+        Raises:
+            RunError: another run has taken the output over.
+            OSError: the storage failed.
+        """
+        check_holder(self._root, self.owner.run_id)
 
     def _take(self, on_wait: Callable[[Owner], None]) -> None:
         self._create(self._uri, on_wait)
@@ -151,8 +154,7 @@ class Claim:
             try:
                 holder = read_owner(self._uri)
                 if holder is None or holder.run_id != self.owner.run_id:
-                    self._lost = str(holder or "its claim is gone")
-                    return
+                    return  # another run's now: `check` says so
                 self.owner = replace(self.owner, renewals=self.owner.renewals + 1)
                 storage.write_bytes(self._uri, _encode(self.owner))
             except OSError:

@@ -87,20 +87,18 @@ class Line:
         self.actor: Any = ray.remote(Progress).options(**options).remote()
         self._before = Tally()  # counted by former processes of the actor
         self._last = Tally(origin=self._before.origin)
+        self._asking = threading.Lock()
 
     def tally(self) -> Tally:
         """Counts of the run so far; those of an actor that died are kept, as far as they were heard."""
-        return self._heard(ray.get(self.actor.snapshot.remote(), timeout=30))
-
-    def last_tally(self) -> Tally:
-        """The same, as far as it was heard: when the cluster may be gone."""
-        return self._before.plus(self._last)
+        with self._asking:  # else an earlier answer might come later
+            return self._heard(ray.get(self.actor.snapshot.remote(), timeout=30))
 
     def _heard(self, now: Tally) -> Tally:
         if now.origin != self._last.origin:
             self._before = self._before.plus(self._last)
         self._last = now
-        return self.last_tally()
+        return self._before.plus(now)
 
 
 @contextmanager

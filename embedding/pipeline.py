@@ -132,8 +132,8 @@ class _Observer(Observer):
     def flush(self, job: Job, progress: Any, busy_s: float) -> None:
         """Failure rows are stored before the windows that follow them travel on: see store.py."""
         store_failures(self._failures, job, progress)
-        if self._unchanged:
-            progress.add_unchanged.remote(self._unchanged)
+        if self._unchanged:  # heard before this task ends, and with it perhaps the round
+            ray.get(progress.add_unchanged.remote(self._unchanged))
         progress.add.remote("decode", busy_s, recordings=self._without_windows, audio_s=self._audio_s)
         self.__init__()
 

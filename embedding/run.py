@@ -110,6 +110,7 @@ class _Run:
         self._ledger = Ledger(self._store, self._id, listed=len(request.listing.recordings))
         self._stored, self._work = request.look(thorough=not self._ledger.last_run_was_complete, each=self._each)
         self._tally = Tally()
+        self._unchanged: set[int] = set()
         _describe_work(people, request.listing, self._work)
 
     def embed(self) -> Books:
@@ -148,14 +149,20 @@ class _Run:
             with cluster.watching(line, on_tally, lambda: self._stop.asked_by is not None):
                 for number in range(MAX_ROUNDS):
                     pipeline.embed(split(todo, placement.n_decoders), replace(job, round=number), placement, line)
-                    on_tally(line.tally())
-                    self._claim.check()
-                    self._look()
-                    self._keep_touched()
-                    todo = self._work.left(self._stored, self._id)
+                    self._unchanged |= line.tally().unchanged_ids
+                    todo = self._left_after_round()
                     if self._stop.asked_by is not None or not len(todo):
-                        return
+                        break
                     self._people.say(f"{plural(len(todo), 'recording')} lost with a worker: once more")
+            on_tally(line.tally())
+
+    def _left_after_round(self) -> pa.Table:
+        self._look()
+        # Recordings whose audio is the same as before keep their rows, under their present identity.
+        if touched := self._work.touched(self._unchanged):
+            self._claim.check()
+            self._forget(settle(self._store, self._stored, _NONE, touched))
+        return self._work.left(self._stored, self._id)
 
     def _connect(self) -> Cluster:
         """To Ray, once. It takes seconds to import: a request that makes no sense has been refused before."""
@@ -178,15 +185,13 @@ class _Run:
     def _look(self) -> None:
         self._stored = self._store.read(known=self._stored, each=self._each)
 
-    def _keep_touched(self) -> None:
-        """Recordings whose audio is the same as before keep their rows, under their present identity."""
-        if touched := self._work.touched(self._tally.unchanged_ids):
-            self._forget(settle(self._store, self._stored, _NONE, touched))
-
     def _settle(self) -> None:
         self._look()
+        self._claim.check()
         self._forget(settle(self._store, self._stored, self._work.superseded(self._stored), {}))
-        if settle_failures(self._store, self._stored, self._work.listed, self._work.todo, self._id):
+        left = self._work.left(self._stored, self._id)["file_id"].to_numpy()
+        tried = np.setdiff1d(self._work.todo, left)
+        if settle_failures(self._store, self._stored, self._work.listed, tried, self._id):
             self._look()
 
     def _forget(self, changed: list[str]) -> None:
@@ -197,7 +202,7 @@ class _Run:
 
     def _books(self) -> Books:
         self._look()
-        return self._work.balance(self._stored, self._tally.unchanged_ids)
+        return self._work.balance(self._stored, self._unchanged)
 
 
 def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:

@@ -118,9 +118,10 @@ class Work:
         return {row["former_id"]: row["file_id"] for row in rows if row["file_id"] in unchanged_ids}
 
     def superseded(self, stored: Stored) -> NDArray[np.int64]:
-        """Former identities whose rows can go: the present version is stored, or is known to be no audio."""
+        """Former identities whose rows can go: the present version is stored, or is known to hold no more."""
         ids = self.former["file_id"].to_numpy()
-        unusable = np.isin(ids, stored.failures.filter(pc.field("kind") != "io")["file_id"].to_numpy())
+        known = stored.failures.filter(~pc.field("kind").isin(["io", "crash"]))  # which say nothing of the audio
+        unusable = np.isin(ids, known["file_id"].to_numpy())
         return self.former["former_id"].to_numpy()[stored.recordings().complete(ids) | unusable]
 
     def balance(self, stored: Stored, unchanged_ids: set[int]) -> Books:

@@ -95,7 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 — ea
             )
         )
         return EXIT_INCOMPLETE
-    return EXIT_COMPLETE if books.balanced else EXIT_INCOMPLETE
+    if not books.balanced:
+        complain(
+            RunError(
+                f"the books do not balance: of {books.listed:,} recordings {books.already_done + books.embedded:,} are "
+                f"embedded and {books.failed:,} failed; run the same command again"
+            )
+        )
+        return EXIT_INCOMPLETE
+    return EXIT_COMPLETE
 
 
 if __name__ == "__main__":

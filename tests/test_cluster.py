@@ -94,7 +94,7 @@ with cluster.session(verbose=False):
     while ray.get(line.actor.snapshot.remote()).origin == before.origin:
         time.sleep(0.05)
     assert ray.get(add.remote(line.actor, 4)) == 1  # a new process knows nothing of tries
-    print(line.tally().windows_encoded, line.last_tally().busy_s)
+    print(line.tally().windows_encoded, line.tally().busy_s)
 """
 
 

@@ -76,7 +76,6 @@ def test_what_was_heard_of_a_process_that_died_still_counts() -> None:
     assert (total.windows_encoded, total.busy_s["encode"]) == (12, 4.0)
     assert (total.unchanged_ids, total.failed_ids) == ({1}, {2: "io"})
     assert total.first_window_at_s == first.tally.first_window_at_s
-    assert line.last_tally() == total
 
 
 def test_two_processes_never_have_the_same_origin() -> None:
