@@ -1,40 +1,30 @@
 """One run, from the request to the books: everything around the pipeline."""
 
-import json
 import os
-import platform
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from embedding import sources, storage
+from embedding import sources
 from embedding.claim import LAPSE_S, Claim, Owner, claimed
-from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
-from embedding.console import People, audio_length, plural, size, summarise
+from embedding.config import EmbedConfig
+from embedding.console import People, plural, summarise
 from embedding.errors import storage_failure
 from embedding.estimate import audio_seconds
 from embedding.ledger import Ledger
-from embedding.redact import redact_all
 from embedding.report import Books, Tally
+from embedding.request import Request, auto_shard_rows, describe_dry_run, describe_work, greet
 from embedding.resources import Cluster, plan
-from embedding.settings import Job, Settings
+from embedding.settings import Job
 from embedding.settle import settle, settle_failures
 from embedding.stopping import Stop, on_signals
-from embedding.store import Store
-from embedding.stored import Each, Stored, threads
-from embedding.work import Work, former_versions, split
-
-VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
-
-# About this many shards per run, within these rows: an interruption then costs about 1/256 of the work.
-SHARDS_PER_RUN = 256
-SHARD_ROWS = (256, 32_768)
+from embedding.stored import threads
+from embedding.work import split
 
 # A round ends with everything done; another one follows only where a worker that died took windows with it.
 MAX_ROUNDS = 5
@@ -54,7 +44,7 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
     """
     request = Request.of(config)
     request.store.refuse_other_settings(request.settings.guarded())
-    _greet(people, request)
+    greet(people, request)
     if config.dry_run:
         _dry_run(people, request)
         return None
@@ -72,33 +62,6 @@ def embed(config: EmbedConfig, people: People) -> Books | None:
             raise storage_failure(error) from error
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for, looked up."""
-
-    config: EmbedConfig
-    listing: sources.Listing
-    settings: Settings
-    store: Store
-    description: dict[str, Any]  # run.json
-
-    @classmethod
-    def of(cls, config: EmbedConfig) -> "Request":
-        output = storage.normalise(config.output, "--output")
-        listing = sources.list_recordings(config.input, config.limit)
-        settings = Settings.of(config)
-        description = describe_run(config, settings)
-        store = Store(output, json.dumps(redact_all(description["settings"])))
-        return cls(config, listing, settings, store, description)
-
-    def look(self, *, thorough: bool, each: Each = threads) -> tuple[Stored, Work]:
-        """What the output holds, and what is left to do."""
-        stored = self.store.read(each=each)
-        listed = self.listing.recordings
-        former = former_versions(listed, stored, self.store, thorough=thorough, each=each)
-        return stored, Work.of(listed, former, stored, retry_failed=self.config.retry_failed)
-
-
 class _Run:
     """A run that holds its output. ``_stored`` is what the output held when it was last looked at."""
 
@@ -111,7 +74,7 @@ class _Run:
         self._stored, self._work = request.look(thorough=not self._ledger.last_run_was_complete, each=self._each)
         self._tally = Tally()
         self._unchanged: set[int] = set()
-        _describe_work(people, request.listing, self._work)
+        describe_work(people, request.listing, self._work)
 
     def embed(self) -> Books:
         todo = self._work.left(self._stored)
@@ -205,75 +168,12 @@ class _Run:
         return self._work.balance(self._stored, self._unchanged)
 
 
-def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
-    """``run.json``: every setting, and the versions of what computes the vectors."""
-    return {
-        "settings": settings.guarded()
-        | {
-            "checkpoint": settings.checkpoint.uri,
-            "sample_rate_hz": settings.windows.rate_hz,
-            "embedding_size": settings.model.traits.dim,
-        },
-        "options": {
-            "input": list(config.input),
-            "batch_size": config.batch_size,
-            "device": config.device,
-            "actors": config.actors,
-            "limit": config.limit,
-            "shard_rows": config.shard_rows,
-        },
-        "versions": {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()},
-    }
-
-
-def auto_shard_rows(audio_s: float, settings: Settings) -> int:
-    """Rows per shard for a run over ``audio_s`` seconds of audio."""
-    n_windows = audio_s * settings.windows.rate_hz / settings.windows.hop
-    return int(np.clip(n_windows / SHARDS_PER_RUN, *SHARD_ROWS))
-
-
-def _greet(people: People, request: Request) -> None:
-    settings, windows = request.settings, request.settings.windows
-    people.say(
-        f"avex-batch {metadata.version('avex-batch')} · {settings.model.name} · {windows.rate_hz / 1000:g} kHz · "
-        f"window {windows.length / windows.rate_hz:g} s, hop {windows.hop / windows.rate_hz:g} s · {settings.precision}"
-    )
-    if request.config.checkpoint == RANDOM_CHECKPOINT:
-        people.warn("RANDOM WEIGHTS: these vectors mean nothing; for trials only (--checkpoint random)")
+def _dry_run(people: People, request: Request) -> None:
+    stored, work = request.look(thorough=False)
+    describe_work(people, request.listing, work)
+    todo = work.left(stored)
+    describe_dry_run(people, request, audio_seconds(todo) if len(todo) else 0.0)
 
 
 def _say_waiting(people: People, owner: Owner) -> None:
     people.say(f"another run has claimed this output ({owner}): watching for {LAPSE_S:.0f} s whether it is alive")
-
-
-def _describe_work(people: People, listing: sources.Listing, work: Work) -> None:
-    parts = [f"{plural(len(work.listed), 'recording')}, {size(listing.n_bytes)}"]
-    if listing.left_out:
-        parts.append(f"left out: {sources.describe_left_out(listing.left_out)}")
-    progress = []
-    if len(work.done_before):
-        progress.append(f"{len(work.done_before):,} done before")
-    if len(work.failed_before):
-        progress.append(f"{len(work.failed_before):,} failed before (--retry-failed tries them again)")
-    if progress:
-        parts.append(", ".join([*progress, f"{len(work.todo):,} to do"]))
-    people.say(" · ".join(parts))
-    if work.n_changed:
-        people.say(
-            f"{work.n_changed:,} of them were embedded before with another size or time: their audio is compared, and "
-            "only what differs is embedded anew"
-        )
-
-
-def _dry_run(people: People, request: Request) -> None:
-    stored, work = request.look(thorough=False)
-    _describe_work(people, request.listing, work)
-    todo = work.left(stored)
-    audio_s = audio_seconds(todo) if len(todo) else 0.0
-    windows = request.settings.windows
-    n_windows = int(audio_s * windows.rate_hz / windows.hop)
-    n_bytes = n_windows * (request.settings.model.traits.dim * 4 + 50)
-    people.say(
-        f"dry run, nothing written: about {audio_length(audio_s)} of audio, {plural(n_windows, 'window')}, "
-        f"{size(n_bytes)} of vectors; try --limit on a few recordings to see the speed"
-    )

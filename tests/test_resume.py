@@ -17,7 +17,7 @@ import pytest
 
 from embedding.config import make_config
 from embedding.decode import Failure
-from embedding.run import Request
+from embedding.request import Request
 from embedding.sources import list_recordings
 from embedding.store import Store
 from tests.conftest import EFFICIENTNET, ROOT, Outcome, tone, write_audio
