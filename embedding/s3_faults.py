@@ -124,6 +124,8 @@ def passes(fault: object) -> bool:
     if isinstance(cause, botocore.ClientError):
         status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return cause.response["Error"].get("Code") in _PASSING_CODES or (status >= 500 and status not in _NEVER_STATUS)
+    if isinstance(cause, botocore.HTTPClientError) and isinstance(cause.kwargs.get("error"), ValueError):
+        return False  # the request itself makes no sense (an endpoint with a login in it), whoever would answer
     lost = (TimeoutError, ConnectionError, ClientConnectionError, botocore.HTTPClientError, botocore.ConnectionError)
     short = (ShortBodyError, ClientPayloadError, botocore.IncompleteReadError)
     damaged = (ResponseParserError, botocore.FlexibleChecksumError)

@@ -144,13 +144,25 @@ def test_run_and_report_are_stored(outputs: Callable[..., tuple[Path, Outcome]])
     assert run["settings"]["model"] == EFFICIENTNET
     assert run["settings"]["checkpoint_digest"].startswith("sha256:")
     assert {"avex", "torch", "ray", "soxr", "python"} <= run["versions"].keys()
+    assert report["state"] == "complete"
     assert report["recordings"] == {
-        "listed": 5, "already_done": 0, "embedded": 5, "failed": 0, "failed_before": 0, "balanced": True,
+        "listed": 5, "already_done": 0, "embedded": 5, "failed": 0, "failed_before": 0, "changed": 0, "unchanged": 0,
+        "balanced": True,
     }  # fmt: skip
-    assert report["windows"]["written"] == 14
-    assert report["audio_s"]["decoded"] == pytest.approx(4.0 + 3.31 + 2.5 + 2.0 + 0.7)
-    assert report["audio_s"]["encoded"] == report["audio_s"]["decoded"]  # overlapping windows count once
-    assert {"decode", "encode", "write"} <= report["busy_s"].keys()
+    assert report["windows"] == {"expected": 14, "stored": 14, "repeated": 0}
+    audio_s = 4.0 + 3.31 + 2.5 + 2.0 + 0.7
+    assert report["audio_s"]["listed_estimate"] == pytest.approx(audio_s, rel=0.5)
+    assert report["output"] == {
+        "recordings": 5, "incomplete": 0, "failed": 0, "windows": 14, "repeated": 0,
+        "shards": len(list((output / "embeddings").iterdir())), "audio_s": pytest.approx(audio_s),
+    }  # fmt: skip
+    (run,) = report["runs"]
+    assert (run["state"], run["windows_encoded"], run["windows_written"]) == ("complete", 14, 14)
+    assert run["audio_decoded_s"] == pytest.approx(audio_s)
+    assert run["audio_encoded_s"] == run["audio_decoded_s"]  # overlapping windows count once
+    for shares in (run["busy_s"], run["busy_share"]):
+        assert {"decode", "encode", "write"} == shares.keys()
+    assert 0 < run["first_window_after_s"] < run["wall_s"]
 
 
 def test_the_same_command_again_does_only_what_is_new(embed: Embed, tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def test_sweeping_an_output_that_does_not_exist_is_nothing(store: Store) -> None
 
 def test_an_output_of_other_settings_is_refused_naming_each_difference(store: Store) -> None:
     store.write_json("run.json", {"settings": {"model": "a", "window_s": 5.0, "hop_s": 5.0}})
+    store.refuse_other_settings({"model": "b"})  # a run that came to nothing binds nobody
+    store.write_shard(shard((1, 0, 1)), "a")
     store.refuse_other_settings({"model": "a", "window_s": 5.0, "hop_s": 5.0})
     with pytest.raises(RequestError) as caught:
         store.refuse_other_settings({"model": "b", "window_s": 5.0, "hop_s": 2.5})
