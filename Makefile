@@ -26,7 +26,7 @@ lint: setup
 	$(BIN)/pyright
 
 test: lint  ## everything CI runs
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long" --numprocesses 2 --dist loadfile
 
 test-long: setup  ## minutes and gigabytes: 24 h recordings, large uploads
 	$(BIN)/pytest -m long
