@@ -195,8 +195,10 @@ def check_holder(root: str, run_id: str) -> None:
         OSError: the storage failed.
     """
     holder = read_owner(storage.join(root, NAME))
-    if holder is None or holder.run_id != run_id:
-        raise RunError(f"{root} belongs to another run now ({holder or 'its claim is gone'}); this one stops")
+    if holder is None:
+        raise RunError(f"{root} lost this run's claim: somebody removed {NAME}, or all of it; the run stops")
+    if holder.run_id != run_id:
+        raise RunError(f"{root} belongs to another run now ({holder}); this one stops")
 
 
 def read_owner(uri: str) -> Owner | None:

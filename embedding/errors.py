@@ -17,4 +17,10 @@ class RunError(Exception):
 
 def storage_failure(error: OSError) -> RunError:
     """What to tell of an error of the storage, once waiting did not help."""
-    return RunError(f"the storage failed: {error}; what is stored stays valid, run the same command again to go on")
+    reason = (error.strerror or str(error)).splitlines()[0]
+    # Ray Data hands what it has to say of a task's failure over as a third argument, which an OSError takes for a name.
+    name = error.filename if isinstance(error.filename, str) and error.filename.startswith(("/", "s3://")) else ""
+    where = f" ({name})" if name else ""
+    return RunError(
+        f"the storage failed: {reason}{where}; what is stored stays valid, run the same command again to go on"
+    )

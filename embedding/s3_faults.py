@@ -65,10 +65,19 @@ def service_errors() -> Iterator[None]:
 
     try:
         yield
-    except OSError:  # some of aiohttp's are
+    except OSError as error:  # of s3fs; and some of aiohttp's are
+        if _is_without_reason(error):
+            reason = "S3 answers 400 Bad Request and gives no reason, as it does to credentials that have expired"
+            raise OSError(error.errno, reason) from error.__cause__
         raise
     except (BotoCoreError, ClientError, HttpError, ResponseParserError) as error:
         raise as_os_error(error) from error
+
+
+def _is_without_reason(error: OSError) -> bool:
+    """The answer to a HEAD has no body to say why."""
+    response = getattr(error.__cause__, "response", {})
+    return response.get("Error", {}).get("Code") == "400"
 
 
 def patiently(action: Callable[[], _T], uris: list[str]) -> _T:

@@ -15,6 +15,7 @@ SLOW_DOWN = "503 SlowDown"
 INTERNAL_ERROR = "500 InternalError"
 NOT_IMPLEMENTED = "501 NotImplemented"  # a store's answer to a header it does not know: for ever
 FORBIDDEN = "403 AccessDenied"
+EXPIRED = "400 ExpiredToken"
 CONFLICT = "409 ConditionalRequestConflict"
 RESET = "connection reset"
 SLOW = "slow answer"
@@ -27,6 +28,7 @@ ANSWERS = {
     SLOW_DOWN: (503, "SlowDown", "Please reduce your request rate."),
     INTERNAL_ERROR: (500, "InternalError", "We encountered an internal error. Please try again."),
     FORBIDDEN: (403, "AccessDenied", "Access Denied"),
+    EXPIRED: (400, "ExpiredToken", "The provided token has expired."),
     CONFLICT: (409, "ConditionalRequestConflict", "A conflicting operation is in progress. Try again."),
     NOT_IMPLEMENTED: (501, "NotImplemented", "A header you provided implies functionality that is not implemented."),
 }

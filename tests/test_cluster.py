@@ -70,8 +70,7 @@ except RunError as error:
 def test_a_workers_storage_error_is_the_drivers_in_one_line(ray_address: str) -> None:
     said = python(FAIL, ray_address)
     assert said.splitlines() == [
-        "the storage failed: [Errno 28] No space left on device; what is stored stays valid, run the same command "
-        "again to go on"
+        "the storage failed: No space left on device; what is stored stays valid, run the same command again to go on"
     ]
 
 

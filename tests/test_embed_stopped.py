@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import EFFICIENTNET, ROOT, Outcome, run_embed, tone, write_audio
+from tests.faulty_s3 import EXPIRED, always, faulty
 from tests.kills import Job, make_archive, wait_for
 
 Embed = Callable[..., Outcome]
@@ -153,32 +154,60 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_stored(small_disk: Path, emb
     assert len(pq.read_table(small_disk / "embeddings")) == 160
 
 
-def test_a_bucket_that_vanishes_is_one_line(s3_server: str, s3_api: Any, bucket: str, archive: Path) -> None:
-    command = [sys.executable, "-m", "jobs.embed", "--input", archive, "--output", f"s3://{bucket}/out"]
-    options = ("--model", EFFICIENTNET, "--checkpoint", "random", "--window-s", 1, "--hop-s", 0.5, "--shard-rows", 64)
+def interrupted(archive: Path, output: str, stored: Callable[[], bool], interrupt: Callable[[], None]) -> str:
+    """What a job says whose storage is taken away once something is ``stored``; its Ray is its own, and knows S3."""
+    command = [sys.executable, "-m", "jobs.embed", "--input", archive, "--output", output, "--model", EFFICIENTNET]
+    options = ("--checkpoint", "random", "--window-s", 1, "--hop-s", 0.5, "--shard-rows", 64)
     with subprocess.Popen(
         [str(argument) for argument in (*command, *options)],
         cwd=ROOT,
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},  # a Ray of its own, which knows the server
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        assert wait_for(stored, process)
+        interrupt()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert len(said.splitlines()) == 1
+    return said
 
-        def keys() -> list[str]:
-            listed = s3_api.list_objects_v2(Bucket=bucket, Prefix="out/embeddings/")
-            return [item["Key"] for item in listed.get("Contents", ())]
 
-        assert wait_for(lambda: bool(keys()), process)
+def shards_in(s3_api: Any, bucket: str) -> list[str]:
+    listed = s3_api.list_objects_v2(Bucket=bucket, Prefix="out/embeddings/")
+    return [item["Key"] for item in listed.get("Contents", ())]
+
+
+def test_a_bucket_that_vanishes_is_one_line(s3_api: Any, bucket: str, archive: Path) -> None:
+    def vanish() -> None:
         while True:
             for item in s3_api.list_objects_v2(Bucket=bucket).get("Contents", ()):
                 s3_api.delete_object(Bucket=bucket, Key=item["Key"])
             try:
                 s3_api.delete_bucket(Bucket=bucket)
-                break
             except s3_api.exceptions.ClientError:  # a shard landed in between
                 continue
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert len(said.splitlines()) == 1
-    assert f"s3://{bucket}" in said or bucket in said
+            return
+
+    said = interrupted(archive, f"s3://{bucket}/out", lambda: bool(shards_in(s3_api, bucket)), vanish)
+    assert f"s3://{bucket}/out lost this run's claim" in said or "the storage failed: " in said
+
+
+def test_credentials_that_expire_are_one_line_and_leave_what_is_stored(
+    s3_server: str, s3_api: Any, bucket: str, archive: Path, tmp_path: Path
+) -> None:
+    with faulty(s3_server) as proxy, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", proxy.url)
+
+        def expire() -> None:
+            proxy.choose = always(EXPIRED)
+
+        said = interrupted(archive, f"s3://{bucket}/out", lambda: bool(shards_in(s3_api, bucket)), expire)
+    assert "credentials that have expired" in said or "The provided token has expired" in said
+    assert "run the same command again" in said
+    keys = shards_in(s3_api, bucket)
+    assert keys
+    for number, key in enumerate(keys):
+        s3_api.download_file(bucket, key, str(tmp_path / f"{number}.parquet"))
+    assert len(pq.read_table(tmp_path)) >= 64
