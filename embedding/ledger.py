@@ -68,7 +68,7 @@ class Ledger:
         except KeyboardInterrupt:
             self._close_if_possible("stopped", lambda: None)  # the output is not read: it is to end at once
             raise
-        except Exception:
+        except Exception:  # a bug, too: it goes on up, and the report says that the run ended
             self._close_if_possible("failed", books)
             raise
         balance = books()

@@ -8,22 +8,8 @@ from rich.console import Console
 
 from embedding import console
 from embedding.console import People, Watch, audio_length, describe, duration, size, summarise
-from embedding.report import Books, Tally
-
-BOOKS = Books(
-    listed=1204,
-    already_done=310,
-    embedded=892,
-    failed=2,
-    failed_before=0,
-    changed=0,
-    unchanged=0,
-    windows_expected=5360,
-    windows_stored=5360,
-    windows_repeated=0,
-    failures={},
-    output={},
-)
+from embedding.report import Tally
+from tests.test_report import BOOKS
 
 
 def people(*, terminal: bool) -> tuple[People, io.StringIO]:
