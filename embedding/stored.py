@@ -19,8 +19,8 @@ from embedding import storage
 
 KEYS = ["file_id", "window_index", "n_windows", "duration"]
 
-# Shards read at once: in S3 each waits for some requests of 20–60 ms.
-READERS = 16
+# Shards read at once. Sixteen take half as long again for 39,000 small ones on two cores (45 s against 30 s).
+READERS = 8
 # The key columns of a shard lie together before its vectors, and take less than this.
 KEY_RANGE_BYTES = 1 << 20
 
