@@ -64,6 +64,7 @@ def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
         assert [run["state"] for run in report["runs"]] == ["stopped", "complete"]
 
 
+@pytest.mark.long  # for the sake of ten minutes: tests/test_stopping.py has the signals themselves
 def test_a_second_signal_stops_at_once(archive: Path, tmp_path: Path, ray_address: str) -> None:
     job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": ray_address})
     with job.running(start_new_session=True) as process:
@@ -194,6 +195,7 @@ def test_a_bucket_that_vanishes_is_one_line(s3_api: Any, bucket: str, archive: P
     assert f"s3://{bucket}/out lost this run's claim" in said or "the storage failed: " in said
 
 
+@pytest.mark.long  # likewise: tests/test_s3_faults.py has what S3 answers
 def test_credentials_that_expire_are_one_line_and_leave_what_is_stored(
     s3_server: str, s3_api: Any, bucket: str, archive: Path, tmp_path: Path
 ) -> None:
