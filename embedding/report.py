@@ -47,10 +47,6 @@ class Tally:
         total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))
         return total
 
-    @property
-    def failed_by_kind(self) -> Counter[str]:
-        return Counter(self.failed_ids.values())
-
 
 @dataclass(frozen=True)
 class Run:

@@ -82,7 +82,7 @@ class _Run:
             if len(todo):
                 self._embed(todo)
             self._settle()
-        books = self._books()
+        books = self._work.balance(self._stored, self._unchanged)  # which closing has just looked at
         summarise(self._people, books, self._tally, self._ledger.wall_s, self._store.root)
         return books
 
@@ -149,7 +149,6 @@ class _Run:
         self._stored = self._store.read(known=self._stored, each=self._each)
 
     def _settle(self) -> None:
-        self._look()
         self._claim.check()
         self._forget(settle(self._store, self._stored, self._work.superseded(self._stored), {}))
         left = self._work.left(self._stored, self._id)["file_id"].to_numpy()
