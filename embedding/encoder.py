@@ -1,7 +1,7 @@
 """Windows to vectors: device, precision, micro-batch, pooling. Knows torch, knows nothing of Ray."""
 
+import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from embedding.decode import Failure
+from embedding.lean import lean
+from embedding.micro_batch import MicroBatch
 from embedding.models import load
 from embedding.settings import Settings
 
-# Windows per forward pass. On CPUs larger ones only thrash the caches; see docs/decisions.md, "Encoder".
-MICRO_BATCH = {"cpu": 16, "cuda": 64}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Encoder:
@@ -28,8 +29,10 @@ class Encoder:
         torch.set_num_threads(n_threads)
         self.settings = settings
         self._device = torch.device(device)
-        self._micro_batch = MICRO_BATCH[device]
-        self._module: Any = load(settings.model, settings.checkpoint).to(self._device)
+        architecture = settings.model.architecture
+        self._micro_batch = MicroBatch.on(device, architecture)
+        module = load(settings.model, settings.checkpoint)
+        self._module = lean(module, architecture, DTYPES[settings.precision]).eval().to(self._device)
 
     def encode(
         self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], stopping: Callable[[], bool] = lambda: False
@@ -40,35 +43,42 @@ class Encoder:
             n_audio: per window, how many of its samples are audio rather than padding; only ``mask_padding`` looks.
             stopping: asked before each micro-batch; once it says so, the vectors are those of the first windows only.
         """
-        vectors = np.empty((len(windows), self.settings.model.traits.dim), dtype=np.float32)
+        # They stay on the device until the end: a GPU is then never waited for between two passes.
+        vectors: list[torch.Tensor] = []
         start = 0
         while start < len(windows) and not stopping():
-            part = slice(start, start + self._micro_batch)
+            part = slice(start, start + self._micro_batch.size)
             try:
-                vectors[part] = self._forward(windows[part], n_audio[part])
-            except torch.OutOfMemoryError:
-                if self._micro_batch == 1:
-                    raise
-                self._micro_batch //= 2
+                vectors.append(self._pass(windows[part], n_audio[part]))
+            except torch.OutOfMemoryError as error:
+                self._micro_batch.ran_out(error)
                 torch.cuda.empty_cache()
             else:
-                start += self._micro_batch
-        return vectors[:start]
+                start += len(vectors[-1])
+        if not vectors:
+            return np.empty((0, self.settings.model.traits.dim), dtype=np.float32)
+        return torch.cat(vectors).cpu().numpy()
+
+    def _pass(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> torch.Tensor:
+        """One forward pass. While the micro-batch is being found, its end is waited for and timed."""
+        began = time.perf_counter()
+        vectors = self._forward(windows, n_audio)
+        if self._micro_batch.growing:
+            torch.cuda.synchronize()
+            self._micro_batch.passed(len(windows), time.perf_counter() - began)
+        return vectors
 
     @torch.inference_mode()
-    def _forward(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> NDArray[np.float32]:
-        x = torch.tensor(windows, device=self._device)
+    def _forward(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> torch.Tensor:
+        # From pinned memory the copy to a GPU overlaps what it computes.
+        on_gpu = self._device.type == "cuda"
+        x = torch.tensor(windows, pin_memory=on_gpu).to(self._device, non_blocking=True)
         mask = None
         if self.settings.mask_padding and (n_audio < x.shape[1]).any():
             audio = torch.as_tensor(n_audio, device=self._device)
             mask = torch.arange(x.shape[1], device=self._device) >= audio[:, None]
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            if mask is None:
-                features, padded = self._module(x), None
-            else:
-                # avex's wrapper drops the token mask its backbone returns, and a mean over tokens needs it.
-                features, padded = self._module.backbone(self._module.process_audio(x), mask)
-        return pool(features.float(), self.settings.pooling, padded).cpu().numpy()
+        features, padded = self._module(x, mask)
+        return pool(features.float(), self.settings.pooling, padded)
 
 
 def pool(features: torch.Tensor, pooling: str, padded: torch.Tensor | None = None) -> torch.Tensor:

@@ -25,11 +25,13 @@ from embedding.resources import Plan
 from embedding.settings import Job
 
 # Activations are tens of MB, allocated and freed at every layer. Kept by the process instead of returned to the
-# kernel, they are not page-faulted anew each time: 1.7 × for EfficientNet on two cores (docs/decisions.md).
+# kernel, and in huge pages, they are not page-faulted anew each time (docs/decisions.md, "Encoder"). Other C libraries
+# than glibc know none of these.
 ENCODER_ENV = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(64 << 20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 # How often a worker asks whether to stop: a question takes about a millisecond.
 ASK_S = 0.5

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from embedding import encoder as encoder_module
 from embedding.config import make_config
 from embedding.encoder import Encoder, pool
 from embedding.settings import Settings
@@ -106,7 +105,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_loses_nothing(
     expected = encoder.encode(windows, full(windows))
     forward, sizes = encoder._forward, []
 
-    def limited(part: np.ndarray, n_audio: np.ndarray) -> np.ndarray:
+    def limited(part: np.ndarray, n_audio: np.ndarray) -> torch.Tensor:
         sizes.append(len(part))
         if len(part) > 2:
             raise torch.OutOfMemoryError
@@ -122,7 +121,7 @@ def test_memory_too_small_for_one_window_is_an_error(
 ) -> None:
     encoder = make_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)
 
-    def never(*_: object) -> np.ndarray:
+    def never(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(encoder, "_forward", never)
@@ -145,7 +144,3 @@ def test_padded_tokens_are_left_out_of_mean_and_max() -> None:
     padded = torch.tensor([[False, False, True]])
     assert pool(tokens, "mean", padded).tolist() == [[2.0]]
     assert pool(tokens, "max", padded).tolist() == [[3.0]]
-
-
-def test_every_device_has_a_micro_batch() -> None:
-    assert set(encoder_module.MICRO_BATCH) == {"cpu", "cuda"}

@@ -1,0 +1,246 @@
+"""Loaded models arranged for inference: what avex's modules compute, in fewer passes over memory.
+
+The weights are read from avex's modules by the names these give them, which is not avex's public interface:
+``tests/test_lean.py`` compares with the modules themselves, and fails when a name or an order of steps has changed.
+What each step saves: docs/decisions.md, "Encoder".
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval
+
+# Unpooled features (tokens [batch, tokens, dim] or a map [batch, dim, freq, time]), and which of the tokens are
+# padding ([batch, tokens], None where no mask was given).
+Features = tuple[torch.Tensor, torch.Tensor | None]
+
+
+def lean(module: Any, architecture: str, dtype: torch.dtype) -> nn.Module:
+    """``module`` of avex, called with windows ``[batch, length]`` and the mask of their padding (or None).
+
+    Returns ``Features``; matrices are multiplied in ``dtype``, float32 or bfloat16.
+    """
+    if architecture == "efficientnet":
+        return LeanEfficientNet(module, dtype)
+    if architecture == "beats" and _is_as_published(module.backbone.cfg):
+        return LeanBeats(module.backbone, dtype)
+    return Plain(module, dtype)
+
+
+class Plain(nn.Module):
+    """As avex runs it."""
+
+    def __init__(self, module: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module
+        self._dtype = dtype
+
+    def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
+        with torch.autocast(windows.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            if padding is None:
+                return self.module(windows), None
+            # avex's wrapper drops the token mask its backbone returns, and a mean over tokens needs it.
+            return self.module.backbone(self.module.process_audio(windows), padding)
+
+
+# --- EfficientNet -----------------------------------------------------------------------------------------------
+
+
+class LeanEfficientNet(nn.Module):
+    """Batch norms folded into the convolutions before them, channels last, one channel in, not three equal ones."""
+
+    window: torch.Tensor
+    mel: torch.Tensor
+
+    def __init__(self, module: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._spectrum = module.audio_processor
+        assert (self._spectrum.representation, self._spectrum.normalize) == ("mel_spectrogram", True)
+        self.register_buffer("window", self._spectrum._get_window())
+        self.register_buffer("mel", self._spectrum.mel_basis.fb)
+        self.features = module.model.features
+        _fold_batch_norms(self.features)
+        _take_one_channel(self.features[0])
+        self.features.to(dtype=dtype, memory_format=torch.channels_last)
+        self._dtype = dtype
+
+    def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
+        x = self._log_mel(windows)[:, None].to(self._dtype)
+        return self.features(x.contiguous(memory_format=torch.channels_last)), None
+
+    def _log_mel(self, windows: torch.Tensor) -> torch.Tensor:
+        """``[batch, mels, frames]`` between 0 and 1 in each window; avex's AudioProcessor."""
+        spectrum = self._spectrum
+        frames = torch.stft(
+            windows,
+            n_fft=spectrum.n_fft,
+            hop_length=spectrum.hop_length,
+            win_length=spectrum.win_length,
+            window=self.window,
+            center=spectrum.center,
+            return_complex=True,
+        )
+        parts = torch.view_as_real(frames.transpose(1, 2))
+        # Not abs() ** 2: that takes a root and squares it, three times as long.
+        power = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
+        mel = torch.log(power @ self.mel + 1e-6).transpose(1, 2)
+        low, high = mel.amin((-2, -1), keepdim=True), mel.amax((-2, -1), keepdim=True)
+        return (mel - low) / (high - low + 1e-8)
+
+
+def _fold_batch_norms(features: nn.Module) -> None:
+    for block in features.modules():
+        if isinstance(block, nn.Sequential):
+            for i in range(len(block) - 1):
+                convolution, norm = block[i], block[i + 1]
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    block[i], block[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+
+
+def _take_one_channel(stem: Any) -> None:
+    """avex hands the same spectrogram to all three input channels: their weights may be added up beforehand."""
+    weight = stem[0].weight.sum(1, keepdim=True)
+    stem[0].weight, stem[0].in_channels = nn.Parameter(weight, requires_grad=False), 1
+
+
+# --- BEATs ------------------------------------------------------------------------------------------------------
+
+
+def _is_as_published(cfg: Any) -> bool:
+    """Whether the backbone is of the kind that every published BEATs is."""
+    gated = cfg.relative_position_embedding and cfg.gru_rel_pos
+    return bool(gated and cfg.deep_norm and not cfg.layer_norm_first and cfg.activation_fn == "gelu")
+
+
+class LeanBeats(nn.Module):
+    """One projection for queries, keys, values and gates; the position bias made once; weights cast once.
+
+    Sums and norms stay in float32, matrices are multiplied in ``dtype``.
+    """
+
+    def __init__(self, backbone: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._fbank_mean, self._fbank_std = backbone.fbank_mean, backbone.fbank_std
+        self.fbank = backbone.fbank
+        self.patches = backbone.patch_embedding.to(dtype)
+        self.patch_norm = backbone.layer_norm
+        self.projection = backbone.post_extract_proj.to(dtype)
+        self.positions = _PositionConvolution(backbone.encoder.pos_conv[0], dtype)
+        self.norm = backbone.encoder.layer_norm
+        self.layers = nn.ModuleList(_Layer(layer, dtype) for layer in backbone.encoder.layers)
+        self._attention = backbone.encoder.layers[0].self_attn  # owns the table of biases
+        self._bias: torch.Tensor | None = None
+        self._dtype = dtype
+
+    def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
+        mel = (self.fbank(windows * 2**15) - self._fbank_mean) / (2 * self._fbank_std)  # [batch, frames, mels]
+        x = self.patches(mel[:, None].to(self._dtype)).flatten(2).transpose(1, 2).float()
+        x = self.projection(self.patch_norm(x).to(self._dtype))
+        padded = None
+        if padding is not None:
+            padded = _where_all(_where_all(padding, mel.shape[1]), x.shape[1])
+            x = x.masked_fill(padded[..., None], 0)
+        x = self.norm((x + self.positions(x)).float())
+        bias = self._position_bias(x)
+        for layer in self.layers:
+            x = layer(x, bias, padded)
+        return x, padded
+
+    def _position_bias(self, x: torch.Tensor) -> torch.Tensor:
+        """``[heads, tokens, tokens]``, the same for all windows of a length."""
+        n_tokens = x.shape[1]
+        bias = self._bias
+        if bias is None or bias.shape[1] != n_tokens:
+            bias = self._bias = self._attention.compute_bias(n_tokens, n_tokens).to(x.device, self._dtype)
+        return bias
+
+
+class _Layer(nn.Module):
+    """One transformer layer: attention with a gated relative position bias, then a feed-forward, norms after each."""
+
+    gate_scale: torch.Tensor
+
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        attention = layer.self_attn
+        self.qkvg = _projection(attention).to(dtype)
+        self.register_buffer("gate_scale", attention.grep_a.view(1, -1, 1, 1).to(dtype))
+        self.out = attention.out_proj.to(dtype)
+        self.attention_norm = layer.self_attn_layer_norm
+        self.widen, self.narrow = layer.fc1.to(dtype), layer.fc2.to(dtype)
+        self.norm = layer.final_layer_norm
+        self._n_heads, self._scale = attention.num_heads, attention.scaling
+        self._residual = layer.deep_norm_alpha
+        self._dtype = dtype
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor, padded: torch.Tensor | None) -> torch.Tensor:
+        """``x`` [batch, tokens, dim] float32, ``bias`` [heads, tokens, tokens], ``padded`` [batch, tokens]."""
+        attended = self.out(self._attend(self.qkvg(x.to(self._dtype)), bias, padded))
+        x = self.attention_norm(torch.add(attended, x, alpha=self._residual))
+        hidden = functional.gelu(self.widen(x.to(self._dtype)))
+        return self.norm(torch.add(self.narrow(hidden), x, alpha=self._residual))
+
+    def _attend(self, qkvg: torch.Tensor, bias: torch.Tensor, padded: torch.Tensor | None) -> torch.Tensor:
+        batch, n_tokens, width = qkvg.shape
+        n_gates = 2 * self._n_heads
+        qkv, gates = qkvg.split([width - n_gates, n_gates], dim=-1)
+        q, k, v = qkv.view(batch, n_tokens, 3, self._n_heads, -1).permute(2, 0, 3, 1, 4)
+        one, other = gates.sigmoid().view(batch, n_tokens, self._n_heads, 2).transpose(1, 2).split(1, dim=-1)
+        mask = (one * (other * self.gate_scale - 1) + 2) * bias
+        if padded is not None:
+            mask = mask.masked_fill(padded[:, None, None], float("-inf"))
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self._scale)
+        return attended.transpose(1, 2).reshape(batch, n_tokens, -1)
+
+
+def _projection(attention: Any) -> nn.Linear:
+    """Queries, keys, values, and the two gates of each head, which are linear in its query.
+
+    avex projects each head's query to eight numbers and adds them up by fours, a matrix product of its own over a
+    tensor that is not contiguous: with more than one window in bfloat16 a fifth of all time (measured 2026-11-21).
+    """
+    weight, bias = (
+        torch.cat([getattr(linear, name) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)])
+        for name in ("weight", "bias")
+    )
+    n_heads, dim = attention.num_heads, attention.embed_dim
+    gate = attention.grep_linear.weight.view(2, 4, -1).sum(1)  # [2, head_dim]
+    query_weight, query_bias = weight[:dim].view(n_heads, -1, dim), bias[:dim].view(n_heads, -1)
+    gate_weight = (gate @ query_weight).flatten(0, 1)  # [heads · 2, dim]
+    gate_bias = (query_bias @ gate.T + attention.grep_linear.bias.view(2, 4).sum(1)).flatten()
+    joined = nn.Linear(dim, 3 * dim + 2 * n_heads, device="meta")
+    joined.weight = nn.Parameter(torch.cat([weight, gate_weight]), requires_grad=False)
+    joined.bias = nn.Parameter(torch.cat([bias, gate_bias]), requires_grad=False)
+    return joined
+
+
+class _PositionConvolution(nn.Module):
+    """Convolution over tokens, as a two-dimensional one with channels last: half the time of ``Conv1d`` on CPUs.
+
+    Its weight norm is worked out once.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self, convolution: nn.Conv1d, dtype: torch.dtype) -> None:
+        super().__init__()
+        weight = convolution.weight.to(dtype)[:, :, None].contiguous(memory_format=torch.channels_last)
+        self.register_buffer("weight", weight)
+        assert convolution.bias is not None
+        self.register_buffer("bias", convolution.bias.to(dtype))
+        self._groups, self._padding = convolution.groups, convolution.kernel_size[0] // 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[batch, tokens, dim]`` to the same shape."""
+        image = x.transpose(1, 2)[:, :, None]  # [batch, dim, 1, tokens], in memory channels last
+        y = functional.conv2d(image, self.weight, self.bias, padding=(0, self._padding), groups=self._groups)
+        return functional.gelu(y[:, :, 0, : x.shape[1]]).transpose(1, 2)
+
+
+def _where_all(padding: torch.Tensor, n: int) -> torch.Tensor:
+    """``[batch, many]`` to ``[batch, n]``: true where all of it is; what is left over at the end does not count."""
+    whole = padding.shape[1] - padding.shape[1] % n
+    return padding[:, :whole].reshape(len(padding), n, -1).all(-1)

@@ -1,0 +1,90 @@
+"""What is arranged for inference computes what avex's own modules compute, in every part that training can set."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embedding.lean import LeanBeats, LeanEfficientNet, Plain, lean
+from embedding.models import fetch_checkpoint, find_model, load
+from tests import reference  # noqa: F401 — imports all of avex: `load` alone imports what its first model needs
+from tests.conftest import BEATS, EFFICIENTNET
+
+RATE_HZ = 16_000
+
+
+def load_with_trained_looking_weights(name: str) -> Any:
+    """Fresh weights leave biases, gates and running statistics at 0 or 1, where a mistake with them would not show."""
+    model = find_model(name)
+    module = load(model, fetch_checkpoint(model, "random"))
+    generator = torch.Generator().manual_seed(1)
+    for key, tensor in module.state_dict().items():
+        if key.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0, generator=generator)
+        elif tensor.is_floating_point() and tensor.dim() and not key.startswith("backbone.fbank"):
+            tensor.add_(torch.empty_like(tensor).normal_(0, 0.02, generator=generator))
+    return module
+
+
+def some_windows(n: int, length_s: float) -> torch.Tensor:
+    samples = np.random.default_rng(0).normal(0, 0.1, (n, int(length_s * RATE_HZ)))
+    return torch.tensor(samples, dtype=torch.float32)
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.float() - b.float()).norm() / b.float().norm())
+
+
+@pytest.mark.parametrize(("name", "kind"), [(BEATS, LeanBeats), (EFFICIENTNET, LeanEfficientNet)])
+def test_features_are_those_of_the_module(name: str, kind: type) -> None:
+    module = load_with_trained_looking_weights(name)
+    windows = some_windows(2, 1.3)
+    with torch.inference_mode():
+        expected = module(windows)
+        arranged = lean(module, find_model(name).architecture, torch.float32)
+        features, padded = arranged(windows, None)
+    assert isinstance(arranged, kind)
+    assert padded is None
+    assert features.shape == expected.shape
+    assert relative_error(features, expected) <= 3e-6
+
+
+@pytest.mark.parametrize("name", [BEATS, EFFICIENTNET])
+def test_bfloat16_is_at_least_as_close_as_autocast(name: str) -> None:
+    module = load_with_trained_looking_weights(name)
+    windows = some_windows(2, 1.3)
+    with torch.inference_mode():
+        expected = module(windows)
+        plain, _ = Plain(module, torch.bfloat16)(windows, None)
+        features, _ = lean(module, find_model(name).architecture, torch.bfloat16)(windows, None)
+    assert 1e-6 < relative_error(features, expected) <= 1.1 * relative_error(plain, expected)
+
+
+def test_masked_features_and_their_mask_are_those_of_the_module() -> None:
+    module = load_with_trained_looking_weights(BEATS)
+    windows = some_windows(3, 1.3)
+    padding = torch.arange(windows.shape[1]) >= torch.tensor([windows.shape[1], 12_345, 5_000])[:, None]
+    with torch.inference_mode():
+        expected, expected_padded = Plain(module, torch.float32)(windows, padding)
+        features, padded = lean(module, "beats", torch.float32)(windows, padding)
+    assert torch.equal(padded, expected_padded)
+    assert relative_error(features[~padded], expected[~padded]) <= 3e-6
+
+
+def test_windows_of_another_length_have_biases_of_their_own() -> None:
+    module = load_with_trained_looking_weights(BEATS)
+    windows = some_windows(1, 1.3)
+    with torch.inference_mode():
+        expected = module(windows[:, :12_000])
+        arranged = lean(module, "beats", torch.float32)
+        arranged(windows, None)
+        features, _ = arranged(windows[:, :12_000], None)
+    assert relative_error(features, expected) <= 3e-6
+
+
+def test_a_backbone_of_another_kind_runs_as_avex_runs_it() -> None:
+    module = load_with_trained_looking_weights(BEATS)
+    module.backbone.cfg.layer_norm_first = True
+    assert isinstance(lean(module, "beats", torch.float32), Plain)
+    assert isinstance(lean(module, "eat_hf", torch.float32), Plain)
