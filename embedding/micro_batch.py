@@ -5,9 +5,18 @@ ON_CPU = {"efficientnet": 16, "beats": 4}
 FALLBACK = 4
 # On a GPU the first passes try these in turn, and go on while each is at least GAIN times as fast as the one before.
 FIRST_ON_GPU = 16
+# Windows handed to an actor at once. On a CPU so few that at the end of a run no actor works for long while the others
+# wait, and that a batch is soon full; on a GPU enough for any micro-batch, and few calls a second.
+BATCHES_ON_CPU = 4
+BATCH_ON_GPU = 256
 GAIN = 1.05
 # Passes at each size while trying. The first one also compiles and allocates: the fastest counts.
 TRIES = 3
+
+
+def batch_size(device: str, architecture: str) -> int:
+    """Windows per call of an actor, where the request does not say."""
+    return BATCH_ON_GPU if device == "cuda" else BATCHES_ON_CPU * ON_CPU.get(architecture, FALLBACK)
 
 
 class MicroBatch:

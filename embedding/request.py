@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embedding import sources, storage
+from embedding import micro_batch, sources, storage
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
 from embedding.console import People, audio_length, plural, size
 from embedding.redact import redact_all
@@ -76,6 +76,13 @@ def auto_shard_rows(audio_s: float, settings: Settings) -> int:
     """Rows per shard for a run over ``audio_s`` seconds of audio."""
     n_windows = audio_s * settings.windows.rate_hz / settings.windows.hop
     return int(np.clip(n_windows / SHARDS_PER_RUN, *SHARD_ROWS))
+
+
+def batch_size(config: EmbedConfig, settings: Settings, device: str) -> int:
+    """Windows per batch, as asked for or as suits the model on ``device``."""
+    if isinstance(config.batch_size, int):
+        return config.batch_size
+    return micro_batch.batch_size(device, settings.model.architecture)
 
 
 def greet(people: People, request: Request) -> None:

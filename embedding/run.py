@@ -1,8 +1,10 @@
 """One run, from the request to the books: everything around the pipeline."""
 
+import importlib
 import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -18,7 +20,7 @@ from embedding.errors import storage_failure
 from embedding.estimate import audio_seconds
 from embedding.ledger import Ledger
 from embedding.report import Books, Tally
-from embedding.request import Request, auto_shard_rows, describe_dry_run, describe_work, greet
+from embedding.request import Request, auto_shard_rows, batch_size, describe_dry_run, describe_work, greet
 from embedding.resources import Cluster, plan
 from embedding.settings import Job
 from embedding.settle import settle, settle_failures
@@ -87,14 +89,20 @@ class _Run:
         return books
 
     def _embed(self, todo: pa.Table) -> None:
-        from embedding import cluster, pipeline
+        from embedding import cluster
 
         config, settings = self._request.config, self._request.settings
-        audio_s = audio_seconds(todo)
+        with ThreadPoolExecutor(1) as beside:
+            estimate = beside.submit(_prepare, todo)
+            nodes = self._connect()
+            audio_s = estimate.result()
+        from embedding import pipeline
+
+        placement = plan(nodes, config.device, config.actors)
         self._ledger.expect(audio_s * self._request.listing.n_bytes / max(1, sources.n_bytes(todo)))
         watch = self._people.progress(len(todo), audio_s)
         rows = config.shard_rows if isinstance(config.shard_rows, int) else auto_shard_rows(audio_s, settings)
-        job = Job(settings, self._store, self._id, config.batch_size, rows)
+        job = Job(settings, self._store, self._id, batch_size(config, settings, placement.device), rows)
 
         def on_tally(tally: Tally) -> None:
             self._tally = tally
@@ -103,9 +111,7 @@ class _Run:
             if self._stop.asked_by is not None:
                 watch.stopping(self._stop.asked_by)
 
-        nodes = self._connect()
         with self._stop.gracefully(), watch:
-            placement = plan(nodes, config.device, config.actors)
             watch.starting(placement)
             self._ledger.employ(placement)
             line = cluster.Line()
@@ -165,6 +171,12 @@ class _Run:
     def _books(self) -> Books:
         self._look()
         return self._work.balance(self._stored, self._unchanged)
+
+
+def _prepare(todo: pa.Table) -> float:
+    """What can be done while Ray starts, which is mostly waiting: its imports, and the estimate."""
+    importlib.import_module("embedding.pipeline")
+    return audio_seconds(todo)
 
 
 def _dry_run(people: People, request: Request) -> None:
