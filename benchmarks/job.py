@@ -4,13 +4,14 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from archive import Archive, first, make, warm
-from harness import Command
+from harness import Command, Measured, measure
+from tables import slopes
 from weights import checkpoint, torch_home
 
 WINDOW_S = 5.0
@@ -64,3 +65,28 @@ def last_run(output: Path) -> dict[str, Any]:
     if report["state"] != "complete" or report["recordings"]["failed"]:
         raise RuntimeError(f"{output.name}: the run ended as {report['state']}, failures: {report['failures']}")
     return report["runs"][-1]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A short and a long archive: their difference is what audio takes, without the job's start and end."""
+
+    name: str
+    short: Command
+    long: Command
+    more_audio_s: float
+
+    def tasks(self) -> dict[str, Callable[[], Measured]]:
+        return {command.name: lambda command=command: measure(command) for command in (self.short, self.long)}
+
+    def times_real_time(self, results: Mapping[str, Sequence[Measured]]) -> list[float]:
+        """Of each round."""
+        short, long = ([run.wall_s for run in results[each.name]] for each in (self.short, self.long))
+        return [1 / slope for slope in slopes(short, long, self.more_audio_s)]
+
+
+def pair(place: Workplace, name: str, archive: Archive, n_short: int, command: Callable[[str, Path], Command]) -> Pair:
+    """An archive and its first ``n_short`` recordings; ``command`` makes the job of a name and a folder."""
+    short = command(f"{name}, {n_short} files", place.recordings(archive, n_short))
+    long = command(f"{name}, {archive.n_files} files", place.recordings(archive))
+    return Pair(name, short, long, (archive.n_files - n_short) * archive.file_s)
