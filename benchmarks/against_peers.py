@@ -7,7 +7,7 @@ each of them is written. ``--small`` is minutes of audio: of start-up it says so
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archive import Archive, add_cache_option
@@ -68,7 +68,10 @@ def contenders(case: Case, folder: Path, place: Workplace, arguments: argparse.N
         peers += [peer(f"{name}, bf16", script, folder, case, place, "bf16") for name, script in PEERS.items()]
     if arguments.opensoundscape and case.model == EFFICIENTNET:
         command = peer(OPENSOUNDSCAPE, "opensoundscape_cnn.py", folder, case, place)
-        peers.append(Command(command.name, [arguments.opensoundscape, *command.argv[1:]], command.output, command.env))
+        peers.append(replace(command, argv=[arguments.opensoundscape, *command.argv[1:]]))
+    if arguments.batch_size:
+        more = ["--batch-size", str(arguments.batch_size)]
+        peers = [each if REFERENCE in each.name else replace(each, argv=[*each.argv, *more]) for each in peers]
     chosen = [command for command in [*ours, *peers] if not arguments.only or command.name in arguments.only]
     if CHECKED not in [command.name for command in chosen]:
         raise SystemExit(f"--only: {CHECKED!r} must be among them: the others' vectors are compared with its own")
@@ -142,6 +145,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of: {', '.join([*OURS, *PEERS])}")
     parser.add_argument("--bf16-peers", action="store_true", help="the peers in bf16, too")
     parser.add_argument("--opensoundscape", metavar="PYTHON", help="of an environment that has it: see peers/")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="of the peers that have one, instead of their best")
     add_options(parser, rounds=3)
     add_cache_option(parser)
     arguments = parser.parse_args()

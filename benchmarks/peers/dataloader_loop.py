@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from common import embed, load_model, make_parser, n_cores, recordings, windows, write
+from common import BATCH_SIZE, embed, load_model, make_parser, n_cores, recordings, windows, write
 
 
 class Windows(IterableDataset):
@@ -32,7 +32,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     # Decoding is a few percent of the work, and the model wants the cores.
     parser.add_argument("--workers", type=int, default=max(1, n_cores() // 2))
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     arguments = parser.parse_args()
     model = load_model(arguments.model, arguments.checkpoint)
     dataset = Windows(arguments.input, arguments.window_s)

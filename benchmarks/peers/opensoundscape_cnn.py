@@ -16,13 +16,13 @@ weights are random, as nothing is downloaded; the work per window is what is mea
 from opensoundscape import CNN  # type: ignore[import-not-found]
 from opensoundscape.ml.cnn_architectures import efficientnet_b0  # type: ignore[import-not-found]
 
-from common import RATE_HZ, make_parser, n_cores, recordings
+from common import BATCH_SIZE, RATE_HZ, make_parser, n_cores, recordings
 
 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--workers", type=int, default=max(1, n_cores() // 2))
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     arguments = parser.parse_args()
     architecture = efficientnet_b0(num_classes=1, weights=None, num_channels=3)
     model = CNN(architecture, classes=["any"], sample_duration=arguments.window_s, sample_rate=RATE_HZ)

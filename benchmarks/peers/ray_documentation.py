@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from common import cut, embed, load_model, make_parser, n_cores
+from common import BATCH_SIZE, cut, embed, load_model, make_parser, n_cores
 
 
 class Embedder:
@@ -35,7 +35,7 @@ class Embedder:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--actors", type=int, default=n_cores())
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     run(parser.parse_args())
 
 
