@@ -31,6 +31,23 @@ test: lint  ## everything CI runs
 test-long: setup  ## minutes and gigabytes: 24 h recordings, large uploads
 	$(BIN)/pytest -m long
 
+# Each benchmark in its small form, one after the other, about a minute each: that they work, and a first impression.
+# Figures come from a quiet machine and the full form: benchmarks/README.md.
+bench: setup
+	$(BIN)/python benchmarks/ceiling.py --small
+	$(BIN)/python benchmarks/against_peers.py --case effnet-8h --small
+	$(BIN)/python benchmarks/against_peers.py --case beats-1h --small
+	$(BIN)/python benchmarks/against_peers.py --case clips --small
+	$(BIN)/python benchmarks/steady_state.py --small
+	$(BIN)/python benchmarks/growth.py --small
+	$(BIN)/python benchmarks/cores.py --small
+	$(BIN)/python benchmarks/start_up.py --small
+	$(BIN)/python benchmarks/s3_latency.py --small
+	$(BIN)/python benchmarks/overlap.py --small
+	$(BIN)/python benchmarks/driver_memory.py --small
+	$(BIN)/python benchmarks/listing.py --recordings 10000
+	$(BIN)/python benchmarks/resume.py --windows 100000
+
 # Universal: one file for Linux, macOS and every Python from 3.11 on. It names no host; hashes pin the content.
 lock:
 	$(PYTHON) -m venv .venv-lock

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from listing import name
 from numpy.typing import NDArray
 
 from embedding.store import Store, embeddings_schema
+from listing import name
 
 LIMIT_S = 60
 LIMIT_MB = 2_000

@@ -1,0 +1,211 @@
+"""One stage of the job alone, without Ray: the encoder on windows in memory, or decoding; in several processes at once.
+
+``python benchmarks/alone.py encode|decode JSON`` is one of these processes: it says ``ready``, waits for a line, works
+for as many seconds as it is told, and says what it did.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from archive import Archive
+from harness import ROOT, CommandError
+from job import WINDOW_S, Workplace
+from weights import checkpoint
+
+# Different windows, so that caches hold what they hold in the job; a pass over them bounds how short a measurement is.
+N_WINDOWS = {"cpu": 32, "cuda": 512}
+SOURCE = Archive("flac", 48_000, 6, 60.0)
+
+
+def encode_rate(
+    place: Workplace,
+    model: str,
+    precision: str,
+    *,
+    processes: int,
+    threads: int,
+    seconds: float,
+    device: str = "cpu",
+) -> float:
+    """Windows per second of the job's encoder, in the environment that its actors have."""
+    from embedding.pipeline import ENCODER_ENV
+
+    task = {
+        "model": model,
+        "precision": precision,
+        "checkpoint": str(checkpoint(model, place.cache)),
+        "folder": str(place.recordings(SOURCE)),
+        "threads": threads,
+        "device": device,
+        "seconds": seconds,
+    }
+    done = _together("encode", [task] * processes, place.environment() | ENCODER_ENV)
+    return sum(each["windows"] / each["seconds"] for each in done)
+
+
+def decode_rate(place: Workplace, folder: Path, model: str, *, processes: int, seconds: float) -> float:
+    """Seconds of audio per second of the job's decoding, to windows of ``model``."""
+    tasks = [
+        {
+            "model": model,
+            "folder": str(folder),
+            "share": [number, processes],
+            "seconds": seconds,
+        }
+        for number in range(processes)
+    ]
+    done = _together("decode", tasks, place.environment())
+    return sum(each["audio_s"] / each["seconds"] for each in done)
+
+
+def both(encode_x: float, decode_x: float) -> float:
+    """× real time of a machine whose cores do both, each at its own rate with all of them."""
+    return 1 / (1 / encode_x + 1 / decode_x)
+
+
+def _together(stage: str, tasks: Sequence[dict[str, Any]], env: Mapping[str, str]) -> list[dict[str, float]]:
+    """Start a process per task; all begin at the same moment."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | dict(env)
+    with ExitStack() as stack:
+        said = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+        workers = []
+        for task in tasks:
+            worker = subprocess.Popen(
+                [sys.executable, __file__, stage, json.dumps(task)],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            )
+            stack.callback(worker.wait)
+            stack.callback(worker.kill)
+            workers.append(worker)
+        try:
+            for worker in workers:
+                _answer(worker)
+            for worker in workers:
+                assert worker.stdin is not None
+                worker.stdin.write("go\n")
+                worker.stdin.flush()
+            return [json.loads(_answer(worker)) for worker in workers]
+        except EOFError as error:
+            said.seek(0)
+            raise CommandError(f"{stage} alone failed:\n{said.read()}") from error
+
+
+def _answer(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        if line.startswith(("ready", "{")):  # avex prints what it likes
+            return line
+    raise EOFError
+
+
+# --- in the process itself --------------------------------------------------------------------------------------
+
+
+def encode(task: Mapping[str, Any]) -> dict[str, float]:
+    import numpy as np
+
+    from embedding.encoder import Encoder
+    from embedding.windows import cut
+
+    settings = settings_of(task)
+    encoder = Encoder(settings, task["device"], task["threads"])
+    found: list[Any] = []
+    for path in sorted(path for path in Path(task["folder"]).rglob("*") if path.is_file()):
+        for several in cut(_blocks(path, settings.windows.rate_hz), settings.windows):
+            found.extend(several)
+    windows = np.stack((found * -(-N_WINDOWS[task["device"]] // len(found)))[: N_WINDOWS[task["device"]]])
+    n_audio = np.full(len(windows), settings.windows.length)
+    encoder.encode(windows, n_audio)  # calibrates, allocates
+    began = _go()
+    n = 0
+    while time.perf_counter() - began < task["seconds"]:
+        encoder.encode(windows, n_audio)
+        n += len(windows)
+    return {"windows": n, "seconds": time.perf_counter() - began}
+
+
+def _blocks(path: Path, rate_hz: int) -> Iterator[Any]:
+    from embedding.audio import open_recording
+
+    with open_recording(str(path)) as recording:
+        yield from recording.blocks(rate_hz)
+
+
+def decode(task: Mapping[str, Any]) -> dict[str, float]:
+    import pyarrow as pa
+
+    from embedding.config import EmbedConfig
+    from embedding.decode import Observer
+    from embedding.decode import decode as to_windows
+    from embedding.sources import list_recordings
+
+    class Count(Observer):
+        audio_s = 0.0
+
+        def decoded(self, audio_s: float) -> None:
+            self.audio_s += audio_s
+
+        def failed(self, failure: Any) -> None:
+            raise AssertionError(failure)
+
+    windows = settings_of(dict(task) | {"checkpoint": "random", "precision": "fp32"}).windows
+    batch_size = EmbedConfig(input=(), output="").batch_size
+    number, of = task["share"]
+    recordings = list_recordings([task["folder"]]).recordings
+    recordings = recordings.take(pa.array(range(number, len(recordings), of)))
+    count = Count()
+    began = _go()
+    while time.perf_counter() - began < task["seconds"]:
+        for table in to_windows(recordings, windows, batch_size, count):
+            del table
+    return {"audio_s": count.audio_s, "seconds": time.perf_counter() - began}
+
+
+def settings_of(task: Mapping[str, Any]) -> Any:
+    from embedding.config import EmbedConfig
+    from embedding.settings import Settings
+
+    return Settings.of(
+        EmbedConfig(
+            input=(),
+            output="",
+            model=task["model"],
+            checkpoint=task["checkpoint"],
+            window_s=WINDOW_S,
+            precision=task["precision"],
+        )
+    )
+
+
+def _go() -> float:
+    _say("ready")
+    sys.stdin.readline()
+    return time.perf_counter()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    stage, task = {"encode": encode, "decode": decode}[sys.argv[1]], json.loads(sys.argv[2])
+    _say(json.dumps(stage(task)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The way of Ray Data's documentation: ``read_audio`` → ``flat_map`` to windows → ``map_batches`` with an actor class.
+
+``python benchmarks/peers/ray_documentation.py --input FOLDER --output FOLDER.parquet --model M --checkpoint C``
+
+As its guides have it (batch inference: a class with the model in ``__init__``; audio: ``read_audio``), and with what
+its user finds in the first days: paths have to be asked for; an actor has one thread unless told; as many actors as
+CPUs leave no CPU for reading and writing, and the job stands still without a word, hence half a CPU for each.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from common import BATCH_SIZE, cut, embed, load_model, make_parser, n_cores
+
+
+class Embedder:
+    def __init__(self, model: str, checkpoint: Path, precision: str, n_threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(n_threads)
+        self.model = load_model(model, checkpoint)
+        self.precision = precision
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        import torch
+
+        vectors = embed(self.model, torch.tensor(batch.pop("window")), self.precision)
+        return batch | {"embedding": vectors.numpy()}
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--actors", type=int, default=n_cores())
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
+    run(parser.parse_args())
+
+
+def run(arguments: argparse.Namespace) -> None:
+    window_s = arguments.window_s
+
+    def to_windows(row: dict[str, Any]) -> list[dict[str, Any]]:
+        windows = cut(row["amplitude"].mean(axis=0), row["sample_rate"], window_s)
+        return [{"file": row["path"], "window_index": i, "window": window} for i, window in enumerate(windows)]
+
+    (
+        ray.data.read_audio(str(arguments.input), include_paths=True)
+        .flat_map(to_windows)
+        .map_batches(
+            Embedder,
+            fn_constructor_args=(
+                arguments.model,
+                arguments.checkpoint,
+                arguments.precision,
+                n_cores() // arguments.actors,
+            ),
+            batch_size=arguments.batch_size,
+            concurrency=arguments.actors,
+            num_cpus=0.5 * n_cores() / arguments.actors,
+        )
+        .write_parquet(str(arguments.output))
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Medians, spreads and ratios of what ``harness`` measured, and the Markdown they are told in."""
+
+import argparse
+import os
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+RESULTS = Path(__file__).resolve().parent / "results"
+VERSIONED = ("avex", "ray", "torch", "soundfile", "soxr", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several measurements of one thing."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+    def text(self, pattern: str = ".1f") -> str:
+        """``12.3 (11.9–13.0)``; of one measurement only itself."""
+        if self.n == 1:
+            return format(self.median, pattern)
+        return f"{self.median:{pattern}} ({self.low:{pattern}}–{self.high:{pattern}})"
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
+    """Round by round: what drifts between rounds cancels out."""
+    return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def slopes(short: Sequence[float], long: Sequence[float], run: float) -> list[float]:
+    """What ``run`` more costs per unit of it, round by round.
+
+    Raises:
+        ValueError: more took less time: what was measured is noise.
+    """
+    found = [(b - a) / run for a, b in zip(short, long, strict=True)]
+    if min(found) <= 0:
+        raise ValueError(f"the long archive took no longer than the short one: {list(short)} s, {list(long)} s")
+    return found
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; what looks like numbers is set to the right."""
+    numeric = [all(re.match(r"[-–\d(≥≤]|$", row[i]) for row in rows) for i in range(len(columns))]
+    lines = [columns, ["---:" if right else "---" for right in numeric], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def verdict(value: float, goal: float, pattern: str = ".2f") -> str:
+    return f"{value:{pattern}}, goal {goal:{pattern}}: {'reached' if value >= goal else 'missed'}"
+
+
+def hardware() -> str:
+    """CPU, cores and memory of this machine, and a GPU if there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total / (1 << 30)
+    parts = [f"{_cpu()}, {cores} cores", f"{memory:.0f} GiB of memory", *([gpu] if (gpu := _gpu()) else [])]
+    return ", ".join(parts)
+
+
+def _cpu() -> str:
+    try:
+        name = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        name = None
+    return name[1].strip() if name else platform.processor() or platform.machine()
+
+
+def _gpu() -> str:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip().replace("\n", ", ")
+
+
+def versions() -> str:
+    return ", ".join(
+        [f"Python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in VERSIONED)]
+    )
+
+
+def command_line() -> str:
+    """This benchmark's own, without the paths of this machine."""
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]  # noqa: PTH117
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
+def question(doc: str | None) -> str:
+    """What a benchmark's docstring begins with."""
+    return (doc or "").partition("``")[0].strip()
+
+
+def page(title: str, table: str, notes: Sequence[str]) -> str:
+    """The whole result: question, command and machine, table, notes."""
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    head = [f"# {title}", f"`{command_line()}`, {date}, on {hardware()}; {versions()}."]
+    return "\n\n".join([*head, table, *(["\n".join(f"- {note}" for note in notes)] if notes else []), ""])
+
+
+def publish(name: str, text: str, *, save: bool) -> None:
+    """On stdout, and with ``--save`` in ``results/name.md``."""
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+
+
+def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Those that every benchmark has."""
+    parser.add_argument("--small", action="store_true", help="a minute's worth, to see that it works; no figures")
+    parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s; with --small one")
+    parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/, too")

@@ -1,0 +1,63 @@
+"""Checkpoints to measure with, made by avex from seeded weights: nothing is downloaded.
+
+``python benchmarks/weights.py MODEL FILE.safetensors TORCH_HOME`` is what ``checkpoint`` runs: importing avex takes
+seconds and a gigabyte, which the process that measures has no use for.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+EFFICIENTNET = "esp_aves2_effnetb0_all"
+BEATS = "esp_aves2_sl_beats_all"
+MODELS = (EFFICIENTNET, BEATS)
+SEED = 1234
+
+
+def checkpoint(model: str, cache_folder: Path) -> Path:
+    """Weights of that model, made if they are not there; and what ``torch_home`` holds."""
+    path = cache_folder / "weights" / f"{model}-seed-{SEED}.safetensors"
+    if not path.exists():
+        command = [sys.executable, __file__, model, str(path), str(torch_home(cache_folder))]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def torch_home(cache_folder: Path) -> Path:
+    """torch's cache with weights under the name of ImageNet's: else ``avex.load_model`` downloads those, and then loads
+    the checkpoint over them."""
+    return cache_folder / "weights" / "torch-home"
+
+
+def main() -> int:
+    model, path, home = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    import avex
+    import torch
+    from safetensors.torch import save_file
+    from torchvision.models import EfficientNet_B0_Weights, efficientnet_b0
+
+    torch.manual_seed(SEED)
+    if model == EFFICIENTNET:
+        url = EfficientNet_B0_Weights.IMAGENET1K_V1.url
+        imagenet = home / "hub" / "checkpoints" / url.rpartition("/")[2]
+        imagenet.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(efficientnet_b0(weights=None).state_dict(), imagenet)
+    spec = avex.get_model_spec(model)
+    assert spec is not None, f"avex has no {model}"
+    module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
+    if model == EFFICIENTNET:
+        # Fresh batch norms shrink everything to 1e-13: statistics of some noise give vectors of a natural size.
+        module.train()
+        with torch.no_grad():
+            for _ in range(20):
+                module(0.1 * torch.randn(4, 16_000))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    save_file({name: tensor.clone().contiguous() for name, tensor in module.state_dict().items()}, partial)
+    partial.rename(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

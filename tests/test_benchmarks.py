@@ -1,0 +1,142 @@
+"""What benchmarks compute and make themselves: ratios, tables, archives, and what they measure of a command."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+
+import archive
+import harness
+import tables
+import vectors
+from alone import both
+
+
+def test_spread_is_the_median_and_both_ends() -> None:
+    spread = tables.Spread.of([3.0, 1.0, 2.0, 10.0])
+    assert (spread.median, spread.low, spread.high) == (2.5, 1.0, 10.0)
+    assert spread.text() == "2.5 (1.0–10.0)"
+    assert tables.Spread.of([1.234]).text(".2f") == "1.23"
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    """A round in which the machine was half as fast changes nothing."""
+    assert tables.ratios([10.0, 20.0, 14.0], [5.0, 10.0, 7.0]) == tables.Spread(2.0, 2.0, 2.0, 3)
+
+
+def test_slopes_leave_out_what_both_have() -> None:
+    assert tables.slopes([12.0, 13.0], [22.0, 33.0], run=10.0) == [1.0, 2.0]
+    with pytest.raises(ValueError, match="no longer than the short one"):
+        tables.slopes([12.0], [11.0], run=10.0)
+
+
+def test_both_stages_on_the_same_cores() -> None:
+    assert both(100.0, 300.0) == pytest.approx(75.0)
+
+
+def test_table_sets_numbers_to_the_right() -> None:
+    text = tables.markdown(["", "wall s"], [["this job", "12.0 (11.0–13.0)"], ["a loop", "–"]])
+    assert text.splitlines() == [
+        "|  | wall s |",
+        "| --- | ---: |",
+        "| this job | 12.0 (11.0–13.0) |",
+        "| a loop | – |",
+    ]
+
+
+def test_each_round_begins_with_another_task() -> None:
+    order: list[str] = []
+    tasks = {name: lambda name=name: order.append(name) for name in "abc"}
+    results = harness.rounds(tasks, 3)
+    assert "".join(order) == "abcbcacab"
+    assert {name: len(found) for name, found in results.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_command_is_measured_with_what_it_starts(tmp_path: Path) -> None:
+    """A child of 100 MB and 0.5 s of CPU that outlives its parent: it is waited for, and counted."""
+    child = (
+        "import time; b = bytearray(100_000_000); t = time.process_time()\nwhile time.process_time() - t < 0.5: pass"
+    )
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(0.6)"
+    output = tmp_path / "old"
+    output.mkdir()
+    began = time.perf_counter()
+    measured = harness.measure(harness.Command("a name", [sys.executable, "-c", parent], output))
+    assert not output.exists()
+    assert 0.5 < measured.wall_s <= time.perf_counter() - began
+    assert measured.cpu_s > 0.4
+    assert measured.peak_mb[harness.HELPERS] > 90
+    assert measured.peak_mb[harness.DRIVER] < 90
+
+
+def test_failing_command_fails_the_benchmark_with_its_last_lines() -> None:
+    command = harness.Command("a name", [sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"])
+    with pytest.raises(harness.CommandError, match=r"a name: exit code 3[\s\S]*what went wrong"):
+        harness.measure(command)
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "role"),
+    [
+        (["ray::IDLE"], harness.WORKERS),
+        (["python", "site-packages/ray/_private/workers/default_worker.py", "--node-ip-address=…"], harness.WORKERS),
+        (["site-packages/ray/core/src/ray/raylet/raylet", "--raylet_socket_name=…"], harness.RAY),
+        (["python", "-c", "from multiprocessing.spawn import spawn_main"], harness.HELPERS),
+    ],
+)
+def test_roles_of_processes(cmdline: list[str], role: str) -> None:
+    assert harness.role_of(cmdline) == role
+
+
+FORMATS = [("wav", 16_000), ("flac", 48_000), ("mp3", 44_100), ("opus", 48_000), ("vorbis", 44_100)]
+
+
+@pytest.mark.parametrize(("name", "rate_hz"), FORMATS)
+def test_archives_are_made_once_readable_and_differ_within(tmp_path: Path, name: str, rate_hz: int) -> None:
+    wanted = archive.Archive(name, rate_hz, 2, 3.0)
+    folder = archive.make(wanted, tmp_path)
+    paths = [wanted.path(folder, index) for index in range(2)]
+    audio = [sf.read(path, dtype="float32") for path in paths]
+    assert all(rate == rate_hz for _, rate in audio)
+    assert all(len(samples) >= 3 * rate_hz for samples, _ in audio)  # MP3 pads
+    assert not np.allclose(audio[0][0][:rate_hz], audio[1][0][:rate_hz])
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert archive.make(wanted, tmp_path) == folder
+    assert before == [path.stat().st_mtime_ns for path in paths]
+    first = archive.first(folder, 1)
+    assert [path.read_bytes() for path in first.rglob("*.*")] == [paths[0].read_bytes()]
+
+
+def test_archives_are_deterministic_and_compress_like_the_field(tmp_path: Path) -> None:
+    wanted = archive.Archive("flac", 48_000, 1, 10.0)
+    files = [wanted.path(archive.make(wanted, tmp_path / again), 0) for again in ("once", "twice")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert 0.5 < files[0].stat().st_size / (10 * 48_000 * 2) < 0.65
+
+
+def test_opus_has_no_44_khz(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="44100"):
+        archive.make(archive.Archive("opus", 44_100, 1, 1.0), tmp_path)
+
+
+def write_vectors(path: Path, numbers: list[int], values: np.ndarray) -> Path:
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    pq.write_table(pa.table({"file": ["a"] * len(numbers), "window_index": numbers, "embedding": embedding}), path)
+    return path
+
+
+def test_vectors_are_compared_window_by_window(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    ours = write_vectors(tmp_path / "ours", [0, 1, 2], values)
+    assert vectors.check(write_vectors(tmp_path / "same", [2, 0, 1], values[[2, 0, 1]]), ours) == 0
+    other = values.copy()
+    other[1] *= 1.001
+    with pytest.raises(ValueError, match=r"differ from ours's by 1.0e-03"):
+        vectors.check(write_vectors(tmp_path / "other", [0, 1, 2], other), ours)
+    with pytest.raises(ValueError, match="2 windows"):
+        vectors.check(write_vectors(tmp_path / "fewer", [0, 1], values[:2]), ours)
