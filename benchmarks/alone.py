@@ -147,9 +147,9 @@ def _blocks(path: Path, rate_hz: int) -> Iterator[Any]:
 def decode(task: Mapping[str, Any]) -> dict[str, float]:
     import pyarrow as pa
 
-    from embedding.config import EmbedConfig
     from embedding.decode import Observer
     from embedding.decode import decode as to_windows
+    from embedding.micro_batch import batch_size
     from embedding.sources import list_recordings
 
     class Count(Observer):
@@ -161,15 +161,15 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
         def failed(self, failure: Any) -> None:
             raise AssertionError(failure)
 
-    windows = settings_of(dict(task) | {"checkpoint": "random", "precision": "fp32"}).windows
-    batch_size = EmbedConfig(input=(), output="").batch_size
+    settings = settings_of(dict(task) | {"checkpoint": "random", "precision": "fp32"})
+    windows, size = settings.windows, batch_size("cpu", settings.model.architecture)
     number, of = task["share"]
     recordings = list_recordings([task["folder"]]).recordings
     recordings = recordings.take(pa.array(range(number, len(recordings), of)))
     count = Count()
     began = _go()
     while time.perf_counter() - began < task["seconds"]:
-        for table in to_windows(recordings, windows, batch_size, count):
+        for table in to_windows(recordings, windows, size, count):
             del table
     return {"audio_s": count.audio_s, "seconds": time.perf_counter() - began}
 

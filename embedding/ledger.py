@@ -25,7 +25,7 @@ class Ledger:
         before = store.read_json(NAME) or {}
         self._store = store
         self._history: list[dict[str, Any]] = before.get("runs", [])
-        self._run = Run(run_id, socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+        self._run = Run(run_id, socket.gethostname(), datetime.now(UTC).isoformat(timespec="milliseconds"))
         self._began_s = self._written_s = time.monotonic()
         self._listed = listed
         self._audio_listed_s = 0.0
@@ -103,10 +103,10 @@ class Ledger:
         self._store.write_json(NAME, content | {"runs": [*self._history, asdict(run)]})
 
     def _busy_share(self, tally: Tally) -> dict[str, float]:
-        """Of the time since the first window, over all workers of a stage."""
-        if tally.first_window_at_s is None:
+        """Of the time since the first batch was begun, over all workers of a stage."""
+        if tally.encoding_since_s is None:
             return {}
-        since_s = max(1e-3, time.time() - tally.first_window_at_s)
+        since_s = max(1e-3, time.time() - tally.encoding_since_s)
         return {
             stage: round(min(1.0, busy_s / (since_s * self._workers[stage])), 3)
             for stage, busy_s in tally.busy_s.items()

@@ -21,7 +21,8 @@ class Tally:
     audio_encoded_s: float = 0.0
     windows_written: int = 0
     shards: int = 0
-    first_window_at_s: float | None = None  # when its batch began; seconds since 1970
+    encoding_since_s: float | None = None  # when the first batch was begun; seconds since 1970
+    first_window_at_s: float | None = None  # when that batch was done
     failed_ids: dict[int, str] = field(default_factory=dict)  # file_id → kind
     unchanged_ids: set[int] = field(default_factory=set)  # whose audio is that of a former version
     busy_s: dict[str, float] = field(default_factory=dict)  # stage → seconds of work, over all its workers
@@ -32,16 +33,18 @@ class Tally:
         for name, count in counts.items():
             setattr(self, name, getattr(self, name) + count)
         if self.windows_encoded and self.first_window_at_s is None:
-            self.first_window_at_s = time.time() - busy_s
+            self.first_window_at_s = time.time()
+            self.encoding_since_s = self.first_window_at_s - busy_s
 
     def plus(self, later: "Tally") -> "Tally":
         """Both together, with the origin of ``later``."""
         total = Tally(origin=later.origin)
         for counter in fields(Tally):
             mine, its = getattr(self, counter.name), getattr(later, counter.name)
-            if isinstance(mine, int | float) and isinstance(its, int | float) and counter.name != "first_window_at_s":
+            if counter.name in ("encoding_since_s", "first_window_at_s"):
+                setattr(total, counter.name, mine or its)
+            elif isinstance(mine, int | float) and isinstance(its, int | float):
                 setattr(total, counter.name, mine + its)
-        total.first_window_at_s = self.first_window_at_s or later.first_window_at_s
         total.failed_ids = self.failed_ids | later.failed_ids
         total.unchanged_ids = self.unchanged_ids | later.unchanged_ids
         total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))

@@ -56,7 +56,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ([*REQUIRED, "--window-s", "0"], "--window-s: must be above 0, got 0"),
         ([*REQUIRED, "--window-s", "nan"], "--window-s: must be above 0, got nan"),
         ([*REQUIRED, "--hop-s", "-1"], "--hop-s: must be above 0, got -1"),
-        ([*REQUIRED, "--batch-size", "2.5"], "--batch-size: expected a whole number, got '2.5'"),
+        ([*REQUIRED, "--batch-size", "2.5"], "--batch-size: expected a whole number or 'auto', got '2.5'"),
         ([*REQUIRED, "--batch-size", "0"], "--batch-size: must be at least 1 and at most 4096, got 0"),
         ([*REQUIRED, "--actors", "many"], "--actors: expected a whole number or 'auto', got 'many'"),
         ([*REQUIRED, "--max-failure-rate", "2"], "--max-failure-rate: must be at least 0 and at most 1, got 2"),

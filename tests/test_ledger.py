@@ -191,7 +191,7 @@ def test_it_is_written_now_and_then(store: Store, monkeypatch: pytest.MonkeyPatc
 def test_busy_time_is_told_as_a_share_of_the_workers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = time.time()
     monkeypatch.setattr(module.time, "time", lambda: now_s)
-    tally = replace(encoded(), first_window_at_s=now_s - 10.0)
+    tally = replace(encoded(), encoding_since_s=now_s - 10.0)
     tally.busy_s = {"decode": 10.0, "encode": 10.0, "write": 11.0, "else": 5.0}
     ledger = Ledger(store, "one", listed=1204)
     at_once(ledger, tally, monkeypatch)

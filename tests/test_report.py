@@ -69,8 +69,10 @@ def test_counts_of_two_processes_add_up() -> None:
 def test_the_first_window_is_the_first_of_all() -> None:
     before, after = Tally(), Tally()
     after.add("encode", 2.0, windows_encoded=1)
-    assert after.first_window_at_s == pytest.approx(time.time() - 2, abs=1)
-    assert before.plus(after).first_window_at_s == after.first_window_at_s
+    assert after.first_window_at_s == pytest.approx(time.time(), abs=1)
+    assert after.encoding_since_s == pytest.approx(time.time() - 2, abs=1)
+    for both in (before.plus(after), after.plus(before)):
+        assert (both.first_window_at_s, both.encoding_since_s) == (after.first_window_at_s, after.encoding_since_s)
     first = after.first_window_at_s
     after.add("encode", 50.0, windows_encoded=1)
     assert after.first_window_at_s == first
