@@ -1,7 +1,7 @@
 """How long from the command to the first window embedded? ``python benchmarks/start_up.py``
 
-With everything in the file cache, on a few clips; ``started`` and ``first_window_after_s`` of ``report.json``. Below it the parts
-that can be measured alone, each in a process of its own; some of them happen at the same time in the job.
+With everything in the file cache, on a few clips; ``started`` and ``first_window_after_s`` of ``report.json``. Below it
+the parts that can be measured alone, each in a process of its own; some of them happen at the same time in the job.
 """
 
 import argparse

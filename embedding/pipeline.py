@@ -5,7 +5,9 @@
 Each stage is a plain function or class of another module; what follows only says where it runs, and on what.
 """
 
+import logging
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -37,14 +39,14 @@ ENCODER_ENV = {
 ASK_S = 0.5
 
 
-def embed(recordings: list[pa.Table], job: Job, plan: Plan, line: Line) -> None:
-    """Embed ``recordings`` (one table per decode task).
+def embed(recordings: list[pa.Table], job: Job, plan: Plan, line: Line, *, verbose: bool = False) -> None:
+    """Embed ``recordings`` (one table per decode task). Ray Data itself speaks only if ``verbose``.
 
     Raises:
         RequestError: what an actor found wrong with the request (its weights).
         RunError: the storage or the cluster failed; what is stored stays valid.
     """
-    _configure_data(job)
+    _configure_data(job, verbose=verbose)
     with plain_errors():
         (
             ray.data.from_arrow(recordings)
@@ -54,7 +56,7 @@ def embed(recordings: list[pa.Table], job: Job, plan: Plan, line: Line) -> None:
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=plan.decode_cpus,
-                concurrency=min(plan.n_decoders, len(recordings)),
+                compute=ray.data.TaskPoolStrategy(size=min(plan.n_decoders, len(recordings))),
             )
             .map_batches(
                 EncodeStage,
@@ -225,7 +227,11 @@ class WriteStage(ray.data.Datasink[None]):
         self._progress.add.remote("write", time.perf_counter() - began, windows_written=len(table), shards=1)
 
 
-def _configure_data(job: Job) -> None:
+def _configure_data(job: Job, *, verbose: bool) -> None:
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error, it also raises
+        # It takes one decode task for one batch; a task yields as many as its recordings have.
+        warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

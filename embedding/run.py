@@ -117,7 +117,10 @@ class _Run:
             line = cluster.Line()
             with cluster.watching(line, on_tally, lambda: self._stop.asked_by is not None):
                 for number in range(MAX_ROUNDS):
-                    pipeline.embed(split(todo, placement.n_decoders), replace(job, round=number), placement, line)
+                    round_job = replace(job, round=number)
+                    pipeline.embed(
+                        split(todo, placement.n_decoders), round_job, placement, line, verbose=config.verbose
+                    )
                     self._unchanged |= line.tally().unchanged_ids
                     todo = self._left_after_round()
                     if self._stop.asked_by is not None or not len(todo):
