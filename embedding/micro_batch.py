@@ -1,14 +1,15 @@
 """How many windows go through the model at once: known on CPUs, found out on GPUs, less where memory runs out."""
 
-# On a CPU larger micro-batches only leave its caches (docs/decisions.md, "Encoder"). What is not listed: FALLBACK.
+# On a CPU larger micro-batches gain nothing (docs/decisions.md, "Encoder"). What is not listed: FALLBACK.
 ON_CPU = {"efficientnet": 16, "beats": 4}
 FALLBACK = 4
+# Windows handed to an actor at once: on a CPU some seconds of work, so that at the end of a run no actor works for long
+# while the others wait; on a GPU enough for any micro-batch, and few calls a second.
+BATCH_ON_CPU = {"efficientnet": 64, "beats": 8}
+BATCH_FALLBACK = 8
+BATCH_ON_GPU = 256
 # On a GPU the first passes try these in turn, and go on while each is at least GAIN times as fast as the one before.
 FIRST_ON_GPU = 16
-# Windows handed to an actor at once. On a CPU so few that at the end of a run no actor works for long while the others
-# wait, and that a batch is soon full; on a GPU enough for any micro-batch, and few calls a second.
-BATCHES_ON_CPU = 4
-BATCH_ON_GPU = 256
 GAIN = 1.05
 # Passes at each size while trying. The first one also compiles and allocates: the fastest counts.
 TRIES = 3
@@ -16,7 +17,7 @@ TRIES = 3
 
 def batch_size(device: str, architecture: str) -> int:
     """Windows per call of an actor, where the request does not say."""
-    return BATCH_ON_GPU if device == "cuda" else BATCHES_ON_CPU * ON_CPU.get(architecture, FALLBACK)
+    return BATCH_ON_GPU if device == "cuda" else BATCH_ON_CPU.get(architecture, BATCH_FALLBACK)
 
 
 class MicroBatch:

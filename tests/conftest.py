@@ -43,7 +43,8 @@ def ray_of(n_cpus: int) -> Iterator[str]:
         "sys.stdin.read()\n"
     )
     # A local Ray makes a token that others then have to know; on loopback, for a test, there is nothing to guard.
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    # And it is to keep its idle workers, as ours does (embedding/cluster.py).
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_num_workers_soft_limit": str(8 * n_cpus)}
     with subprocess.Popen(
         [sys.executable, "-c", program],
         env=environment,

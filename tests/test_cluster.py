@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from embedding.decode import Failure
 from embedding.store import Store
@@ -99,3 +100,37 @@ with cluster.session(verbose=False):
 
 def test_counts_survive_the_process_that_counts(ray_address: str) -> None:
     assert python(COUNT, ray_address).splitlines()[-1] == "7 {'encode': 1.0}"  # Ray may have had something to say
+
+
+KEEP = """
+import os, sys, time
+from pathlib import Path
+import psutil, ray
+from embedding import cluster
+
+N = 2 * (os.cpu_count() or 1) + 1
+
+@ray.remote(num_cpus=0.01)
+def meet(folder):  # all at the same time, so each in a process of its own
+    Path(folder, str(os.getpid())).touch()
+    while len(os.listdir(folder)) < N:
+        time.sleep(0.05)
+    return os.getpid()
+
+with cluster.session(verbose=False):
+    pids = ray.get([meet.remote(sys.argv[1]) for _ in range(N)])
+    until_s = time.monotonic() + float(sys.argv[2])
+    while time.monotonic() < until_s and all(map(psutil.pid_exists, pids)):
+        time.sleep(0.1)
+    print(sum(map(psutil.pid_exists, pids)) == N)
+"""
+
+
+def test_a_ray_of_our_own_keeps_its_idle_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends those beyond one per CPU, unless told otherwise: then each write would start a process."""
+    monkeypatch.delenv("RAY_num_workers_soft_limit", raising=False)
+    (tmp_path / "kept").mkdir()
+    assert python(KEEP, "", tmp_path / "kept", "6").strip() == "True"
+    monkeypatch.setenv("RAY_num_workers_soft_limit", "1")  # as Ray would have it: shows that 6 s are enough to see it
+    (tmp_path / "ended").mkdir()
+    assert python(KEEP, "", tmp_path / "ended", "6").strip() == "False"
