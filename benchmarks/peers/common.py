@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 RATE_HZ = 16_000  # of the models measured, as their cards say
-# EfficientNet-B0 on one core, ms a window at batches of 1, 2, 4, 8, 16, 32: 29, 27, 32, 35, 62, 77 (5 s windows, fp32,
+# EfficientNet-B0 on one core, ms a window at batches of 1, 2, 4, 8, 16, 32: 29, 30, 34, 39, 63, 75 (5 s windows, fp32,
 # 2026-11-21). Large ones, which a GPU wants, fault their activations in anew; who has timed a few of them takes this.
 BATCH_SIZE = 4
 SUFFIXES = {".flac", ".wav", ".mp3", ".ogg", ".opus"}
