@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from embedding.decode import Failure
-from embedding.lean import lean
+from embedding.graph import Compiled
+from embedding.lean import Features, LeanBeats, LeanEfficientNet, lean_kind
 from embedding.micro_batch import MicroBatch
 from embedding.models import load
 from embedding.settings import Settings
@@ -29,10 +30,8 @@ class Encoder:
         torch.set_num_threads(n_threads)
         self.settings = settings
         self._device = torch.device(device)
-        architecture = settings.model.architecture
-        self._micro_batch = MicroBatch.on(device, architecture)
-        module = load(settings.model, settings.checkpoint)
-        self._module = lean(module, architecture, DTYPES[settings.precision]).eval().to(self._device)
+        self._micro_batch = MicroBatch.on(device, settings.model.architecture)
+        self._features = _features(settings, device, n_threads)
 
     def encode(
         self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], stopping: Callable[[], bool] = lambda: False
@@ -77,8 +76,19 @@ class Encoder:
         if self.settings.mask_padding and (n_audio < x.shape[1]).any():
             audio = torch.as_tensor(n_audio, device=self._device)
             mask = torch.arange(x.shape[1], device=self._device) >= audio[:, None]
-        features, padded = self._module(x, mask)
+        features, padded = self._features(x, mask)
         return pool(features.float(), self.settings.pooling, padded)
+
+
+def _features(
+    settings: Settings, device: str, n_threads: int
+) -> Callable[[torch.Tensor, torch.Tensor | None], Features]:
+    """What turns windows, and the mask of their padding, into features."""
+    module = load(settings.model, settings.checkpoint)
+    kind = lean_kind(module, settings.model.architecture)
+    if device == "cpu" and issubclass(kind, LeanBeats | LeanEfficientNet):
+        return Compiled(kind(module, torch.float32).eval(), settings.precision, n_threads)
+    return kind(module, DTYPES[settings.precision]).eval().to(device)
 
 
 def pool(features: torch.Tensor, pooling: str, padded: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Loaded models arranged for inference: what avex's modules compute, in fewer passes over memory.
 
+A GPU runs these modules; a CPU runs the graphs that ``graph.py`` makes of them.
+
 The weights are read from avex's modules by the names these give them, which is not avex's public interface:
 ``tests/test_lean.py`` compares with the modules themselves, and fails when a name or an order of steps has changed.
 What each step saves: docs/decisions.md, "Encoder".
@@ -17,16 +19,17 @@ from torch.nn.utils import fuse_conv_bn_eval
 Features = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def lean(module: Any, architecture: str, dtype: torch.dtype) -> nn.Module:
-    """``module`` of avex, called with windows ``[batch, length]`` and the mask of their padding (or None).
+def lean_kind(module: Any, architecture: str) -> "type[LeanBeats] | type[LeanEfficientNet] | type[Plain]":
+    """What arranges ``module`` of avex for inference.
 
-    Returns ``Features``; matrices are multiplied in ``dtype``, float32 or bfloat16.
+    Made of ``module`` and a type, float32 or bfloat16, in which matrices are multiplied; called with windows
+    ``[batch, length]`` and the mask of their padding (or None); returns ``Features``.
     """
     if architecture == "efficientnet":
-        return LeanEfficientNet(module, dtype)
+        return LeanEfficientNet
     if architecture == "beats" and _is_as_published(module.backbone.cfg):
-        return LeanBeats(module.backbone, dtype)
-    return Plain(module, dtype)
+        return LeanBeats
+    return Plain
 
 
 class Plain(nn.Module):
@@ -67,11 +70,11 @@ class LeanEfficientNet(nn.Module):
         self._dtype = dtype
 
     def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
-        x = self._log_mel(windows)[:, None].to(self._dtype)
-        return self.features(x.contiguous(memory_format=torch.channels_last)), None
+        x = self.spectrum(windows).to(self._dtype, memory_format=torch.channels_last)
+        return self.features(x), None
 
-    def _log_mel(self, windows: torch.Tensor) -> torch.Tensor:
-        """``[batch, mels, frames]`` between 0 and 1 in each window; avex's AudioProcessor."""
+    def spectrum(self, windows: torch.Tensor) -> torch.Tensor:
+        """``[batch, 1, mels, frames]``, log mel between 0 and 1 in each window; avex's AudioProcessor."""
         spectrum = self._spectrum
         frames = torch.stft(
             windows,
@@ -87,7 +90,7 @@ class LeanEfficientNet(nn.Module):
         power = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
         mel = torch.log(power @ self.mel + 1e-6).transpose(1, 2)
         low, high = mel.amin((-2, -1), keepdim=True), mel.amax((-2, -1), keepdim=True)
-        return (mel - low) / (high - low + 1e-8)
+        return ((mel - low) / (high - low + 1e-8))[:, None]
 
 
 def _fold_batch_norms(features: nn.Module) -> None:
@@ -120,8 +123,9 @@ class LeanBeats(nn.Module):
     Sums and norms stay in float32, matrices are multiplied in ``dtype``.
     """
 
-    def __init__(self, backbone: Any, dtype: torch.dtype) -> None:
+    def __init__(self, module: Any, dtype: torch.dtype) -> None:
         super().__init__()
+        backbone = module.backbone
         self._fbank_mean, self._fbank_std = backbone.fbank_mean, backbone.fbank_std
         self.fbank = backbone.fbank
         self.patches = backbone.patch_embedding.to(dtype)
@@ -135,25 +139,28 @@ class LeanBeats(nn.Module):
         self._dtype = dtype
 
     def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
-        mel = (self.fbank(windows * 2**15) - self._fbank_mean) / (2 * self._fbank_std)  # [batch, frames, mels]
-        x = self.patches(mel[:, None].to(self._dtype)).flatten(2).transpose(1, 2).float()
+        spectrum = self.spectrum(windows)
+        x = self.patches(spectrum.to(self._dtype)).flatten(2).transpose(1, 2).float()
         x = self.projection(self.patch_norm(x).to(self._dtype))
         padded = None
         if padding is not None:
-            padded = _where_all(_where_all(padding, mel.shape[1]), x.shape[1])
+            padded = _where_all(_where_all(padding, spectrum.shape[2]), x.shape[1])
             x = x.masked_fill(padded[..., None], 0)
         x = self.norm((x + self.positions(x)).float())
-        bias = self._position_bias(x)
+        bias = self.position_bias(x.shape[1])
         for layer in self.layers:
             x = layer(x, bias, padded)
         return x, padded
 
-    def _position_bias(self, x: torch.Tensor) -> torch.Tensor:
+    def spectrum(self, windows: torch.Tensor) -> torch.Tensor:
+        """``[batch, 1, frames, mels]``, log mel, scaled as the model was trained."""
+        return ((self.fbank(windows * 2**15) - self._fbank_mean) / (2 * self._fbank_std))[:, None]
+
+    def position_bias(self, n_tokens: int) -> torch.Tensor:
         """``[heads, tokens, tokens]``, the same for all windows of a length."""
-        n_tokens = x.shape[1]
         bias = self._bias
         if bias is None or bias.shape[1] != n_tokens:
-            bias = self._bias = self._attention.compute_bias(n_tokens, n_tokens).to(x.device, self._dtype)
+            bias = self._bias = self._attention.compute_bias(n_tokens, n_tokens).to(self._dtype)
         return bias
 
 
@@ -171,27 +178,27 @@ class _Layer(nn.Module):
         self.attention_norm = layer.self_attn_layer_norm
         self.widen, self.narrow = layer.fc1.to(dtype), layer.fc2.to(dtype)
         self.norm = layer.final_layer_norm
-        self._n_heads, self._scale = attention.num_heads, attention.scaling
-        self._residual = layer.deep_norm_alpha
+        self.n_heads, self.scale = attention.num_heads, attention.scaling
+        self.residual = layer.deep_norm_alpha
         self._dtype = dtype
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor, padded: torch.Tensor | None) -> torch.Tensor:
         """``x`` [batch, tokens, dim] float32, ``bias`` [heads, tokens, tokens], ``padded`` [batch, tokens]."""
         attended = self.out(self._attend(self.qkvg(x.to(self._dtype)), bias, padded))
-        x = self.attention_norm(torch.add(attended, x, alpha=self._residual))
+        x = self.attention_norm(torch.add(attended, x, alpha=self.residual))
         hidden = functional.gelu(self.widen(x.to(self._dtype)))
-        return self.norm(torch.add(self.narrow(hidden), x, alpha=self._residual))
+        return self.norm(torch.add(self.narrow(hidden), x, alpha=self.residual))
 
     def _attend(self, qkvg: torch.Tensor, bias: torch.Tensor, padded: torch.Tensor | None) -> torch.Tensor:
         batch, n_tokens, width = qkvg.shape
-        n_gates = 2 * self._n_heads
+        n_gates = 2 * self.n_heads
         qkv, gates = qkvg.split([width - n_gates, n_gates], dim=-1)
-        q, k, v = qkv.view(batch, n_tokens, 3, self._n_heads, -1).permute(2, 0, 3, 1, 4)
-        one, other = gates.sigmoid().view(batch, n_tokens, self._n_heads, 2).transpose(1, 2).split(1, dim=-1)
+        q, k, v = qkv.view(batch, n_tokens, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        one, other = gates.sigmoid().view(batch, n_tokens, self.n_heads, 2).transpose(1, 2).split(1, dim=-1)
         mask = (one * (other * self.gate_scale - 1) + 2) * bias
         if padded is not None:
             mask = mask.masked_fill(padded[:, None, None], float("-inf"))
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self._scale)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
         return attended.transpose(1, 2).reshape(batch, n_tokens, -1)
 
 
@@ -222,21 +229,21 @@ class _PositionConvolution(nn.Module):
     Its weight norm is worked out once.
     """
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-
     def __init__(self, convolution: nn.Conv1d, dtype: torch.dtype) -> None:
         super().__init__()
-        weight = convolution.weight.to(dtype)[:, :, None].contiguous(memory_format=torch.channels_last)
-        self.register_buffer("weight", weight)
+        n_in, n_out, (kernel,) = convolution.in_channels, convolution.out_channels, convolution.kernel_size
+        self.convolution = nn.Conv2d(
+            *(n_in, n_out, (1, kernel)), padding=(0, kernel // 2), groups=convolution.groups, device="meta"
+        )
         assert convolution.bias is not None
-        self.register_buffer("bias", convolution.bias.to(dtype))
-        self._groups, self._padding = convolution.groups, convolution.kernel_size[0] // 2
+        self.convolution.weight = nn.Parameter(convolution.weight[:, :, None].detach(), requires_grad=False)
+        self.convolution.bias = nn.Parameter(convolution.bias.detach(), requires_grad=False)
+        self.convolution.to(dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[batch, tokens, dim]`` to the same shape."""
         image = x.transpose(1, 2)[:, :, None]  # [batch, dim, 1, tokens], in memory channels last
-        y = functional.conv2d(image, self.weight, self.bias, padding=(0, self._padding), groups=self._groups)
+        y = self.convolution(image)
         return functional.gelu(y[:, :, 0, : x.shape[1]]).transpose(1, 2)
 
 

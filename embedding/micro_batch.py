@@ -1,7 +1,7 @@
 """How many windows go through the model at once: known on CPUs, found out on GPUs, less where memory runs out."""
 
 # On a CPU larger micro-batches gain nothing (docs/decisions.md, "Encoder"). What is not listed: FALLBACK.
-ON_CPU = {"efficientnet": 16, "beats": 4}
+ON_CPU = {"efficientnet": 4, "beats": 1}
 FALLBACK = 4
 # Windows handed to an actor at once: on a CPU some seconds of work, so that at the end of a run no actor works for long
 # while the others wait; on a GPU enough for any micro-batch, and few calls a second.

@@ -113,7 +113,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_loses_nothing(
 
     monkeypatch.setattr(encoder, "_forward", limited)
     assert relative_error(encoder.encode(windows, full(windows)), expected) <= 1e-5
-    assert sizes == [9, 8, 4, 2, 2, 2, 2, 1]
+    assert sizes == [4, 2, 2, 2, 2, 1]
 
 
 def test_memory_too_small_for_one_window_is_an_error(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedding.lean import LeanBeats, LeanEfficientNet, Plain, lean
+from embedding.lean import LeanBeats, LeanEfficientNet, Plain, lean_kind
 from embedding.models import fetch_checkpoint, find_model, load
 from tests import reference  # noqa: F401 — imports all of avex: `load` alone imports what its first model needs
 from tests.conftest import BEATS, EFFICIENTNET
@@ -27,6 +27,10 @@ def load_with_trained_looking_weights(name: str) -> Any:
     return module
 
 
+def lean(module: Any, name: str, dtype: torch.dtype = torch.float32) -> Any:
+    return lean_kind(module, find_model(name).architecture)(module, dtype)
+
+
 def some_windows(n: int, length_s: float) -> torch.Tensor:
     samples = np.random.default_rng(0).normal(0, 0.1, (n, int(length_s * RATE_HZ)))
     return torch.tensor(samples, dtype=torch.float32)
@@ -42,7 +46,7 @@ def test_features_are_those_of_the_module(name: str, kind: type) -> None:
     windows = some_windows(2, 1.3)
     with torch.inference_mode():
         expected = module(windows)
-        arranged = lean(module, find_model(name).architecture, torch.float32)
+        arranged = lean(module, name)
         features, padded = arranged(windows, None)
     assert isinstance(arranged, kind)
     assert padded is None
@@ -57,7 +61,7 @@ def test_bfloat16_is_at_least_as_close_as_autocast(name: str) -> None:
     with torch.inference_mode():
         expected = module(windows)
         plain, _ = Plain(module, torch.bfloat16)(windows, None)
-        features, _ = lean(module, find_model(name).architecture, torch.bfloat16)(windows, None)
+        features, _ = lean(module, name, torch.bfloat16)(windows, None)
     assert 1e-6 < relative_error(features, expected) <= 1.1 * relative_error(plain, expected)
 
 
@@ -67,7 +71,7 @@ def test_masked_features_and_their_mask_are_those_of_the_module() -> None:
     padding = torch.arange(windows.shape[1]) >= torch.tensor([windows.shape[1], 12_345, 5_000])[:, None]
     with torch.inference_mode():
         expected, expected_padded = Plain(module, torch.float32)(windows, padding)
-        features, padded = lean(module, "beats", torch.float32)(windows, padding)
+        features, padded = lean(module, BEATS)(windows, padding)
     assert torch.equal(padded, expected_padded)
     assert relative_error(features[~padded], expected[~padded]) <= 3e-6
 
@@ -77,7 +81,7 @@ def test_windows_of_another_length_have_biases_of_their_own() -> None:
     windows = some_windows(1, 1.3)
     with torch.inference_mode():
         expected = module(windows[:, :12_000])
-        arranged = lean(module, "beats", torch.float32)
+        arranged = lean(module, BEATS)
         arranged(windows, None)
         features, _ = arranged(windows[:, :12_000], None)
     assert relative_error(features, expected) <= 3e-6
@@ -86,5 +90,5 @@ def test_windows_of_another_length_have_biases_of_their_own() -> None:
 def test_a_backbone_of_another_kind_runs_as_avex_runs_it() -> None:
     module = load_with_trained_looking_weights(BEATS)
     module.backbone.cfg.layer_norm_first = True
-    assert isinstance(lean(module, "beats", torch.float32), Plain)
-    assert isinstance(lean(module, "eat_hf", torch.float32), Plain)
+    assert lean_kind(module, "beats") is Plain
+    assert lean_kind(module, "eat_hf") is Plain
