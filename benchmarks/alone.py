@@ -36,8 +36,6 @@ def encode_rate(
     device: str = "cpu",
 ) -> float:
     """Windows per second of the job's encoder, in the environment that its actors have."""
-    from embedding.pipeline import ENCODER_ENV
-
     task = {
         "model": model,
         "precision": precision,
@@ -47,7 +45,7 @@ def encode_rate(
         "device": device,
         "seconds": seconds,
     }
-    done = _together("encode", [task] * processes, place.environment() | ENCODER_ENV)
+    done = _together("encode", [task] * processes, place.environment())
     return sum(each["windows"] / each["seconds"] for each in done)
 
 

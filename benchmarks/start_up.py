@@ -82,16 +82,14 @@ def run_python(options: list[str], program: str, env: Mapping[str, str]) -> subp
 
 
 def parts(place: Workplace, model: str) -> dict[str, Callable[[], float]]:
-    from embedding.pipeline import ENCODER_ENV
-
     env = place.environment()
     task = {"model": model, "precision": "fp32", "checkpoint": str(checkpoint(model, place.cache))}
     return {
         "driver: imports, to the request": partial(of_program, DRIVER_IMPORTS, env),
         "driver: Ray imported": partial(of_program, RAY_IMPORTS, env),
         "driver: Ray started (session)": partial(of_program, CONNECT, env),
-        f"actor: {SHORT[model]}, torch imported": partial(of_program, ENCODER_IMPORTS, env | ENCODER_ENV),
-        f"actor: {SHORT[model]}, loaded (with avex)": partial(of_program, LOAD.format(task=task), env | ENCODER_ENV),
+        f"actor: {SHORT[model]}, torch imported": partial(of_program, ENCODER_IMPORTS, env),
+        f"actor: {SHORT[model]}, loaded (with avex)": partial(of_program, LOAD.format(task=task), env),
     }
 
 

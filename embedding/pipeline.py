@@ -26,15 +26,6 @@ from embedding.progress import ENCODE_TRIES
 from embedding.resources import Plan
 from embedding.settings import Job
 
-# Activations are tens of MB, allocated and freed at every layer. Kept by the process instead of returned to the
-# kernel, and in huge pages, they are not page-faulted anew each time (docs/decisions.md, "Encoder"). Other C libraries
-# than glibc know none of these.
-ENCODER_ENV = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
 # How often a worker asks whether to stop: a question takes about a millisecond.
 ASK_S = 0.5
 
@@ -66,7 +57,6 @@ def embed(recordings: list[pa.Table], job: Job, plan: Plan, line: Line, *, verbo
                 compute=ray.data.ActorPoolStrategy(size=plan.n_actors),
                 num_cpus=plan.encoder_cpus,
                 num_gpus=plan.encoder_gpus,
-                runtime_env={"env_vars": ENCODER_ENV},
             )
             .write_datasink(
                 WriteStage(job, line.actor),

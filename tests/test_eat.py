@@ -27,7 +27,7 @@ for pooling in ("cls", "mean", "max"):
     config = EmbedConfig(input=("a",), output="b", model="esp_aves2_eat_all", checkpoint=sys.argv[1], window_s=5.0,
                          pooling=pooling)
     encoder = Encoder(Settings.of(config), "cpu", 1)
-    assert not encoder._module.training
+    assert not encoder._features.training
     vectors[pooling] = encoder.encode(windows, np.full(3, 80_000)).tolist()
 print(json.dumps(vectors))
 """
