@@ -36,6 +36,7 @@ test-long: setup  ## minutes and gigabytes: 24 h recordings, large uploads
 bench: setup
 	$(BIN)/python benchmarks/ceiling.py --small
 	$(BIN)/python benchmarks/against_peers.py --case effnet-8h --small
+	$(BIN)/python benchmarks/against_peers.py --case ray-8h --small
 	$(BIN)/python benchmarks/against_peers.py --case beats-1h --small
 	$(BIN)/python benchmarks/against_peers.py --case clips --small
 	$(BIN)/python benchmarks/steady_state.py --small
