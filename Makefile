@@ -36,6 +36,7 @@ test-long: setup  ## minutes and gigabytes: 24 h recordings, large uploads
 bench: setup
 	$(BIN)/python benchmarks/ceiling.py --small
 	$(BIN)/python benchmarks/against_peers.py --case effnet-8h --small
+	$(BIN)/python benchmarks/against_peers.py --case ray-8h --small
 	$(BIN)/python benchmarks/against_peers.py --case beats-1h --small
 	$(BIN)/python benchmarks/against_peers.py --case clips --small
 	$(BIN)/python benchmarks/steady_state.py --small
@@ -45,6 +46,8 @@ bench: setup
 	$(BIN)/python benchmarks/s3_latency.py --small
 	$(BIN)/python benchmarks/overlap.py --small
 	$(BIN)/python benchmarks/driver_memory.py --small
+	$(BIN)/python benchmarks/gpu.py --case memory --device cpu --cores 2 --small
+	$(BIN)/python benchmarks/gpu.py --case fed --device cpu --cores 2 --small
 	$(BIN)/python benchmarks/listing.py --recordings 10000
 	$(BIN)/python benchmarks/resume.py --windows 100000
 

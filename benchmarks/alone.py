@@ -1,7 +1,7 @@
 """One stage of the job alone, without Ray: the encoder on windows in memory, or decoding; in several processes at once.
 
-``python benchmarks/alone.py encode|decode JSON`` is one of these processes: it says ``ready``, waits for a line, works
-for as many seconds as it is told, and says what it did.
+``python benchmarks/alone.py encode|reference|decode JSON`` is one of these processes: it says ``ready``, waits for a
+line, works for as many seconds as it is told, and says what it did.
 """
 
 import json
@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ def encode_rate(
     threads: int,
     seconds: float,
     device: str = "cpu",
+    window_s: float = WINDOW_S,
+    stage: str = "encode",
 ) -> float:
-    """Windows per second of the job's encoder, in the environment that its actors have."""
+    """Windows per second of the job's encoder."""
     task = {
         "model": model,
         "precision": precision,
@@ -44,9 +47,14 @@ def encode_rate(
         "threads": threads,
         "device": device,
         "seconds": seconds,
+        "window_s": window_s,
     }
-    done = _together("encode", [task] * processes, place.environment())
+    done = _together(stage, [task] * processes, place.environment())
     return sum(each["windows"] / each["seconds"] for each in done)
+
+
+# Windows per second of avex used plainly, one window at a time; the arguments are the same.
+reference_rate = partial(encode_rate, stage="reference")
 
 
 def decode_rate(place: Workplace, folder: Path, model: str, *, processes: int, seconds: float) -> float:
@@ -116,22 +124,52 @@ def encode(task: Mapping[str, Any]) -> dict[str, float]:
     import numpy as np
 
     from embedding.encoder import Encoder
-    from embedding.windows import cut
 
     settings = settings_of(task)
     encoder = Encoder(settings, task["device"], task["threads"])
-    found: list[Any] = []
-    for path in sorted(path for path in Path(task["folder"]).rglob("*") if path.is_file()):
-        for several in cut(_blocks(path, settings.windows.rate_hz), settings.windows):
-            found.extend(several)
-    windows = np.stack((found * -(-N_WINDOWS[task["device"]] // len(found)))[: N_WINDOWS[task["device"]]])
+    windows = _windows(task, settings.windows)
     n_audio = np.full(len(windows), settings.windows.length)
     encoder.encode(windows, n_audio)  # calibrates, allocates
+    return _repeat(task["seconds"], len(windows), lambda: encoder.encode(windows, n_audio))
+
+
+def reference(task: Mapping[str, Any]) -> dict[str, float]:
+    """As ``peers/reference_loop.py`` embeds."""
+    import torch
+
+    from peers.common import embed, load_model
+
+    windows = _windows(task, settings_of(task).windows)
+    model = load_model(task["model"], Path(task["checkpoint"]), task["device"])
+
+    def loop() -> None:
+        for window in windows:
+            embed(model, torch.from_numpy(window)[None].to(task["device"]), task["precision"]).cpu().numpy()
+
+    loop()
+    return _repeat(task["seconds"], len(windows), loop)
+
+
+def _windows(task: Mapping[str, Any], spec: Any) -> Any:
+    """``[n, length]``, of a few recordings again and again."""
+    import numpy as np
+
+    from embedding.windows import cut
+
+    found: list[Any] = []
+    for path in sorted(path for path in Path(task["folder"]).rglob("*") if path.is_file()):
+        for several in cut(_blocks(path, spec.rate_hz), spec):
+            found.extend(several)
+    n = N_WINDOWS[task["device"]]
+    return np.stack((found * -(-n // len(found)))[:n])
+
+
+def _repeat(seconds: float, n_windows: int, work: Callable[[], object]) -> dict[str, float]:
     began = _go()
     n = 0
-    while time.perf_counter() - began < task["seconds"]:
-        encoder.encode(windows, n_audio)
-        n += len(windows)
+    while time.perf_counter() - began < seconds:
+        work()
+        n += n_windows
     return {"windows": n, "seconds": time.perf_counter() - began}
 
 
@@ -182,7 +220,7 @@ def settings_of(task: Mapping[str, Any]) -> Any:
             output="",
             model=task["model"],
             checkpoint=task["checkpoint"],
-            window_s=WINDOW_S,
+            window_s=task.get("window_s", WINDOW_S),
             precision=task["precision"],
         )
     )
@@ -200,7 +238,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    stage, task = {"encode": encode, "decode": decode}[sys.argv[1]], json.loads(sys.argv[2])
+    stage, task = {"encode": encode, "reference": reference, "decode": decode}[sys.argv[1]], json.loads(sys.argv[2])
     _say(json.dumps(stage(task)))
     return 0
 

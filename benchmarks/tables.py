@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 RESULTS = Path(__file__).resolve().parent / "results"
-VERSIONED = ("avex", "ray", "torch", "soundfile", "soxr", "pyarrow")
+VERSIONED = ("avex", "ray", "torch", "openvino", "soundfile", "soxr", "pyarrow")
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,13 @@
 Exit codes: 0 the run is complete within the failure budget; 1 it is not; 2 the request makes no sense.
 """
 
-import argparse
 import dataclasses
 import logging
-import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from embedding.config import EmbedConfig, make_config, nearest, option_name, read_config_file
+from embedding.command_line import Parser
+from embedding.config import EmbedConfig, make_config, option_name, read_config_file
 from embedding.console import People, complain, print_bug
 from embedding.errors import RequestError, RunError
 from embedding.redact import redact_log
@@ -19,19 +17,9 @@ from embedding.redact import redact_log
 EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the nearest option."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-        if unknown:
-            message = f"unknown option {unknown[1]}{nearest(unknown[1], self._option_string_actions)}"
-        raise RequestError(message)
-
-
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The command line, made from the fields of EmbedConfig. Values stay text: the config checks them."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m jobs.embed",
         description="Embed every recording of an archive with an avex model: one vector per window, to Parquet.",
         allow_abbrev=False,

@@ -3,19 +3,19 @@
 Exit codes: 0 everything is there and agrees; 1 it does not; 2 there is no such output.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 
+from embedding.command_line import Parser
 from embedding.console import People, audio_length, complain, duration, plural
 from embedding.errors import RequestError
 
 EXIT_AGREES, EXIT_DISAGREES, EXIT_BAD_REQUEST = 0, 1, 2
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    parser = Parser(
         prog="python -m jobs.report",
         description="Count what an output holds, from its shards alone, and say where its report.json disagrees.",
         allow_abbrev=False,
@@ -27,11 +27,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count and compare; the exit code says how it went."""
-    given = make_parser().parse_args(arguments)
-    from embedding import storage
-    from embedding.audit import audit
-
     try:
+        given = make_parser().parse_args(arguments)
+        from embedding import storage  # numpy and pyarrow: not for --help
+        from embedding.audit import audit
+
         found = audit(storage.normalise(given.output, "OUTPUT"))
     except RequestError as error:
         complain(error)
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = found.output
     kinds = ", ".join(f"{kind} {failure['recordings']:,}" for kind, failure in found.failures.items())
     people.say(
-        f"{output['recordings']:,} recordings embedded, {output['failed']:,} failed{f' ({kinds})' if kinds else ''} · "
+        f"{plural(int(output['recordings']), 'recording')} embedded, "
+        f"{output['failed']:,} failed{f' ({kinds})' if kinds else ''} · "
         f"{plural(int(output['windows']), 'window')} in {plural(int(output['shards']), 'shard')} · "
         f"{audio_length(output['audio_s'])} of audio"
     )

@@ -175,7 +175,7 @@ def test_the_report_is_counted_from_the_shards_and_says_what_disagrees(embedded:
 
     agreed = report(output)
     assert agreed.code == 0, agreed.stderr
-    assert agreed.stdout.startswith("1 recordings embedded, 0 failed · 2 windows in 1 shard · 2 s of audio")
+    assert agreed.stdout.startswith("1 recording embedded, 0 failed · 2 windows in 1 shard · 2 s of audio")
     assert "report.json agrees" in agreed.stdout
     shard = next((output / "embeddings").iterdir())
     shutil.copy(shard, shard.with_name("again.parquet"))
@@ -188,9 +188,13 @@ def test_the_report_is_counted_from_the_shards_and_says_what_disagrees(embedded:
     assert rebuilt.code == 1
     assert "there was no report.json" in rebuilt.stdout
     assert report_of(output)["output"]["windows"] == 2
-    nothing = report(tmp_path / "nowhere")
-    assert nothing.code == 2
-    assert len(nothing.stderr.splitlines()) == 1
+    for refused, why in (
+        (report(tmp_path / "nowhere"), "nowhere"),
+        (report(output, "--jsno"), "unknown option --jsno (did you mean '--json'?)"),
+        (report(), "the following arguments are required: OUTPUT"),
+    ):
+        assert (refused.code, len(refused.stderr.splitlines())) == (2, 1)
+        assert why in refused.stderr
 
 
 def test_a_run_that_finds_repeated_rows_mends_them(embedded: Path, embed: Embed, tmp_path: Path) -> None:

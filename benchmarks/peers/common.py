@@ -60,17 +60,17 @@ def cut(audio: Any, source_hz: int, window_s: float) -> NDArray[np.float32]:
     return np.pad(audio, (0, n_windows * length - len(audio))).reshape(n_windows, length)
 
 
-def load_model(model: str, checkpoint: Path) -> "torch.nn.Module":
+def load_model(model: str, checkpoint: Path, device: str = "cpu") -> "torch.nn.Module":
     import avex
 
-    return avex.load_model(model, device="cpu", checkpoint_path=str(checkpoint), return_features_only=True).eval()  # type: ignore[union-attr]
+    return avex.load_model(model, device=device, checkpoint_path=str(checkpoint), return_features_only=True).eval()  # type: ignore[union-attr]
 
 
 def embed(model: "torch.nn.Module", batch: "torch.Tensor", precision: str) -> "torch.Tensor":
     """``[n, length]`` → ``[n, dim]`` by the mean over tokens (BEATs, EAT) or over the map (EfficientNet)."""
     import torch
 
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with torch.inference_mode(), torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
         features = model(batch, padding_mask=None).float()
         return features.mean((2, 3) if features.dim() == 4 else 1)
 

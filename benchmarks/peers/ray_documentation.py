@@ -4,7 +4,8 @@
 
 As its guides have it (batch inference: a class with the model in ``__init__``; audio: ``read_audio``), and with what
 its user finds in the first days: paths have to be asked for; an actor has one thread unless told; as many actors as
-CPUs leave no CPU for reading and writing, and the job stands still without a word, hence half a CPU for each.
+CPUs leave no CPU for reading and writing, and the job stands still without a word, hence half a CPU for each. Without
+these finds it is ``--actors 1 --actor-cpus 1 --batch-size 64`` on two CPUs (64 is a batch as one gives a GPU).
 """
 
 import argparse
@@ -35,6 +36,7 @@ class Embedder:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--actors", type=int, default=n_cores())
+    parser.add_argument("--actor-cpus", type=float, help="default: half of the machine for all actors")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     run(parser.parse_args())
 
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
             ),
             batch_size=arguments.batch_size,
             concurrency=arguments.actors,
-            num_cpus=0.5 * n_cores() / arguments.actors,
+            num_cpus=arguments.actor_cpus or 0.5 * n_cores() / arguments.actors,
         )
         .write_parquet(str(arguments.output))
     )
