@@ -148,7 +148,8 @@ def fed(place: Workplace, arguments: argparse.Namespace) -> tuple[list[str], lis
                 *(share.text(".2f"), Spread.of(shares).text(".2f") if shares else "–", error),
             ]
         )
-        notes.append(f"{SHORT[model]}, {precision}, fed over in memory: {verdict(share.median, SHARE_FED)}.")
+        if not arguments.small:
+            notes.append(f"{SHORT[model]}, {precision}, fed over in memory: {verdict(share.median, SHARE_FED)}.")
     return (
         ["", "precision", "in memory, × real time", "fed, × real time", "share", "GPU busy", "error of vectors"],
         found,
