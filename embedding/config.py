@@ -138,7 +138,11 @@ class EmbedConfig:
     device: str = _option(
         _choice(AUTO, "cpu", "cuda"), "where the encoder runs; auto takes GPUs when there are any", default=AUTO
     )
-    precision: str = _option(_choice("fp32", "bf16"), "arithmetic of the encoder", default="fp32")
+    precision: str = _option(
+        _choice("fp32", "bf16"),
+        "arithmetic of the encoder; bf16 is up to twice as fast where CPU or GPU have it",
+        default="fp32",
+    )
     batch_size: int | str = _option(
         _number(int, 1, 4096, auto=True),
         "windows per batch handed to an actor; the encoder picks its own micro-batch inside; auto: seconds of work",
