@@ -40,7 +40,8 @@ def embed(recordings: list[pa.Table], job: Job, plan: Plan, line: Line, *, verbo
     _configure_data(job, verbose=verbose)
     with plain_errors():
         (
-            ray.data.from_arrow(recordings)
+            # Not from_arrow, which runs a task per table to ask for its length: 10 s and 170 MB per 10⁶ recordings.
+            ray.data.from_blocks(recordings)
             .map_batches(
                 decode_stage,  # type: ignore[arg-type] — a generator, as map_batches documents
                 fn_args=(job, line.actor),

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from embedding import sources
 from embedding.decode import AUDIO_HASH
 from embedding.report import EXAMPLES_PER_KIND, Books
 from embedding.store import Store, find_hashes
@@ -24,6 +25,9 @@ FORMER = pa.schema(
 # A decode task's work: enough to amortise a task (some ms), little enough that cores finish together.
 TASK_BYTES = 64 << 20
 TASK_RECORDINGS = 256
+# Where that makes more tasks than these, they become longer: each takes some 10 kB and 1 ms of the driver before the
+# first one runs.
+MAX_TASKS = 16_384
 
 
 def former_versions(
@@ -34,6 +38,8 @@ def former_versions(
     Names are read only from shards with recordings that are not listed; and only if something listed is not stored,
     or if ``thorough``: a run that ended early may have left a former version beside the present one.
     """
+    if not len(stored.spans):
+        return FORMER.empty_table()
     recordings = stored.recordings()
     ids = listed["file_id"].to_numpy()
     candidates = listed.select(["file", "file_id"])
@@ -67,7 +73,7 @@ class Work:
 
     listed: pa.Table  # columns of sources.RECORDINGS
     former: pa.Table  # FORMER
-    todo: NDArray[np.int64]  # file_id
+    is_todo: NDArray[np.bool_]  # for each listed recording
     done_before: NDArray[np.int64]  # file_id
     failed_before: NDArray[np.int64]  # file_id, those not tried again
 
@@ -77,7 +83,13 @@ class Work:
         has_failure = stored.is_failed(ids)
         failed = has_failure & (not retry_failed)
         complete = stored.recordings().complete(ids) & ~has_failure
-        return cls(listed, former, ids[~(failed | complete)], ids[complete], ids[failed])
+        return cls(listed, former, ~(failed | complete), ids[complete], ids[failed])
+
+    @property
+    def todo(self) -> NDArray[np.int64]:
+        """``file_id`` of what is to be done."""
+        ids: NDArray[np.int64] = self.listed["file_id"].to_numpy()
+        return ids[self.is_todo]
 
     @property
     def n_changed(self) -> int:
@@ -91,17 +103,14 @@ class Work:
             run_id: leave out what this run has finished, one way or the other; None before it has begun.
         """
         recordings = stored.recordings()
-        left = np.isin(self.listed["file_id"].to_numpy(), self.todo)
+        left = self.is_todo
         if run_id is not None:
             ids = self.listed["file_id"].to_numpy()
-            left &= ~(recordings.complete(ids) | stored.is_failed(ids, run_id))
-        table = self.listed.filter(pa.array(left))
+            left = left & ~(recordings.complete(ids) | stored.is_failed(ids, run_id))
+        table = self.listed if left.all() else self.listed.filter(pa.array(left))  # else 100 MB per 10⁶, for nothing
         ids = table["file_id"].to_numpy()
-        begun = recordings.present(ids)
-        windows = [stored.windows(i) if some else None for i, some in zip(ids, begun, strict=True)]
         hashes = find_hashes(ids, self._recognisable())
-        table = table.append_column("stored", pa.array(windows, pa.list_(pa.int32())))
-        return table.append_column("known_hash", hashes)
+        return table.append_column("stored", _windows_stored(stored, ids)).append_column("known_hash", hashes)
 
     def _recognisable(self) -> pa.Table:
         """FORMER rows with a hash, one per recording: with that one its audio is compared.
@@ -148,6 +157,15 @@ class Work:
         )
 
 
+def _windows_stored(stored: Stored, ids: NDArray[np.int64]) -> pa.Array:
+    """Of each recording the windows that are stored; null, as for nearly all, where it has not been begun."""
+    is_begun = stored.recordings().present(ids)
+    if not is_begun.any():
+        return pa.nulls(len(ids), pa.list_(pa.int32()))
+    windows = pa.array([stored.windows(i) for i in ids[is_begun]], pa.list_(pa.int32()))
+    return windows.take(pa.array(np.cumsum(is_begun) - 1, mask=~is_begun))
+
+
 def failures_by_kind(failures: pa.Table, ids: NDArray[np.int64] | None = None) -> dict[str, dict[str, object]]:
     """Kind → number of recordings and some examples, the most frequent kind first; only of ``ids``, if given."""
     if ids is not None:
@@ -165,10 +183,12 @@ def failures_by_kind(failures: pa.Table, ids: NDArray[np.int64] | None = None) -
 
 def split(todo: pa.Table, n_decoders: int) -> list[pa.Table]:
     """One table per decode task: about TASK_BYTES each, and enough of them that no decoder is idle early."""
-    most = int(np.clip(-(-len(todo) // (4 * n_decoders)), 1, TASK_RECORDINGS))
+    n_tasks = max(4 * n_decoders, MAX_TASKS)
+    task_bytes = max(TASK_BYTES, sources.n_bytes(todo) // n_tasks)
+    most = int(np.clip(-(-len(todo) // (4 * n_decoders)), 1, max(TASK_RECORDINGS, -(-len(todo) // n_tasks))))
     tables, start, n_bytes = [], 0, 0
     for at, n in enumerate(todo["size"].to_numpy()):
-        if at > start and (at - start == most or n_bytes + n > TASK_BYTES):
+        if at > start and (at - start == most or n_bytes + n > task_bytes):
             tables.append(todo.slice(start, at - start))
             start, n_bytes = at, 0
         n_bytes += max(int(n), 0)

@@ -326,3 +326,14 @@ def test_every_recording_is_in_one_task_and_no_task_is_large(sizes: list[int], n
 def test_many_small_recordings_fill_tasks() -> None:
     todo = pa.table({"file_id": range(10_000), "size": np.full(10_000, 1000)})
     assert {len(table) for table in split(todo, 2)[:-1]} == {module.TASK_RECORDINGS}
+
+
+def test_an_archive_of_millions_does_not_become_millions_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TASKS", 100)
+    n_large = 2_000
+    todo = pa.table({"file_id": range(n_large), "size": np.full(n_large, module.TASK_BYTES)})
+    assert len(split(todo, 2)) <= 2 * 100
+    n_small = 100 * module.TASK_RECORDINGS * 10
+    todo = pa.table({"file_id": range(n_small), "size": np.full(n_small, 1000)})
+    assert len(split(todo, 2)) <= 2 * 100
+    assert len(split(todo, 50)) >= 4 * 50, "as many as the decoders of a large cluster need"
