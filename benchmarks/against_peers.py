@@ -53,7 +53,7 @@ CASES = {
         EFFICIENTNET,
         Archive.of_hours(8),
         Archive.of_hours(0.1),
-        (("this job, fp32", DOCUMENTATION, 4.0), ("this job, fp32", TUNED, 4.0)),
+        (("this job, fp32", DOCUMENTATION, 4.0),),
         ("this job, fp32", DOCUMENTATION, TUNED),
     ),
     "beats-1h": Case(
