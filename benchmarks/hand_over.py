@@ -6,9 +6,11 @@ as the audio they are cut from. Beside it what encoding such a batch takes on on
 
 import argparse
 import gc
+import logging
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +28,7 @@ from weights import EFFICIENTNET
 N_WINDOWS = 64
 LENGTH = int(WINDOW_S * 16_000)
 HOP = LENGTH // 2
-Samples = NDArray[np.float32] | NDArray[np.int16]
+Samples = NDArray[Any]  # float32 or int16
 
 
 def as_list(samples: Samples, length: int) -> pa.Table:
@@ -90,7 +92,7 @@ def main() -> int:
     place = Workplace.of(arguments, "hand-over")
     windows_per_s = encode_rate(place, EFFICIENTNET, "fp32", processes=1, threads=1, seconds=seconds)
     encoding_ms = 1000 * N_WINDOWS / windows_per_s
-    ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
+    ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR)
     tasks = {
         name: lambda pack=pack, unpack=unpack: handed_over(pack, unpack, seconds)
         for name, (pack, unpack) in layouts().items()
