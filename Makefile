@@ -49,7 +49,7 @@ bench: setup
 	$(BIN)/python benchmarks/driver_memory.py --small
 	$(BIN)/python benchmarks/gpu.py --case memory --device cpu --cores 2 --small
 	$(BIN)/python benchmarks/gpu.py --case fed --device cpu --cores 2 --small
-	$(BIN)/python benchmarks/listing.py --recordings 10000
+	$(BIN)/python benchmarks/listing.py --small
 	$(BIN)/python benchmarks/resume.py --windows 100000
 
 # Universal: one file for Linux, macOS and every Python from 3.11 on. It names no host; hashes pin the content.

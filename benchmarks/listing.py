@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+SMALL = 10_000
 LIMIT_BYTES = 250
 PAGE = 1000
 ETAG = '"9b2cf535f27731c974343645a3985328"'
@@ -128,8 +129,11 @@ def measure(case: str, n: int) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recordings", type=int, default=1_000_000, metavar="N")
+    parser.add_argument("--small", action="store_true", help="of 10,000, to see that it works; no verdict")
     parser.add_argument("--case", choices=CASES, help="this one, in this process, as JSON")
     arguments = parser.parse_args()
+    if arguments.small:
+        arguments.recordings = SMALL
     if arguments.case:
         json.dump(measure(arguments.case, arguments.recordings), sys.stdout)
         return 0
@@ -140,6 +144,9 @@ def main() -> int:
         figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         worst = max(worst, figures["bytes_each"])
         lines.append(f"{case.replace('_', ' '):20} {figures['bytes_each']:10.0f} {figures['seconds']:8.1f}")
+    if arguments.small:  # what a listing takes whatever its length would count
+        sys.stdout.write("\n".join([*lines, ""]))
+        return 0
     sys.stdout.write("\n".join([*lines, f"at most {worst:.0f} bytes each; the limit is {LIMIT_BYTES}", ""]))
     return 0 if worst <= LIMIT_BYTES else 1
 
