@@ -24,3 +24,10 @@ def storage_failure(error: OSError) -> RunError:
     return RunError(
         f"the storage failed: {reason}{where}; what is stored stays valid, run the same command again to go on"
     )
+
+
+def root_cause(error: BaseException) -> str:
+    """One line of what lies at the bottom of a chain of wrapped errors."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

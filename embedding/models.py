@@ -1,4 +1,4 @@
-"""avex models by name: sample rate, native length, embedding size; checkpoints, fetched, checked and loaded.
+"""avex models by name: sample rate, native length, embedding size; loaded with the weights of a checkpoint.
 
 What a model is comes from the specifications packaged with avex. They are read as files, because importing avex
 costs 12–20 s of one core (it imports every architecture it knows) and only the actors need it.
@@ -6,9 +6,6 @@ costs 12–20 s of one core (it imports every architecture it knows) and only th
 
 import difflib
 import functools
-import hashlib
-import logging
-import os
 import pickle
 import sys
 import tempfile
@@ -21,18 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from embedding import s3, storage
-from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
-from embedding.errors import RequestError
+from embedding.checkpoints import RANDOM_SEED, Checkpoint
+from embedding.config import EmbedConfig
+from embedding.errors import RequestError, root_cause
 
 if TYPE_CHECKING:
     import torch
     from torch.overrides import TorchFunctionMode
-
-logger = logging.getLogger(__name__)
-
-RANDOM_SEED = 0
-_HUB_SCHEME = "hf://"
 
 
 @dataclass(frozen=True)
@@ -134,83 +126,6 @@ def check_fits(model: Model, config: EmbedConfig, window_samples: int) -> None:
         )
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights as they lie on this machine. ``path`` is None for seeded random weights."""
-
-    uri: str
-    path: str | None
-    digest: str
-
-
-def fetch_checkpoint(model: Model, uri: str | None) -> Checkpoint:
-    """Bring the weights to this machine (once: hub and S3 are cached) and take their digest.
-
-    Raises:
-        RequestError: they cannot be had; the message names the model, the cause and the way out.
-    """
-    uri = uri or model.checkpoint
-    if uri == RANDOM_CHECKPOINT:
-        return Checkpoint(uri, None, f"random, seed {RANDOM_SEED}")
-    if uri.startswith(_HUB_SCHEME):
-        path = _from_hub(model, uri)
-    elif storage.is_s3(uri):
-        path = _from_s3(storage.normalise(uri, "--checkpoint"))
-    else:
-        path = storage.normalise(uri, "--checkpoint")
-        if not Path(path).is_file():
-            raise RequestError(f"--checkpoint: {path} is not a file")
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Checkpoint(uri, path, f"sha256:{digest}")
-
-
-def _from_hub(model: Model, uri: str) -> str:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    owner, _, rest = uri.removeprefix(_HUB_SCHEME).partition("/")
-    repo, _, filename = rest.partition("/")
-    if "@" in owner or ":" in owner:  # not repeated: it may be a secret
-        raise RequestError(
-            "--checkpoint: no owner's name has a ':' or '@' in it; credentials belong in the environment (HF_TOKEN), "
-            "not in a URI"
-        )
-    try:
-        return hf_hub_download(f"{owner}/{repo}", filename)
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise RequestError(
-            f"--model: the weights of {model.name} ({uri}) could not be downloaded: {_root_cause(error)} — pass a file "
-            "with --checkpoint, or set HF_HOME to a cache that holds them"
-        ) from error
-
-
-def _root_cause(error: BaseException) -> str:
-    """One line of what lies at the bottom of a chain of wrapped network errors."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _from_s3(uri: str) -> str:
-    try:
-        version = s3.info(uri).get("ETag")  # a folder has none, and cannot be read
-        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "avex-batch"
-        key = hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:24]
-        path = folder / f"{key}-{uri.rpartition('/')[2]}"
-        if not path.exists():
-            storage.write_bytes(str(path), storage.read_bytes(uri))
-    except OSError as error:
-        raise RequestError(f"--checkpoint: {uri} cannot be fetched: {error.strerror or error}") from error
-    return str(path)
-
-
-# --- loading ----------------------------------------------------------------------------------------------------
-
-
 def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
     """The avex model on the CPU, in evaluation mode, returning its unpooled features.
 
@@ -245,7 +160,7 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
     except OSError as error:
         # Only EAT asks the hub for anything here: its backbone's code and configuration.
         raise RequestError(
-            f"--model: {model.name} needs its backbone from the Hugging Face hub: {_root_cause(error)} — "
+            f"--model: {model.name} needs its backbone from the Hugging Face hub: {root_cause(error)} — "
             "set HF_HOME to a cache that holds it"
         ) from error
     module.eval()  # load_model leaves dropout and layer drop on

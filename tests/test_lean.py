@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from embedding.checkpoints import fetch_checkpoint
 from embedding.lean import LeanBeats, LeanEfficientNet, Plain, lean_kind
-from embedding.models import fetch_checkpoint, find_model, load
+from embedding.models import find_model, load
 from tests import reference  # noqa: F401 — imports all of avex: `load` alone imports what its first model needs
 from tests.conftest import BEATS, EFFICIENTNET
 
@@ -17,7 +18,7 @@ RATE_HZ = 16_000
 def load_with_trained_looking_weights(name: str) -> Any:
     """Fresh weights leave biases, gates and running statistics at 0 or 1, where a mistake with them would not show."""
     model = find_model(name)
-    module = load(model, fetch_checkpoint(model, "random"))
+    module = load(model, fetch_checkpoint(model.name, "random"))
     generator = torch.Generator().manual_seed(1)
     for key, tensor in module.state_dict().items():
         if key.endswith("running_var"):

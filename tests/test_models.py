@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from embedding.checkpoints import fetch_checkpoint
 from embedding.config import EmbedConfig
 from embedding.errors import RequestError
-from embedding.models import ARCHITECTURES, Checkpoint, check_fits, fetch_checkpoint, find_model, load, model_names
+from embedding.models import ARCHITECTURES, check_fits, find_model, load, model_names
 from tests.conftest import BEATS, EFFICIENTNET
 
 
@@ -42,7 +43,7 @@ def test_a_misspelled_model_gets_the_nearest_name() -> None:
 @pytest.mark.parametrize("name", [BEATS, EFFICIENTNET, "esp_aves2_sed_birdcode_beats_encoder"])
 def test_size_and_shortest_window_are_those_of_the_network(name: str) -> None:
     model = find_model(name)
-    network = load(model, fetch_checkpoint(model, "random"))
+    network = load(model, fetch_checkpoint(model.name, "random"))
     shortest = torch.zeros(1, model.traits.min_samples)
     with torch.inference_mode():
         features = network(shortest)
@@ -65,14 +66,14 @@ def test_requests_a_model_cannot_serve_are_refused() -> None:
 
 def test_random_weights_are_the_same_every_time() -> None:
     model = find_model(EFFICIENTNET)
-    first, second = (load(model, fetch_checkpoint(model, "random")).state_dict() for _ in range(2))
+    first, second = (load(model, fetch_checkpoint(model.name, "random")).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_weights_are_exactly_those_of_the_checkpoint(checkpoints: dict[str, Path]) -> None:
     for name, path in checkpoints.items():
         loaded, stored = (
-            load(find_model(name), fetch_checkpoint(find_model(name), str(path))).state_dict(),
+            load(find_model(name), fetch_checkpoint(name, str(path))).state_dict(),
             load_file(path),
         )
         unused = find_model(name).traits.unused
@@ -84,7 +85,7 @@ def test_weights_are_exactly_those_of_the_checkpoint(checkpoints: dict[str, Path
 def test_a_torch_checkpoint_gives_the_same_weights_as_safetensors(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     model, tensors = find_model(EFFICIENTNET), load_file(checkpoints[EFFICIENTNET])
     torch.save({"model_state_dict": tensors, "epoch": 3}, tmp_path / "w.pt")
-    loaded = load(model, fetch_checkpoint(model, str(tmp_path / "w.pt"))).state_dict()
+    loaded = load(model, fetch_checkpoint(model.name, str(tmp_path / "w.pt"))).state_dict()
     key = "model.features.0.0.weight"
     assert torch.equal(loaded[key], tensors[key])
 
@@ -95,14 +96,14 @@ def test_no_imagenet_weights_are_asked_for(checkpoints: dict[str, Path], monkeyp
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     model = find_model(EFFICIENTNET)
-    load(model, fetch_checkpoint(model, str(checkpoints[EFFICIENTNET])))
-    load(model, fetch_checkpoint(model, "random"))
+    load(model, fetch_checkpoint(model.name, str(checkpoints[EFFICIENTNET])))
+    load(model, fetch_checkpoint(model.name, "random"))
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_how_many_tensors_matched(checkpoints: dict[str, Path]) -> None:
     beats = find_model(BEATS)
     with pytest.raises(RequestError, match=r"does not fit esp_aves2_sl_beats_all: 0 of \d+ tensors matched"):
-        load(beats, fetch_checkpoint(beats, str(checkpoints[EFFICIENTNET])))
+        load(beats, fetch_checkpoint(beats.name, str(checkpoints[EFFICIENTNET])))
 
 
 def test_a_checkpoint_that_lacks_one_layer_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_checkpoint_that_lacks_one_layer_is_refused(checkpoints: dict[str, Pat
     with pytest.raises(
         RequestError, match=r"(\d+) of \d+ tensors matched \(missing, for one: .*layers\.7\.fc1\.weight\)"
     ):
-        load(beats, fetch_checkpoint(beats, str(tmp_path / "w.safetensors")))
+        load(beats, fetch_checkpoint(beats.name, str(tmp_path / "w.safetensors")))
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_checkpoint_of_other_shapes_is_refused(checkpoints: dict[str, Path], t
     tensors["model.features.0.0.weight"] = torch.zeros(3, 3)
     save_file(tensors, tmp_path / "w.safetensors")
     with pytest.raises(RequestError, match="1 tensors have another shape"):
-        load(model, fetch_checkpoint(model, str(tmp_path / "w.safetensors")))
+        load(model, fetch_checkpoint(model.name, str(tmp_path / "w.safetensors")))
 
 
 class _Payload:
@@ -138,7 +139,7 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
     model = find_model(EFFICIENTNET)
     for name in ("w.pt", "raw.pt"):
         with pytest.raises(RequestError, match="code in a checkpoint is never run"):
-            load(model, fetch_checkpoint(model, str(tmp_path / name)))
+            load(model, fetch_checkpoint(model.name, str(tmp_path / name)))
     assert not marker.exists()
 
 
@@ -147,51 +148,9 @@ def test_a_damaged_safetensors_file_is_refused(checkpoints: dict[str, Path], tmp
     path.write_bytes(checkpoints[EFFICIENTNET].read_bytes()[:1000])
     model = find_model(EFFICIENTNET)
     with pytest.raises(RequestError, match="is damaged"):
-        load(model, fetch_checkpoint(model, str(path)))
-
-
-def test_the_digest_follows_the_content_not_the_name(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    model = find_model(EFFICIENTNET)
-    copy = tmp_path / "copy.safetensors"
-    copy.write_bytes(checkpoints[EFFICIENTNET].read_bytes())
-    one, two = (fetch_checkpoint(model, str(path)).digest for path in (checkpoints[EFFICIENTNET], copy))
-    assert one == two
-    copy.write_bytes(copy.read_bytes() + b"x")
-    assert fetch_checkpoint(model, str(copy)).digest != one
-
-
-def test_a_missing_checkpoint_is_named() -> None:
-    with pytest.raises(RequestError, match=r"--checkpoint: /nowhere/w\.pt is not a file"):
-        fetch_checkpoint(find_model(BEATS), "/nowhere/w.pt")
-
-
-def test_a_failed_download_names_the_model_the_cause_and_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(RequestError) as caught:
-        fetch_checkpoint(find_model(BEATS), None)
-    for part in (BEATS, "offline mode is enabled", "--checkpoint", "HF_HOME"):
-        assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_checkpoint_comes_from_s3_once(
-    s3_server: str, bucket: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from embedding import storage
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model, uri = find_model(EFFICIENTNET), f"s3://{bucket}/weights/eff net.safetensors"
-    storage.write_bytes(uri, checkpoints[EFFICIENTNET].read_bytes())
-    first = fetch_checkpoint(model, uri)
-    assert first.digest == fetch_checkpoint(model, str(checkpoints[EFFICIENTNET])).digest
-    monkeypatch.setattr(storage, "read_bytes", lambda _: pytest.fail("fetched a second time"))
-    assert fetch_checkpoint(model, uri) == first
+        load(model, fetch_checkpoint(model.name, str(path)))
 
 
 def test_architectures_cover_every_packaged_model() -> None:
     assert {find_model(name).architecture for name in model_names()} <= ARCHITECTURES.keys()
-    assert Checkpoint("random", None, "x").path is None
     assert np.isfinite([model.native_s for model in map(find_model, model_names())]).all()

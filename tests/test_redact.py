@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import embedding.run
 from embedding import storage
+from embedding.checkpoints import fetch_checkpoint
 from embedding.errors import RequestError
-from embedding.models import fetch_checkpoint, find_model
 from embedding.redact import SECRET_VARIABLES, URL_VARIABLES, redact, redact_all, redact_log
 from jobs.embed import main
 from tests.conftest import EFFICIENTNET, Outcome, ray_of, run_embed, tone, write_audio
@@ -181,7 +181,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(option: str, uri: str
 
 def test_credentials_in_a_hub_uri_are_refused_and_not_repeated() -> None:
     with pytest.raises(RequestError, match=r"\A--checkpoint: .*environment \(HF_TOKEN\), not in a URI\Z"):
-        fetch_checkpoint(find_model(EFFICIENTNET), f"hf://user:{PASSWORD}@owner/repo/model.pt")
+        fetch_checkpoint(EFFICIENTNET, f"hf://user:{PASSWORD}@owner/repo/model.pt")
 
 
 def test_an_access_point_is_a_bucket() -> None:
