@@ -70,6 +70,13 @@ def _number(kind: type, low: float, high: float = float("inf"), *, auto: bool = 
     return parse
 
 
+def _gpus(name: str, value: object) -> float:
+    number = _number(float, 0)(name, value)
+    if number > 1 and number % 1:  # of infinity not a number, which counts as true
+        raise RequestError(f"{name}: a fraction of one GPU, or whole GPUs, got {value}")
+    return number
+
+
 def _option(
     parse: Callable[[str, object], Any],
     help: str,  # noqa: A002 — argparse calls it so, and it is passed on to argparse
@@ -154,6 +161,12 @@ class EmbedConfig:
         "encoder actors in the pool; auto: one per GPU, or as many as the CPUs carry",
         metavar="N",
         default=AUTO,
+    )
+    gpus_per_actor: float = _option(
+        _gpus,
+        "GPUs that an encoder actor takes: a fraction, so that several share one, or a whole number",
+        metavar="N",
+        default=1.0,
     )
     limit: int | None = _option(
         _number(int, 1), "only the first N recordings", metavar="N", default=None, default_text="all of them"
