@@ -191,7 +191,7 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
     class Count(Observer):
         audio_s = 0.0
 
-        def decoded(self, audio_s: float) -> None:
+        def decoded(self, audio_s: float, n_bytes: int) -> None:
             self.audio_s += audio_s
 
         def failed(self, failure: Any) -> None:

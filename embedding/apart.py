@@ -174,8 +174,8 @@ class _Teller(Observer):
     def unchanged(self, file_id: int) -> None:
         self.tell("unchanged", file_id)
 
-    def decoded(self, audio_s: float) -> None:
-        self.tell("decoded", audio_s)
+    def decoded(self, audio_s: float, n_bytes: int) -> None:
+        self.tell("decoded", audio_s, n_bytes)
 
     def without_windows(self) -> None:
         self.tell("without_windows")

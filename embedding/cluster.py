@@ -1,12 +1,11 @@
-"""The connection to Ray: a session, what its errors mean, and the line between a driver and its workers."""
+"""The connection to Ray: a session, what the cluster has, what its errors mean, and work of its own on its nodes."""
 
 import logging
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 # Read when Ray is imported. Nothing leaves this machine unasked, and a cluster's nodes may have no way out.
@@ -17,14 +16,11 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from embedding.errors import RequestError, RunError, storage_failure
-from embedding.progress import Progress
 from embedding.redact import redact
-from embedding.report import Tally
 from embedding.resources import Cluster
 
 # Blocks in flight are a few hundred MB; Ray's own default, 30 % of the machine, is a laptop's browser.
 LOCAL_OBJECT_STORE_BYTES = 2 << 30
-POLL_S = 0.5
 # Ray ends idle workers beyond one per CPU within a second. Encoders, decoders and writers together are always more, and
 # each write and each decode task then paid 1.3 s of a core for a process of its own: 0.67 of the cores' ceiling instead
 # of 0.9 (measured 2026-11-21). An environment variable of Ray's own processes, read when they start; not public.
@@ -47,10 +43,17 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
             reason = str(error.__cause__ or error).strip().splitlines()[-1]
             raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {reason}") from error
         try:
-            total = ray.cluster_resources()
-            yield Cluster(total.get("CPU", 0), total.get("GPU", 0), total.get("memory", 0))
+            yield look(is_own=not address)
         finally:
             ray.shutdown()
+
+
+def look(*, is_own: bool) -> Cluster:
+    """What Ray has at this moment."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [node["CPU"] for node in nodes if node.get("CPU")]
+    n_gpus, memory_bytes = (sum(node.get(name, 0) for node in nodes) for name in ("GPU", "memory"))
+    return Cluster(sum(cpus), n_gpus, memory_bytes, min(cpus, default=0), len(cpus), is_own)
 
 
 @contextmanager
@@ -81,52 +84,6 @@ def _core_output_aside() -> Iterator[None]:
             sys.stderr = python_stderr
 
 
-class Line:
-    """The driver's end of the line: a ``Progress`` in an actor on the driver's own node, asked every POLL_S."""
-
-    def __init__(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-        self.actor: Any = ray.remote(Progress).options(**options).remote()
-        self._before = Tally()  # counted by former processes of the actor
-        self._last = Tally(origin=self._before.origin)
-        self._asking = threading.Lock()
-
-    def tally(self) -> Tally:
-        """Counts of the run so far; those of an actor that died are kept, as far as they were heard."""
-        with self._asking:  # else an earlier answer might come later
-            return self._heard(ray.get(self.actor.snapshot.remote(), timeout=30))
-
-    def _heard(self, now: Tally) -> Tally:
-        if now.origin != self._last.origin:
-            self._before = self._before.plus(self._last)
-        self._last = now
-        return self._before.plus(now)
-
-
-@contextmanager
-def watching(line: Line, on_tally: Callable[[Tally], None], is_stopping: Callable[[], bool]) -> Iterator[None]:
-    """Every POLL_S call ``on_tally`` and hand a wish to stop on to the workers, from a thread of its own."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(POLL_S):
-            try:
-                if is_stopping():
-                    line.actor.stop.remote()
-                on_tally(line.tally())
-            except ray.exceptions.RayError:
-                continue  # it is being started anew, or the cluster is going down and the main thread says why
-
-    thread = threading.Thread(target=watch, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
 def spread(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     """Call ``function`` once per tuple of ``arguments``, on all nodes; results in order (``stored.Each``)."""
 
@@ -142,11 +99,36 @@ def spread(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -
             yield from ray.get(results)
 
 
+def on_every_node(function: Callable[[], Any]) -> list[tuple[str, Any]]:
+    """What ``function`` gives on each node, beside the node's name. One that is lost meanwhile says nothing."""
+
+    def there() -> Any:  # Ray takes no methods
+        return function()
+
+    task = ray.remote(num_cpus=0, max_retries=0)(there)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    answers = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in nodes
+    ]
+    found = []
+    with plain_errors():
+        for node, answer in zip(nodes, answers, strict=True):
+            with suppress(ray.exceptions.RaySystemError, ray.exceptions.WorkerCrashedError):
+                found.append((node["NodeManagerHostname"], ray.get(answer)))
+    return found
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Give the errors of workers back as what they were there, without Ray's layers of wrapping."""
     try:
         yield
+    except ray.exceptions.ActorDiedError as error:
+        raise RunError(
+            "the encoders' processes died again and again while they loaded the model: out of memory? Try fewer "
+            f"--actors ({str(error).splitlines()[0]})"
+        ) from error
     except Exception as error:
         for inner in _chain(error):
             if isinstance(inner, RequestError | RunError):

@@ -3,6 +3,7 @@
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -10,10 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from embedding.redact import redact
 from embedding.report import Books, Tally
-from embedding.resources import Plan
+from embedding.resources import Cluster, Plan
 from embedding.stopping import GRACE_S
 
 LOG_EVERY_S = 10.0
+# Without a window for so long it is said what the run may be waiting for.
+QUIET_S = 60.0
 
 
 def duration(seconds: float) -> str:
@@ -72,8 +75,8 @@ def describe(tally: Tally, audio_s: float, elapsed_s: float) -> str:
     parts = [plural(tally.windows_encoded, "window"), f"{audio_length(tally.audio_encoded_s)} of audio"]
     if tally.audio_encoded_s and elapsed_s:
         parts.append(f"{tally.audio_encoded_s / elapsed_s:,.0f} × real time")
-    if tally.failed_ids:
-        parts.append(f"{len(tally.failed_ids):,} failed")
+    if tally.failed:
+        parts.append(f"{tally.failed:,} failed")
     if tally.audio_encoded_s and elapsed_s:
         left_s = max(0.0, audio_s - tally.audio_encoded_s) / (tally.audio_encoded_s / elapsed_s)
         parts.append(f"{duration(left_s)} left")
@@ -89,6 +92,9 @@ class Watch:
         self._audio_s = audio_s
         self._began_s = time.monotonic()
         self._last_line_s = self._began_s
+        self._n_actors = 0
+        self._n_windows = 0
+        self._heard_s = self._said_quiet_s = self._began_s
         self._is_stopping = False
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -108,7 +114,10 @@ class Watch:
             self._bar.stop()
 
     def starting(self, placement: Plan) -> None:
+        self._n_actors = placement.n_actors
         self._people.say(f"{plural(placement.n_actors, 'actor')} on {placement.device} · loading the model")
+        if placement.may_wait:
+            self._people.say("Ray has not so many yet: it begins with what there is, and waits for its autoscaler")
 
     def stopping(self, asked_by: str) -> None:
         """Say once that the run ends early."""
@@ -116,8 +125,10 @@ class Watch:
             self._is_stopping = True
             self._people.say(f"{asked_by}: shards in flight may land, {GRACE_S:.0f} s at most; again stops at once")
 
-    def __call__(self, tally: Tally) -> None:
-        if not tally.windows_encoded and not tally.failed_ids:
+    def __call__(self, tally: Tally, look: Callable[[], Cluster]) -> None:
+        """Show ``tally``; ``look`` at the cluster only if nothing moves."""
+        self._say_if_quiet(tally, look)
+        if not tally.windows_encoded and not tally.failed:
             return
         # Speed counts from the first window: start-up would make the first minute's estimate absurd.
         encoding_s = max(1e-3, time.time() - (tally.encoding_since_s or time.time()))
@@ -127,6 +138,20 @@ class Watch:
         elif time.monotonic() - self._last_line_s >= LOG_EVERY_S:
             self._last_line_s = time.monotonic()
             self._people.say(f"{tally.recordings:,}/{self._n_recordings:,} recordings · {text}")
+
+    def _say_if_quiet(self, tally: Tally, look: Callable[[], Cluster]) -> None:
+        now_s = time.monotonic()
+        if tally.windows_encoded != self._n_windows:
+            self._n_windows, self._heard_s = tally.windows_encoded, now_s
+        if now_s - max(self._heard_s, self._said_quiet_s) < QUIET_S:
+            return
+        self._said_quiet_s = now_s
+        cluster = look()
+        self._people.say(
+            f"no window for {duration(now_s - self._heard_s)}: {min(tally.encoders, self._n_actors)} of "
+            f"{plural(self._n_actors, 'encoder')} have loaded; Ray has {cluster.n_cpus:g} CPUs and "
+            f"{cluster.n_gpus:g} GPUs on {plural(cluster.n_nodes, 'node')}"
+        )
 
 
 def summarise(people: People, books: Books, tally: Tally, wall_s: float, output: str) -> None:
@@ -143,6 +168,9 @@ def summarise(people: People, books: Books, tally: Tally, wall_s: float, output:
         f"done in {duration(wall_s)}: {', '.join(done)} · "
         f"{plural(tally.windows_written, 'window')} in {plural(tally.shards, 'shard')}"
     )
+    again = [plural(n, what.replace("_", " ").removesuffix("s")) for what, n in tally.done_again.items() if n]
+    if again:
+        people.say(f"  done again after losses: {', '.join(again)}")
     if books.windows_stored:
         people.say(f"""  duckdb -c "select * from '{output}/embeddings/*.parquet' limit 5\"""")
         people.say(f"""  python -c "import pandas; print(pandas.read_parquet('{output}/embeddings'))\"""")

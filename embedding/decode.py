@@ -81,8 +81,8 @@ class Observer:
     def unchanged(self, file_id: int) -> None:
         """A recording's audio is what is stored of it already (``known_hash``): no window of it will come."""
 
-    def decoded(self, audio_s: float) -> None:
-        """A recording was decoded to its end."""
+    def decoded(self, audio_s: float, n_bytes: int) -> None:
+        """A recording of ``n_bytes`` (-1: unknown) was decoded to its end."""
 
     def without_windows(self) -> None:
         """A recording is done with of which no further window will come."""
@@ -118,7 +118,7 @@ def decode(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Ob
             observer.failed(_failure(row, "io", f"cannot be read: {error.strerror or error}"))
             observer.without_windows()
         else:
-            observer.decoded(recording.duration_s)
+            observer.decoded(recording.duration_s, row["size"])
     if batch.n_rows:
         yield batch.take()
 

@@ -46,8 +46,10 @@ class Ledger:
         self._audio_listed_s = audio_s
 
     def employ(self, plan: Plan) -> None:
-        """With so many workers: busy time is told as a share of theirs."""
-        self._workers = {"decode": plan.n_decoders, "encode": plan.n_actors, "write": plan.n_writers}
+        """With so many workers: busy time is told as a share of theirs, where a stage has a known number of them."""
+        self._workers = {"encode": plan.n_actors, "write": plan.n_writers}
+        if not plan.may_wait:
+            self._workers["decode"] = plan.n_decoders
 
     def refresh(self, tally: Tally) -> None:
         """Note the counts, and write them down every REFRESH_S."""
@@ -87,13 +89,14 @@ class Ledger:
             wall_s=round(wall_s, 3),
             first_window_after_s=round(tally.first_window_at_s - begun_s, 3) if tally.first_window_at_s else None,
             recordings_finished=tally.recordings,
-            recordings_failed=len(tally.failed_ids),
+            recordings_failed=tally.failed,
             windows_encoded=tally.windows_encoded,
             windows_written=tally.windows_written,
             shards=tally.shards,
             audio_decoded_s=round(tally.audio_s, 3),
             audio_encoded_s=round(tally.audio_encoded_s, 3),
             times_real_time=round(tally.audio_encoded_s / wall_s, 1) if wall_s else None,
+            done_again=tally.done_again if state != "running" else {},
             busy_s={stage: round(seconds, 3) for stage, seconds in tally.busy_s.items()},
             busy_share=self._busy_share(tally),
         )

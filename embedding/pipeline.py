@@ -9,35 +9,42 @@ import logging
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-import ray.exceptions
 
 from embedding.apart import decode_apart
+from embedding.checkpoints import keep
 from embedding.claim import check_holder
-from embedding.cluster import Line, plain_errors
+from embedding.cluster import plain_errors
 from embedding.decode import Failure, Observer, decode
 from embedding.errors import RequestError, RunError
+from embedding.line import Line, Reporter
 from embedding.progress import ENCODE_TRIES
-from embedding.resources import Plan
+from embedding.resources import Cluster, Plan
 from embedding.settings import Job
 
-# How often a worker asks whether to stop: a question takes about a millisecond.
-ASK_S = 0.5
+# Deaths of encoders in a row while they load, after which it is not bad luck.
+ENCODER_STARTS = 20
 
 
-def embed(recordings: list[pa.Table], job: Job, plan: Plan, line: Line, *, verbose: bool = False) -> None:
+def embed(
+    recordings: list[pa.Table], job: Job, plan: Plan, cluster: Cluster, line: Line, *, verbose: bool = False
+) -> None:
     """Embed ``recordings`` (one table per decode task). Ray Data itself speaks only if ``verbose``.
 
     Raises:
         RequestError: what an actor found wrong with the request (its weights).
         RunError: the storage or the cluster failed; what is stored stays valid.
     """
-    _configure_data(job, verbose=verbose)
+    _configure_data(job, plan, cluster, verbose=verbose)
+    weights = None if cluster.is_own else _weights(job)
+    n_decoders = None if plan.may_grow else min(plan.n_decoders, len(recordings))
     with plain_errors():
         (
             # Not from_arrow, which runs a task per table to ask for its length: 10 s and 170 MB per 10⁶ recordings.
@@ -48,11 +55,11 @@ def embed(recordings: list[pa.Table], job: Job, plan: Plan, line: Line, *, verbo
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=plan.decode_cpus,
-                compute=ray.data.TaskPoolStrategy(size=min(plan.n_decoders, len(recordings))),
+                compute=ray.data.TaskPoolStrategy(size=n_decoders),
             )
             .map_batches(
                 EncodeStage,
-                fn_constructor_args=(job, plan.device, plan.encoder_threads, line.actor),
+                fn_constructor_args=(job, plan.device, plan.encoder_threads, line.actor, weights),
                 batch_size=job.batch_size,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=plan.n_actors),
@@ -73,34 +80,18 @@ def decode_stage(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa.T
     Ray tries a task again whose process died, without end. From the second try on decoding happens apart, where a
     recording that ends its process is found out.
     """
+    job.shared_paths.check()
+    report = Reporter(progress)
     observer = _Observer()
-    stop = _Stop(progress)
-    is_first_try = ray.get(progress.begin_task.remote(ray.get_runtime_context().get_task_id())) == 1
+    decoding = decode if report.begin_task() == 1 else decode_apart
     began = time.perf_counter()
-    decoding = decode if is_first_try else decode_apart
     for windows in decoding(recordings, job.settings.windows, job.batch_size, observer):
-        observer.flush(job, progress, time.perf_counter() - began)
+        observer.flush(job, report, time.perf_counter() - began)
         yield windows
-        if stop.is_asked():
+        if report.is_stopping():
             return
         began = time.perf_counter()
-    observer.flush(job, progress, time.perf_counter() - began)
-
-
-class _Stop:
-    """Whether the run is to end early, as the driver says."""
-
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-        self._asked = False
-        self._next_s = 0.0
-
-    def is_asked(self) -> bool:
-        if not self._asked and time.monotonic() >= self._next_s:
-            with suppress(ray.exceptions.RayError):  # the actor is being started anew: asked again next time
-                self._asked = bool(ray.get(self._progress.is_stopping.remote(), timeout=30))
-            self._next_s = time.monotonic() + ASK_S
-        return self._asked
+    observer.flush(job, report, time.perf_counter() - began)
 
 
 class _Observer(Observer):
@@ -110,6 +101,7 @@ class _Observer(Observer):
         self._failures: list[Failure] = []
         self._unchanged: list[int] = []
         self._audio_s = 0.0
+        self._read_bytes = 0
         self._without_windows = 0
 
     def failed(self, failure: Failure) -> None:
@@ -118,43 +110,57 @@ class _Observer(Observer):
     def unchanged(self, file_id: int) -> None:
         self._unchanged.append(file_id)
 
-    def decoded(self, audio_s: float) -> None:
+    def decoded(self, audio_s: float, n_bytes: int) -> None:
         self._audio_s += audio_s
+        self._read_bytes += max(n_bytes, 0)
 
     def without_windows(self) -> None:
         self._without_windows += 1
 
-    def flush(self, job: Job, progress: Any, busy_s: float) -> None:
+    def flush(self, job: Job, report: Reporter, busy_s: float) -> None:
         """Failure rows are stored before the windows that follow them travel on: see store.py."""
-        store_failures(self._failures, job, progress)
-        if self._unchanged:  # heard before this task ends, and with it perhaps the round
-            ray.get(progress.add_unchanged.remote(self._unchanged))
-        progress.add.remote("decode", busy_s, recordings=self._without_windows, audio_s=self._audio_s)
+        store_failures(self._failures, job, report)
+        if self._unchanged:
+            report.unchanged(self._unchanged)
+        report.add(
+            "decode",
+            busy_s,
+            recordings=self._without_windows,
+            read_bytes=self._read_bytes,
+            audio_s=self._audio_s,
+        )
         self.__init__()
 
 
-def store_failures(failures: list[Failure], job: Job, progress: Any) -> None:
+def store_failures(failures: list[Failure], job: Job, report: Reporter) -> None:
     if failures:
         job.store.write_failures(failures, job.run_id)
-        progress.add_failures.remote([(f.file_id, f.kind) for f in failures])
+        report.failed(failures)
+
+
+def _weights(job: Job) -> ray.ObjectRef | None:
+    """The checkpoint's bytes, for nodes that do not have it: one of them gets it from the driver's, others from it."""
+    path = job.settings.checkpoint.path
+    return None if path is None else ray.put(np.fromfile(Path(path), np.uint8))
 
 
 class EncodeStage:
     """Windows to vectors, one actor of the pool: it holds a loaded model."""
 
-    def __init__(self, job: Job, device: str, n_threads: int, progress: Any) -> None:
+    def __init__(self, job: Job, device: str, n_threads: int, progress: Any, weights: ray.ObjectRef | None) -> None:
         # Imported here, not above: torch and avex take seconds and belong to the actors alone.
         from embedding.encoder import Encoder
 
         self._job = job
-        self._progress = progress
-        self._stop = _Stop(progress)
-        self._refusal: RequestError | None = None
+        self._report = Reporter(progress)
+        self._refusal: RequestError | RunError | None = None
         # Ray starts an actor that died anew, and gives it the same windows, without end.
-        self._fatal = ray.get(progress.fatal_batches.remote())
+        self._fatal = self._report.fatal_batches()
         try:
-            self._encoder = Encoder(job.settings, device, n_threads)
-        except RequestError as error:
+            job.shared_paths.check()
+            self._encoder = Encoder(_with_own_weights(job, weights).settings, device, n_threads)
+            self._report.encoder_ready()
+        except (RequestError, RunError) as error:
             # An error of an actor's constructor reaches the driver as a text; one of a call, as itself.
             self._refusal = error
 
@@ -169,12 +175,13 @@ class EncodeStage:
                 f"the encoder's process died {ENCODE_TRIES} times over the windows from {batch} on: out of memory? "
                 "Try fewer --actors or a smaller --batch-size"
             )
-        self._progress.begin_batch.remote(batch)
+        report = self._report
+        report.begin_batch(batch, len(windows) / self._job.batch_size)
         began = time.perf_counter()
-        vectors, failures = encode_table(self._encoder, windows, self._stop.is_asked)
-        store_failures(failures, self._job, self._progress)
-        self._progress.end_batch.remote(batch)
-        self._progress.add.remote(
+        vectors, failures = encode_table(self._encoder, windows, report.is_stopping)
+        store_failures(failures, self._job, report)
+        report.end_batch(batch)
+        report.add(
             "encode",
             time.perf_counter() - began,
             windows_encoded=len(vectors),
@@ -184,6 +191,14 @@ class EncodeStage:
             recordings=int((vectors["window_index"].to_numpy() + 1 == vectors["n_windows"].to_numpy()).sum()),
         )
         return vectors
+
+
+def _with_own_weights(job: Job, weights: ray.ObjectRef | None) -> Job:
+    """The same job with the checkpoint as it lies on this node."""
+    if weights is None:
+        return job
+    checkpoint = keep(job.settings.checkpoint, lambda: ray.get(weights))
+    return replace(job, settings=replace(job.settings, checkpoint=checkpoint))
 
 
 def _name_of(windows: pa.Table) -> str:
@@ -199,7 +214,7 @@ class WriteStage(ray.data.Datasink[None]):
 
     def __init__(self, job: Job, progress: Any) -> None:
         self._job = job
-        self._progress = progress
+        self._progress = progress  # a Reporter is made where the task runs
 
     @property
     def min_rows_per_write(self) -> int:
@@ -212,13 +227,15 @@ class WriteStage(ray.data.Datasink[None]):
         if not filled:
             return
         table = pa.concat_tables(filled)
+        self._job.shared_paths.check()
         # This task may have outlived its driver, and another run may have begun.
         check_holder(self._job.store.root, self._job.run_id)
         self._job.store.write_shard(table, f"{self._job.shard_prefix}-{ctx.task_idx:06d}")
-        self._progress.add.remote("write", time.perf_counter() - began, windows_written=len(table), shards=1)
+        report = Reporter(self._progress)
+        report.add("write", time.perf_counter() - began, windows_written=len(table), shards=1)
 
 
-def _configure_data(job: Job, *, verbose: bool) -> None:
+def _configure_data(job: Job, plan: Plan, cluster: Cluster, *, verbose: bool) -> None:
     if not verbose:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error, it also raises
         # It takes one decode task for one batch; a task yields as many as its recordings have.
@@ -229,3 +246,11 @@ def _configure_data(job: Job, *, verbose: bool) -> None:
     context.raise_original_map_exception = True
     # One batch of windows, one block: a larger target would merge batches, a smaller one would split them.
     context.target_max_block_size = int(0.8 * job.batch_size * job.settings.windows.length * 4)
+    # An encoder whose process dies while it loads ends a run, unless it is replaced. One that comes up proves that they
+    # can, and the count begins anew.
+    context.max_consecutive_actor_init_deaths = ENCODER_STARTS
+    # Ray Data asks the autoscaler for more GPUs than its fixed pool of actors can use, unless told where to end.
+    context.execution_options.resource_limits = ray.data.ExecutionResources(gpu=plan.n_actors * plan.encoder_gpus)
+    if not cluster.is_own:
+        # It ends a run without progress for 30 minutes; spot machines may take longer to come. The console says so.
+        context.execution_no_progress_timeout_s = -1

@@ -17,11 +17,19 @@ class Progress:
     _stopping: bool = False
     _begun_tasks: Counter[str] = field(default_factory=Counter)
     _open_batches: Counter[str] = field(default_factory=Counter)  # begun and not finished, by how often
+    _failed: set[int] = field(default_factory=set)
+    _unchanged: list[int] = field(default_factory=list)
 
     def begin_task(self, task_id: str) -> int:
         """Which try of this task begins: 1 is the first."""
         self._begun_tasks[task_id] += 1
+        self.tally.tasks_again += self._begun_tasks[task_id] > 1
         return self._begun_tasks[task_id]
+
+    def encoder_ready(self, *, again: bool) -> None:
+        """An encoder has loaded its model, ``again`` if its process or node had died."""
+        self.tally.encoders_again += again
+        self.tally.encoders += not again
 
     def begin_batch(self, batch: str) -> None:
         self._open_batches[batch] += 1
@@ -36,13 +44,14 @@ class Progress:
     def add(self, stage: str, busy_s: float, **counts: float) -> None:
         self.tally.add(stage, busy_s, **counts)
 
-    def add_failures(self, failures: list[tuple[int, str]]) -> None:
-        """Failures as (file_id, kind)."""
-        for file_id, kind in failures:
-            self.tally.failed_ids.setdefault(file_id, kind)
+    def add_failed(self, file_ids: list[int]) -> None:
+        """Recordings that failed; one may be told several times."""
+        self._failed.update(file_ids)
+        self.tally.failed = len(self._failed)
 
     def add_unchanged(self, file_ids: list[int]) -> None:
-        self.tally.unchanged_ids.update(file_ids)
+        """Recordings whose audio is that of a former version."""
+        self._unchanged.extend(file_ids)
 
     def stop(self) -> None:
         """Read and encode no more."""
@@ -51,6 +60,9 @@ class Progress:
     def is_stopping(self) -> bool:
         return self._stopping
 
-    def snapshot(self) -> Tally:
-        """The counts, as a value: how another process reads them."""
-        return self.tally
+    def snapshot(self, origin: str = "", n_unchanged: int = 0) -> tuple[Tally, list[int]]:
+        """The counts, and the unchanged recordings beyond those ``n_unchanged`` that the asker has of this ``origin``.
+
+        Not all of them each time: of 10⁷ they would be 100 MB twice a second.
+        """
+        return self.tally, self._unchanged[n_unchanged if origin == self.tally.origin else 0 :]

@@ -16,6 +16,10 @@ class Tally:
     # Another one after the process that counts had to be started anew.
     origin: str = field(default_factory=lambda: uuid.uuid4().hex)
     recordings: int = 0  # whose last window is encoded, or that have none
+    encoders: int = 0  # that have loaded their model
+    encoders_again: int = 0  # that have loaded it anew, after their process or node died
+    tasks_again: int = 0  # decode tasks that were begun anew, likewise
+    read_bytes: int = 0  # of the recordings that were decoded
     audio_s: float = 0.0  # decoded
     windows_encoded: int = 0
     audio_encoded_s: float = 0.0
@@ -23,8 +27,7 @@ class Tally:
     shards: int = 0
     encoding_since_s: float | None = None  # when the first batch was begun; seconds since 1970
     first_window_at_s: float | None = None  # when that batch was done
-    failed_ids: dict[int, str] = field(default_factory=dict)  # file_id → kind
-    unchanged_ids: set[int] = field(default_factory=set)  # whose audio is that of a former version
+    failed: int = 0  # recordings
     busy_s: dict[str, float] = field(default_factory=dict)  # stage → seconds of work, over all its workers
 
     def add(self, stage: str, busy_s: float, **counts: float) -> None:
@@ -36,6 +39,15 @@ class Tally:
             self.first_window_at_s = time.time()
             self.encoding_since_s = self.first_window_at_s - busy_s
 
+    @property
+    def done_again(self) -> dict[str, int]:
+        """What losses cost, once a run is over: begun again, or encoded and never written."""
+        return {
+            "decode_tasks": self.tasks_again,
+            "encoders": self.encoders_again,
+            "windows": max(0, self.windows_encoded - self.windows_written),
+        }
+
     def plus(self, later: "Tally") -> "Tally":
         """Both together, with the origin of ``later``."""
         total = Tally(origin=later.origin)
@@ -45,8 +57,6 @@ class Tally:
                 setattr(total, counter.name, mine or its)
             elif isinstance(mine, int | float) and isinstance(its, int | float):
                 setattr(total, counter.name, mine + its)
-        total.failed_ids = self.failed_ids | later.failed_ids
-        total.unchanged_ids = self.unchanged_ids | later.unchanged_ids
         total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))
         return total
 
@@ -69,6 +79,7 @@ class Run:
     audio_decoded_s: float = 0.0
     audio_encoded_s: float = 0.0
     times_real_time: float | None = None
+    done_again: dict[str, int] = field(default_factory=dict)  # Tally.done_again
     busy_s: dict[str, float] = field(default_factory=dict)
     busy_share: dict[str, float] = field(default_factory=dict)
 

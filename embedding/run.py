@@ -24,6 +24,7 @@ from embedding.request import Request, auto_shard_rows, batch_size, describe_dry
 from embedding.resources import Cluster, plan
 from embedding.settings import Job
 from embedding.settle import settle, settle_failures
+from embedding.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.stopping import Stop, on_signals
 from embedding.stored import threads
 from embedding.work import split
@@ -96,37 +97,45 @@ class _Run:
             estimate = beside.submit(_prepare, todo)
             nodes = self._connect()
             audio_s = estimate.result()
-        from embedding import pipeline
+        from embedding import line, pipeline
 
-        placement = plan(nodes, config.device, config.actors)
+        placement = plan(nodes, config.device, config.actors, config.gpus_per_actor)
+        shared = NOTHING_LOCAL if nodes.is_own else self._shared_paths(todo)
         self._ledger.expect(audio_s * self._request.listing.n_bytes / max(1, sources.n_bytes(todo)))
         watch = self._people.progress(len(todo), audio_s)
         rows = config.shard_rows if isinstance(config.shard_rows, int) else auto_shard_rows(audio_s, settings)
-        job = Job(settings, self._store, self._id, batch_size(config, settings, placement.device), rows)
+        job = Job(settings, self._store, self._id, batch_size(config, settings, placement.device), rows, shared)
 
         def on_tally(tally: Tally) -> None:
             self._tally = tally
             self._ledger.refresh(tally)
-            watch(tally)
+            watch(tally, lambda: cluster.look(is_own=nodes.is_own))
             if self._stop.asked_by is not None:
                 watch.stopping(self._stop.asked_by)
 
         with self._stop.gracefully(), watch:
             watch.starting(placement)
             self._ledger.employ(placement)
-            line = cluster.Line()
-            with cluster.watching(line, on_tally, lambda: self._stop.asked_by is not None):
+            to_workers = line.Line()
+            with line.watching(to_workers, on_tally, lambda: self._stop.asked_by is not None):
                 for number in range(MAX_ROUNDS):
                     round_job = replace(job, round=number)
-                    pipeline.embed(
-                        split(todo, placement.n_decoders), round_job, placement, line, verbose=config.verbose
-                    )
-                    self._unchanged |= line.tally().unchanged_ids
+                    tables = split(todo, placement.n_decoders)
+                    pipeline.embed(tables, round_job, placement, nodes, to_workers, verbose=config.verbose)
+                    self._unchanged |= to_workers.ask().unchanged
                     todo = self._left_after_round()
                     if self._stop.asked_by is not None or not len(todo):
                         break
                     self._people.say(f"{plural(len(todo), 'recording')} lost with a worker: once more")
-            on_tally(line.tally())
+            on_tally(to_workers.ask().tally)
+
+    def _shared_paths(self, todo: pa.Table) -> SharedPaths:
+        """Local paths, once every node has been found to see them."""
+        from embedding import cluster
+
+        shared = SharedPaths.of(todo, self._store.root, self._id)
+        refuse_unshared(cluster.on_every_node(shared.missing))
+        return shared
 
     def _left_after_round(self) -> pa.Table:
         self._look()

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from embedding.checkpoints import Checkpoint, fetch_checkpoint
 from embedding.config import EmbedConfig
-from embedding.models import Checkpoint, Model, check_fits, fetch_checkpoint, find_model
+from embedding.models import Model, check_fits, find_model
+from embedding.shared_paths import NOTHING_LOCAL, SharedPaths
 from embedding.store import Store
 from embedding.windows import WindowSpec
 
@@ -32,7 +34,7 @@ class Settings:
         check_fits(model, config, windows.length)
         return cls(
             model=model,
-            checkpoint=fetch_checkpoint(model, config.checkpoint),
+            checkpoint=fetch_checkpoint(model.name, config.checkpoint or model.checkpoint),
             windows=windows,
             pooling=config.pooling,
             mask_padding=config.mask_padding,
@@ -62,6 +64,7 @@ class Job:
     run_id: str
     batch_size: int  # windows
     shard_rows: int
+    shared_paths: SharedPaths = NOTHING_LOCAL
     round: int = 0  # of the run over what is left
 
     @property

@@ -87,8 +87,8 @@ class Recorder(Observer):
         super().__init__()
         self.n_decoded = 0
 
-    def decoded(self, audio_s: float) -> None:
-        super().decoded(audio_s)
+    def decoded(self, audio_s: float, n_bytes: int) -> None:
+        super().decoded(audio_s, n_bytes)
         self.n_decoded += 1
 
 

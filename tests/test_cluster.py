@@ -79,6 +79,7 @@ COUNT = """
 import os, signal, time
 import ray
 from embedding import cluster
+from embedding.line import Line
 
 @ray.remote
 def add(progress, n):
@@ -86,15 +87,15 @@ def add(progress, n):
     return ray.get(progress.begin_task.remote("task"))
 
 with cluster.session(verbose=False):
-    line = cluster.Line()
+    line = Line()
     ray.get(add.remote(line.actor, 3))
-    before = line.tally()
+    before = line.ask().tally
     assert before.windows_encoded == 3
     ray.kill(line.actor, no_restart=False)  # as if its process had died
-    while ray.get(line.actor.snapshot.remote()).origin == before.origin:
+    while ray.get(line.actor.snapshot.remote())[0].origin == before.origin:
         time.sleep(0.05)
     assert ray.get(add.remote(line.actor, 4)) == 1  # a new process knows nothing of tries
-    print(line.tally().windows_encoded, line.tally().busy_s)
+    print(line.ask().tally.windows_encoded, line.ask().tally.busy_s)
 """
 
 

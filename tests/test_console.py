@@ -9,6 +9,7 @@ from rich.console import Console
 from embedding import console
 from embedding.console import People, Watch, audio_length, describe, duration, size, summarise
 from embedding.report import Tally
+from embedding.resources import Cluster, plan
 from tests.test_report import BOOKS
 
 
@@ -23,6 +24,10 @@ def tally(**counts: float) -> Tally:
     return made
 
 
+def look() -> Cluster:
+    return Cluster(n_cpus=16, n_gpus=2, memory_bytes=0, node_cpus=4, n_nodes=4, is_own=False)
+
+
 def test_a_log_gets_one_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now_s)
@@ -30,17 +35,44 @@ def test_a_log_gets_one_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) 
     with Watch(shown, 40, 4000.0) as watch:
         for second in range(35):
             now_s = 100.0 + second
-            watch(tally(recordings=second, windows_encoded=second + 1, audio_encoded_s=10.0 * (second + 1)))
+            watch(tally(recordings=second, windows_encoded=second + 1, audio_encoded_s=10.0 * (second + 1)), look)
     lines = text.getvalue().splitlines()
     assert [line.split(" · ")[0] for line in lines] == ["10/40 recordings", "20/40 recordings", "30/40 recordings"]
     assert "31 windows · 310 s of audio · " in lines[-1]
     assert lines[-1].endswith(" left")
 
 
+def test_a_run_that_waits_says_for_what_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now_s)
+    shown, text = people(terminal=False)
+    counted = Tally()
+    with Watch(shown, 40, 4000.0) as watch:
+        watch.starting(plan(look(), "cuda", 8))
+        for second in range(400):
+            now_s = 100.0 + second
+            if second == 130:
+                counted.encoders = 2
+            if second == 200:
+                counted.add("encode", 1.0, windows_encoded=1)
+            watch(counted, look)
+    lines = [line for line in text.getvalue().splitlines() if "recordings ·" not in line]
+    assert lines == [
+        "8 actors on cuda · loading the model",
+        "Ray has not so many yet: it begins with what there is, and waits for its autoscaler",
+        "no window for 1 min 0 s: 0 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 2 min 0 s: 0 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 3 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 1 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 2 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 3 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+    ]
+
+
 def test_a_terminal_gets_a_bar_that_moves() -> None:
     shown, text = people(terminal=True)
     with Watch(shown, 40, 4000.0) as watch:
-        watch(tally(recordings=10, windows_encoded=20, audio_encoded_s=100.0))
+        watch(tally(recordings=10, windows_encoded=20, audio_encoded_s=100.0), look)
     drawn = text.getvalue()
     assert "10/40" in drawn
     assert "━" in drawn
@@ -49,10 +81,18 @@ def test_a_terminal_gets_a_bar_that_moves() -> None:
 
 def test_progress_says_speed_failures_and_time_left() -> None:
     counted = tally(recordings=5, windows_encoded=2060, audio_encoded_s=20_600.0)
-    counted.failed_ids = {1: "corrupt", 2: "empty"}
+    counted.failed = 2
     assert describe(counted, audio_s=41_200.0, elapsed_s=112.0) == (
         "2,060 windows · 5.7 h of audio · 184 × real time · 2 failed · 1 min 52 s left"
     )
+
+
+def test_the_summary_says_what_losses_cost() -> None:
+    counted = tally(windows_encoded=5400, windows_written=5360, shards=3)
+    counted.tasks_again, counted.encoders_again = 3, 1
+    shown, text = people(terminal=False)
+    summarise(shown, BOOKS, counted, 5.0, "/out")
+    assert text.getvalue().splitlines()[1] == "  done again after losses: 3 decode tasks, 1 encoder, 40 windows"
 
 
 def test_the_summary_counts_failures_by_kind_and_says_how_to_read() -> None:

@@ -42,7 +42,7 @@ class Observer(stage.Observer):
     def unchanged(self, file_id: int) -> None:
         self.events.append(f"{file_id} unchanged")
 
-    def decoded(self, audio_s: float) -> None:
+    def decoded(self, audio_s: float, n_bytes: int) -> None:
         self.audio_s += audio_s
 
     def without_windows(self) -> None:

@@ -1,16 +1,23 @@
 """What workers and driver tell each other; and counts that outlive the process that counts."""
 
 import pickle
-from collections import Counter
 
-from embedding.cluster import Line
+from embedding.line import Heard
 from embedding.progress import ENCODE_TRIES, Progress
-from embedding.report import Tally
 
 
 def test_each_try_of_a_task_is_counted() -> None:
     progress = Progress()
     assert [progress.begin_task(task) for task in ("a", "b", "a", "a", "b")] == [1, 1, 2, 3, 2]
+
+
+def test_what_was_begun_again_is_counted() -> None:
+    progress = Progress()
+    for task in ("a", "b", "a", "a", "b"):
+        progress.begin_task(task)
+    for again in (False, False, True):
+        progress.encoder_ready(again=again)
+    assert (progress.tally.tasks_again, progress.tally.encoders, progress.tally.encoders_again) == (3, 2, 1)
 
 
 def test_a_batch_is_fatal_when_it_was_begun_often_and_never_ended() -> None:
@@ -28,16 +35,9 @@ def test_a_batch_is_fatal_when_it_was_begun_often_and_never_ended() -> None:
 
 def test_a_recording_fails_once_however_often_it_is_told() -> None:
     progress = Progress()
-    progress.add_failures([(1, "io"), (2, "empty")])
-    progress.add_failures([(1, "corrupt")])
-    assert Counter(progress.snapshot().failed_ids.values()) == {"io": 1, "empty": 1}
-
-
-def test_recordings_that_are_unchanged_are_gathered() -> None:
-    progress = Progress()
-    progress.add_unchanged([1, 2])
-    progress.add_unchanged([2, 3])
-    assert progress.snapshot().unchanged_ids == {1, 2, 3}
+    progress.add_failed([1, 2])
+    progress.add_failed([1])
+    assert progress.tally.failed == 2
 
 
 def test_a_wish_to_stop_stays() -> None:
@@ -48,35 +48,44 @@ def test_a_wish_to_stop_stays() -> None:
     assert progress.is_stopping()
 
 
-def hearing() -> Line:
-    """The driver's end, without a cluster at the other."""
-    line = object.__new__(Line)
-    line._before = Tally()
-    line._last = Tally(origin=line._before.origin)
-    return line
-
-
-def heard(line: Line, progress: Progress) -> Tally:
-    return line._heard(pickle.loads(pickle.dumps(progress.snapshot())))
+def tell(progress: Progress, heard: Heard) -> list[int]:
+    """One question and its answer, as between two processes; the recordings that were told in it."""
+    tally, unchanged = pickle.loads(pickle.dumps(progress.snapshot(*heard.known)))
+    heard.hear(tally, unchanged)
+    return unchanged
 
 
 def test_what_was_heard_of_a_process_that_died_still_counts() -> None:
-    line, first, second, third = hearing(), Progress(), Progress(), Progress()
+    heard, first, second, third = Heard(), Progress(), Progress(), Progress()
     first.add("encode", 1.0, windows_encoded=5)
-    assert heard(line, first).windows_encoded == 5
+    tell(first, heard)
+    assert heard.tally.windows_encoded == 5
     first.add("encode", 1.0, windows_encoded=5)
-    first.add_unchanged([1])
-    assert heard(line, first).windows_encoded == 10
-    assert heard(line, first).windows_encoded == 10
-    assert heard(line, second).windows_encoded == 10
+    for progress in (first, first, second):
+        tell(progress, heard)
+        assert heard.tally.windows_encoded == 10
     second.add("encode", 1.0, windows_encoded=1)
-    second.add_failures([(2, "io")])
-    assert heard(line, second).windows_encoded == 11
+    second.add_failed([2])
+    tell(second, heard)
+    assert heard.tally.windows_encoded == 11
     third.add("encode", 1.0, windows_encoded=1)
-    total = heard(line, third)
-    assert (total.windows_encoded, total.busy_s["encode"]) == (12, 4.0)
-    assert (total.unchanged_ids, total.failed_ids) == ({1}, {2: "io"})
-    assert total.first_window_at_s == first.tally.first_window_at_s
+    tell(third, heard)
+    assert (heard.tally.windows_encoded, heard.tally.failed, heard.tally.busy_s["encode"]) == (12, 1, 4.0)
+    assert heard.tally.first_window_at_s == first.tally.first_window_at_s
+
+
+def test_unchanged_recordings_are_told_once_and_by_each_process_from_its_first() -> None:
+    heard, first, second = Heard(), Progress(), Progress()
+    first.add_unchanged([1, 2])
+    assert tell(first, heard) == [1, 2]
+    assert tell(first, heard) == []
+    first.add_unchanged([3])
+    assert tell(first, heard) == [3]
+    second.add_unchanged([4, 3])
+    assert tell(second, heard) == [4, 3]
+    second.add_unchanged([5])
+    assert tell(second, heard) == [5]
+    assert heard.unchanged == {1, 2, 3, 4, 5}
 
 
 def test_two_processes_never_have_the_same_origin() -> None:

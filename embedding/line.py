@@ -1,0 +1,152 @@
+"""The line between a run's driver and its workers, both ends: an actor in which workers count and the driver reads.
+
+It lives on the driver's own node, so that it is lost with the run and not before.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from embedding import metrics
+from embedding.decode import Failure
+from embedding.progress import Progress
+from embedding.redact import redact
+from embedding.report import Tally
+
+logger = logging.getLogger("avex_batch")
+
+POLL_S = 0.5
+# How often a worker asks whether to stop: a question takes about a millisecond.
+ASK_S = 0.5
+
+
+# --- the driver's end -------------------------------------------------------------------------------------------
+
+
+class Line:
+    """The driver's end: a ``Progress`` in an actor, asked every POLL_S."""
+
+    def __init__(self) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        self.actor: Any = ray.remote(Progress).options(**options).remote()
+        self._heard = Heard()
+        self._asking = threading.Lock()
+
+    def ask(self) -> "Heard":
+        """What has been heard of the run so far."""
+        with self._asking:  # else an earlier answer might come later
+            self._heard.hear(*ray.get(self.actor.snapshot.remote(*self._heard.known), timeout=30))
+            return self._heard
+
+
+class Heard:
+    """What the actor told: what one that died had said counts on, as far as it was heard."""
+
+    def __init__(self) -> None:
+        self.unchanged: set[int] = set()  # recordings whose audio is that of a former version
+        self._before = Tally()  # counted by former processes of the actor
+        self._last = Tally(origin=self._before.origin)
+        self._n_unchanged = 0  # told by the present one
+
+    @property
+    def tally(self) -> Tally:
+        """Counts of the run so far."""
+        return self._before.plus(self._last)
+
+    @property
+    def known(self) -> tuple[str, int]:
+        """What need not be told again: arguments of ``Progress.snapshot``."""
+        return self._last.origin, self._n_unchanged
+
+    def hear(self, now: Tally, unchanged: list[int]) -> None:
+        """An answer to a question that said ``known``."""
+        if now.origin != self._last.origin:
+            self._before = self._before.plus(self._last)
+            self._n_unchanged = 0
+        self._last = now
+        self._n_unchanged += len(unchanged)
+        self.unchanged.update(unchanged)
+
+
+@contextmanager
+def watching(line: Line, on_tally: Callable[[Tally], None], is_stopping: Callable[[], bool]) -> Iterator[None]:
+    """Every POLL_S call ``on_tally`` and hand a wish to stop on to the workers, from a thread of its own."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(POLL_S):
+            try:
+                if is_stopping():
+                    line.actor.stop.remote()
+                on_tally(line.ask().tally)
+            except ray.exceptions.RayError:
+                continue  # it is being started anew, or the cluster is going down and the main thread says why
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+# --- the workers' end -------------------------------------------------------------------------------------------
+
+
+class Reporter:
+    """A worker's end: it says what was done, to the driver and to Ray's metrics, and hears whether to stop."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._is_stopping = False
+        self._next_question_s = 0.0
+
+    def is_stopping(self) -> bool:
+        """Whether the run is to end early, as the driver says."""
+        if not self._is_stopping and time.monotonic() >= self._next_question_s:
+            with suppress(ray.exceptions.RayError):  # the actor is being started anew: asked again next time
+                self._is_stopping = bool(ray.get(self._actor.is_stopping.remote(), timeout=30))
+            self._next_question_s = time.monotonic() + ASK_S
+        return self._is_stopping
+
+    def begin_task(self) -> int:
+        """Which try of the present task this is: 1 is the first."""
+        return ray.get(self._actor.begin_task.remote(ray.get_runtime_context().get_task_id()))
+
+    def encoder_ready(self) -> None:
+        self._actor.encoder_ready.remote(again=ray.get_runtime_context().was_current_actor_reconstructed)
+
+    def fatal_batches(self) -> set[str]:
+        """Batches that no encoder survives: ``Progress.fatal_batches``."""
+        return ray.get(self._actor.fatal_batches.remote())
+
+    def begin_batch(self, batch: str, fill: float) -> None:
+        metrics.batch_filled(fill)
+        self._actor.begin_batch.remote(batch)
+
+    def end_batch(self, batch: str) -> None:
+        self._actor.end_batch.remote(batch)
+
+    def add(self, stage: str, busy_s: float, **counts: float) -> None:
+        metrics.add(stage, busy_s, **counts)
+        self._actor.add.remote(stage, busy_s, **counts)
+
+    def failed(self, failures: list[Failure]) -> None:
+        """These are stored as rows already."""
+        for failure in failures:
+            metrics.failed(failure.kind)
+            logger.warning(redact(f"{failure.file}: {failure.kind}: {failure.message}"))
+        self._actor.add_failed.remote([failure.file_id for failure in failures])
+
+    def unchanged(self, file_ids: list[int]) -> None:
+        """Heard before the task ends, and with it perhaps the round."""
+        ray.get(self._actor.add_unchanged.remote(file_ids))
