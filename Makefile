@@ -9,11 +9,11 @@ BIN := .venv/bin
 
 setup: .venv/.ready  ## make .venv from the lock file; does nothing when it is up to date
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements-dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "avex-batch needs Python 3.11 or newer, and none was found: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "installing the locked packages (about 3 GB with torch; some minutes)"
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -25,8 +25,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# By the alphabet: files with few tests have the slowest ones, and at the end one of two processes would have none left.
 test: lint  ## everything CI runs
-	$(BIN)/pytest -m "not long" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not long" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-long: setup  ## minutes and gigabytes: 24 h recordings, large uploads
 	$(BIN)/pytest -m long
@@ -51,13 +52,17 @@ bench: setup
 	$(BIN)/python benchmarks/gpu.py --case fed --device cpu --cores 2 --small
 	$(BIN)/python benchmarks/listing.py --small
 	$(BIN)/python benchmarks/resume.py --windows 100000
+	$(BIN)/python benchmarks/scale.py --small
 
-# Universal: one file for Linux, macOS and every Python from 3.11 on. It names no host; hashes pin the content.
+# Universal: for Linux, macOS and every Python from 3.11 on. They name no host; hashes pin the content. The first is what
+# runs (the image), the second what it is tested with, in the same versions.
+COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-header pyproject.toml
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
-	.venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-header --extra dev pyproject.toml -o requirements.lock
+	$(COMPILE) --extra cluster --extra dev -o requirements-dev.lock
+	$(COMPILE) --extra cluster --constraint requirements-dev.lock -o requirements.lock
 	rm -r .venv-lock
 
 clean:
