@@ -16,6 +16,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.clusters import Nodes
 from tests.conftest import EFFICIENTNET, ROOT, tone, write_audio
 
 
@@ -32,11 +33,14 @@ WORKERS = {
     "counting actor": Worker("ray::Progress", 0.3),
 }
 
-OPTIONS = ("--model", EFFICIENTNET, "--checkpoint", "random", "--window-s", "1", "--hop-s", "0.5")
+OPTIONS = ("--model", EFFICIENTNET, "--checkpoint", "random", "--window-s", "1", "--hop-s", "1")
+
+
+N_WINDOWS = 1300
 
 
 def make_archive(folder: Path) -> Path:
-    """2,600 windows: short recordings, one so long that it is streamed, and one that fails."""
+    """N_WINDOWS: short recordings, one so long that it is streamed, and one that fails."""
     for seed in range(30):
         write_audio(folder / f"{seed:02d}.flac", tone(20.0, 48_000, seed=seed), 48_000)
     write_audio(folder / "long.flac", tone(700.0, 48_000, seed=99), 48_000)
@@ -60,7 +64,7 @@ class Job:
     archive: Path
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
-    shard_rows: int = 128
+    shard_rows: int = 64
 
     @contextmanager
     def running(self, *, start_new_session: bool = False) -> Iterator[subprocess.Popen[str]]:
@@ -135,6 +139,17 @@ def kill_workers(job: Job, n_kills: int, every_s: tuple[float, float], rng: rand
     return kills
 
 
+def kill_loading_encoder(job: Job) -> str:
+    """Run the job to its end, and kill the first encoder as soon as it is there; what the job says."""
+    with job.running() as process:
+        assert wait_for(lambda: "encoder actor" in _workers(process), process)
+        for encoder in _workers(process)["encoder actor"]:
+            encoder.kill()
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        return said
+
+
 def _workers(process: subprocess.Popen[str]) -> dict[str, list[psutil.Process]]:
     found: dict[str, list[psutil.Process]] = {}
     try:
@@ -167,60 +182,26 @@ def kill_driver(job: Job, rng: random.Random) -> Kill | None:
         return Kill("driver", time.monotonic() - since_s, lost_s)
 
 
-CLUSTER = """
-import os, random, sys
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-from ray.cluster_utils import Cluster
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 256 << 20})
-add = lambda: cluster.add_node(num_cpus=1, object_store_memory=512 << 20)
-nodes = [add(), add()]
-print("address", cluster.address, flush=True)
-rng = random.Random(int(sys.argv[1]))
-for line in sys.stdin:
-    lost = nodes.pop(rng.randrange(len(nodes)))
-    cluster.remove_node(lost, allow_graceful=False)
-    nodes.append(add())
-    print("lost", flush=True)
-cluster.shutdown()
-"""
+DRAIN_S = 3  # instead of a spot machine's two minutes
 
 
-@contextmanager
-def cluster_of_nodes(seed: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A Ray of a head without CPUs and two nodes; yields its address, and what makes a node die and another come."""
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, str(seed)],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        stdin, stdout = process.stdin, process.stdout
-        assert stdin is not None
-        assert stdout is not None
-
-        def lose_node() -> None:
-            stdin.write("lose\n")
-            stdin.flush()
-            assert any(line.startswith("lost") for line in stdout)
-
-        yield next(line.split()[1] for line in stdout if line.startswith("address")), lose_node
-        stdin.close()
-
-
-def kill_nodes(
-    job: Job, lose_node: Callable[[], None], n_kills: int, every_s: tuple[float, float], rng: random.Random
-) -> list[Kill]:
-    """Run the job to its end while nodes die with all that runs and lies on them."""
+def kill_nodes(job: Job, nodes: Nodes, n_kills: int, every_s: tuple[float, float], rng: random.Random) -> list[Kill]:
+    """Run the job to its end while nodes go with all that runs and lies on them, half of them with notice; for each
+    that goes another one comes."""
     kills: list[Kill] = []
     with job.running() as process:
         since_s = time.monotonic()
         wait_for(lambda: bool(job.shards()), process)
         while len(kills) < n_kills and process.poll() is None:
-            lose_node()
-            kills.append(Kill("node", time.monotonic() - since_s))
+            victim = rng.choice(nodes.ids)
+            announced = rng.random() < 0.5
+            if announced:
+                nodes.drain(victim, DRAIN_S)
+                end_s = time.monotonic() + DRAIN_S
+                wait_for(lambda until_s=end_s: time.monotonic() > until_s, process)
+            nodes.lose(victim)
+            kills.append(Kill("node, announced" if announced else "node", time.monotonic() - since_s))
+            nodes.add()
             pause_s = time.monotonic() + rng.uniform(*every_s)
             wait_for(lambda until_s=pause_s: time.monotonic() > until_s, process)
         said, _ = process.communicate(timeout=600)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import EFFICIENTNET, ROOT, Outcome, run_embed, tone, write_audio
 from tests.faulty_s3 import EXPIRED, always, faulty
-from tests.kills import Job, make_archive, wait_for
+from tests.kills import N_WINDOWS, Job, make_archive, wait_for
 
 Embed = Callable[..., Outcome]
 
@@ -52,14 +52,14 @@ def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
     report = json.loads((job.output / "report.json").read_text())
     assert report["state"] == "stopped"
     stored = pq.read_table(job.output / "embeddings")
-    assert report["output"]["windows"] == len(stored) < 2600
+    assert report["output"]["windows"] == len(stored) < N_WINDOWS
     assert len(stored) % 256 != 0  # what was encoded and filled no shard yet has landed, too
     assert not (job.output / "claim.json").exists()
     if number == signal.SIGTERM:
         Job(archive, job.output, {"RAY_ADDRESS": ray_address}).finish()
         rows = pq.read_table(job.output / "embeddings").to_pandas()
         assert not rows.duplicated(["file_id", "window_index"]).any()
-        assert len(rows) == 2600
+        assert len(rows) == N_WINDOWS
         report = json.loads((job.output / "report.json").read_text())
         assert [run["state"] for run in report["runs"]] == ["stopped", "complete"]
 
@@ -158,7 +158,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_stored(small_disk: Path, emb
 def interrupted(archive: Path, output: str, stored: Callable[[], bool], interrupt: Callable[[], None]) -> str:
     """What a job says whose storage is taken away once something is ``stored``; its Ray is its own, and knows S3."""
     command = [sys.executable, "-m", "jobs.embed", "--input", archive, "--output", output, "--model", EFFICIENTNET]
-    options = ("--checkpoint", "random", "--window-s", 1, "--hop-s", 0.5, "--shard-rows", 64)
+    options = ("--checkpoint", "random", "--window-s", 1, "--hop-s", 1, "--shard-rows", 64)
     with subprocess.Popen(
         [str(argument) for argument in (*command, *options)],
         cwd=ROOT,

@@ -2,19 +2,21 @@
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from tests.clusters import cluster_of
 from tests.kills import (
     Job,
     Kill,
     assert_same,
-    cluster_of_nodes,
     contents,
     kill_driver,
+    kill_loading_encoder,
     kill_nodes,
     kill_workers,
     make_archive,
@@ -55,6 +57,13 @@ def test_workers_may_die_at_any_time(archive: Path, expected: pa.Table, kills: l
 
 
 @pytest.mark.long
+def test_an_encoder_may_die_while_it_loads(archive: Path, expected: pa.Table, tmp_path: Path) -> None:
+    job = Job(archive, tmp_path / "out")
+    assert re.search(r"done again after losses: .*\d encoder", kill_loading_encoder(job))
+    assert_same(job.output, expected)
+
+
+@pytest.mark.long
 def test_the_driver_may_die_at_any_time(
     archive: Path, expected: pa.Table, kills: list[Kill], ray_address: str, tmp_path: Path
 ) -> None:
@@ -69,9 +78,9 @@ def test_the_driver_may_die_at_any_time(
 
 @pytest.mark.long
 def test_nodes_may_die_at_any_time(archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
-    with cluster_of_nodes(3) as (address, lose_node):
-        job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": address})
-        killed = kill_nodes(job, lose_node, 1, (5.0, 10.0), random.Random(3))
+    with cluster_of(1, 1, 1) as nodes:
+        job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": nodes.address})
+        killed = kill_nodes(job, nodes, 1, (5.0, 10.0), random.Random(3))
     assert killed
     assert_same(job.output, expected)
     kills += _with_costs(killed, job, expected)
@@ -101,9 +110,9 @@ def test_many_drivers_may_die(seed: int, archive: Path, expected: pa.Table, kill
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_many_nodes_may_die(seed: int, archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
-    with cluster_of_nodes(seed) as (address, lose_node):
-        job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": address})
-        killed = kill_nodes(job, lose_node, 4, (4.0, 15.0), random.Random(300 + seed))
+    with cluster_of(1, 1, 1) as nodes:
+        job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": nodes.address}, shard_rows=64)
+        killed = kill_nodes(job, nodes, 7, (3.0, 8.0), random.Random(300 + seed))
     assert_same(job.output, expected)
     kills += _with_costs(killed, job, expected)
 
