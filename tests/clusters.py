@@ -16,7 +16,8 @@ PROGRAM = """
 import json, sys, tempfile
 from ray.cluster_utils import Cluster
 
-head = {"num_cpus": 0, "object_store_memory": 256 << 20} | json.loads(sys.argv[1])
+# Ports are free ones: another Ray of this machine may have the usual ones, and then no agent starts jobs.
+head = {"num_cpus": 0, "object_store_memory": 256 << 20, "dashboard_agent_listen_port": 0} | json.loads(sys.argv[1])
 cluster = Cluster()
 cluster.add_node(wait=False, **head)
 nodes = {}
