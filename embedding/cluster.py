@@ -27,6 +27,8 @@ LOCAL_OBJECT_STORE_BYTES = 2 << 30
 KEPT_WORKERS_PER_CPU = 8
 # Pieces of a spread task: enough of them to even out, each worth its some ms.
 SPREAD_PIECE = 64
+# What a task bound to a node ends with that is, or was, lost.
+_LOST = (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError)
 
 
 @contextmanager
@@ -114,7 +116,7 @@ def on_every_node(function: Callable[[], Any]) -> list[tuple[str, Any]]:
     found = []
     with plain_errors():
         for node, answer in zip(nodes, answers, strict=True):
-            with suppress(ray.exceptions.RaySystemError, ray.exceptions.WorkerCrashedError):
+            with suppress(*_LOST):
                 found.append((node["NodeManagerHostname"], ray.get(answer)))
     return found
 

@@ -1,7 +1,6 @@
 """Ray clusters of several nodes on this machine, which come and go while a test looks on."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from tests.conftest import environment
 
 # The nodes are children of this program, and end with it.
 PROGRAM = """
@@ -86,11 +87,6 @@ def _answer(stdout: IO[str]) -> Any:
         except json.JSONDecodeError:
             continue
     raise EOFError
-
-
-def environment(**more: str) -> dict[str, str]:
-    """On loopback, for a test, there is nothing that a token would guard."""
-    return os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"} | more
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,24 @@ class Outcome:
     stderr: str
 
 
+def environment(**more: str) -> dict[str, str]:
+    """This process's, for one that starts or finds a Ray: a local Ray makes a token that others then have to know, and
+    on loopback, for a test, there is nothing that it would guard."""
+    return os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"} | more
+
+
+@contextmanager
+def running(command: Sequence[object], env: dict[str, str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command while the block goes on, what it says on one pipe; it is killed at the end."""
+    with subprocess.Popen(
+        [*map(str, command)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @contextmanager
 def ray_of(n_cpus: int) -> Iterator[str]:
     """A Ray of ``n_cpus`` on this machine, whatever the machine has; yields its address."""
@@ -42,12 +60,9 @@ def ray_of(n_cpus: int) -> Iterator[str]:
         "print('address', ray.get_runtime_context().gcs_address, flush=True)\n"
         "sys.stdin.read()\n"
     )
-    # A local Ray makes a token that others then have to know; on loopback, for a test, there is nothing to guard.
-    # And it is to keep its idle workers, as ours does (embedding/cluster.py).
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_num_workers_soft_limit": str(8 * n_cpus)}
     with subprocess.Popen(
         [sys.executable, "-c", program],
-        env=environment,
+        env=environment(RAY_num_workers_soft_limit=str(8 * n_cpus)),  # as ours has it (embedding/cluster.py)
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -81,7 +96,7 @@ def run_embed(*arguments: object, env: dict[str, str]) -> Outcome:
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"} | env,
+        env=environment(**env),
         capture_output=True,
         text=True,
         timeout=300,

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.clusters import Nodes
-from tests.conftest import EFFICIENTNET, ROOT, tone, write_audio
+from tests.conftest import EFFICIENTNET, ROOT, environment, running, tone, write_audio
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,10 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict)
     shard_rows: int = 64
 
-    @contextmanager
-    def running(self, *, start_new_session: bool = False) -> Iterator[subprocess.Popen[str]]:
+    def running(self, *, start_new_session: bool = False) -> AbstractContextManager[subprocess.Popen[str]]:
         command = [sys.executable, "-m", "jobs.embed", "--input", self.archive, "--output", self.output, *OPTIONS]
-        with subprocess.Popen(
-            [*map(str, command), "--shard-rows", str(self.shard_rows)],
-            cwd=ROOT,
-            env=os.environ | {"RAY_AUTH_MODE": "disabled"} | self.environment,
-            start_new_session=start_new_session,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        command += ["--shard-rows", self.shard_rows]
+        return running(command, environment(**self.environment), cwd=ROOT, start_new_session=start_new_session)
 
     def finish(self) -> None:
         with self.running() as process:

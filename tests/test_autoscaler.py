@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import Nodes, environment
+from tests.clusters import Nodes
+from tests.conftest import environment
 from tests.test_placement import GPUS, archive, assert_done, job, until  # noqa: F401 — archive is a fixture
 
 

@@ -1,7 +1,6 @@
 """The connection to Ray, as its users see it. Each test in a process of its own, which connects to the shared Ray."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from embedding.decode import Failure
 from embedding.store import Store
 from embedding.stored import Stored
-from tests.conftest import ROOT
+from tests.conftest import ROOT, environment
 from tests.test_store import shard
 
 
@@ -21,7 +20,7 @@ def python(program: str, ray_address: str, *arguments: object) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"},
+        env=environment(RAY_ADDRESS=ray_address),
         capture_output=True,
         text=True,
         timeout=120,
@@ -73,6 +72,25 @@ def test_a_workers_storage_error_is_the_drivers_in_one_line(ray_address: str) ->
     assert said.splitlines() == [
         "the storage failed: No space left on device; what is stored stays valid, run the same command again to go on"
     ]
+
+
+EVERY_NODE = """
+import ray
+from embedding import cluster
+
+class There:  # a method, as the job asks it
+    def name(self):
+        return "here"
+
+with cluster.session(verbose=False):
+    nodes = ray.nodes()
+    ray.nodes = lambda: [{**nodes[0], "NodeID": "ab" * 28, "NodeManagerHostname": "lost"}, *nodes]
+    print([answer for _, answer in cluster.on_every_node(There().name)])
+"""
+
+
+def test_a_node_that_is_lost_while_all_are_asked_says_nothing(ray_address: str) -> None:
+    assert python(EVERY_NODE, ray_address).splitlines()[-1] == "['here']"
 
 
 COUNT = """

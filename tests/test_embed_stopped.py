@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import EFFICIENTNET, ROOT, Outcome, run_embed, tone, write_audio
+from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, run_embed, tone, write_audio
 from tests.faulty_s3 import EXPIRED, always, faulty
 from tests.kills import N_WINDOWS, Job, make_archive, wait_for
 
@@ -32,7 +32,7 @@ def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
 ) -> None:
     # Ctrl-C reaches the processes of Ray only where they are the job's own.
     ray = {"RAY_ADDRESS": ray_address} if number == signal.SIGTERM else {}
-    job = Job(archive, tmp_path / "out", ray, shard_rows=256)
+    job = Job(archive, tmp_path / "out", ray, shard_rows=640)
     with job.running(start_new_session=True) as process:
         assert wait_for(lambda: bool(job.shards()), process)
         if number == signal.SIGINT:  # a terminal sends it to every process of the job, those of Ray included
@@ -53,7 +53,7 @@ def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
     assert report["state"] == "stopped"
     stored = pq.read_table(job.output / "embeddings")
     assert report["output"]["windows"] == len(stored) < N_WINDOWS
-    assert len(stored) % 256 != 0  # what was encoded and filled no shard yet has landed, too
+    assert len(stored) % 640 != 0  # what was encoded and filled no shard yet has landed, too
     assert not (job.output / "claim.json").exists()
     if number == signal.SIGTERM:
         Job(archive, job.output, {"RAY_ADDRESS": ray_address}).finish()
@@ -162,7 +162,7 @@ def interrupted(archive: Path, output: str, stored: Callable[[], bool], interrup
     with subprocess.Popen(
         [str(argument) for argument in (*command, *options)],
         cwd=ROOT,
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding import metrics
-from tests.clusters import Nodes, cluster_of, environment
-from tests.conftest import EFFICIENTNET, tone, write_audio
+from tests.clusters import Nodes, cluster_of
+from tests.conftest import EFFICIENTNET, environment, tone, write_audio
 
 N_RECORDINGS = 24
 

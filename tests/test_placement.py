@@ -6,14 +6,14 @@ No GPU is at hand: nodes are said to have some, the plan asks for them, and the 
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.clusters import Nodes, cluster_of, environment
-from tests.conftest import EFFICIENTNET, ROOT, tone, write_audio
+from tests.clusters import Nodes, cluster_of
+from tests.conftest import EFFICIENTNET, ROOT, environment, running, tone, write_audio
 
 # The job with everything as it is, but for the device that the encoder is told.
 ON_CPUS = """
@@ -36,21 +36,13 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def job(nodes: Nodes, archive: Path | str, output: Path, *options: object) -> Iterator[subprocess.Popen[str]]:
+def job(
+    nodes: Nodes, archive: Path | str, output: Path, *options: object
+) -> AbstractContextManager[subprocess.Popen[str]]:
     arguments = ["--input", archive, "--output", output, "--model", EFFICIENTNET, "--window-s", 5, *options]
-    with subprocess.Popen(
-        [sys.executable, "-c", ON_CPUS, *map(str, arguments)],
-        cwd=ROOT if isinstance(archive, Path) else output.parent,
-        env=environment(RAY_ADDRESS=nodes.address, PYTHONPATH=str(ROOT)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    env = environment(RAY_ADDRESS=nodes.address, PYTHONPATH=str(ROOT))
+    cwd = ROOT if isinstance(archive, Path) else output.parent
+    return running([sys.executable, "-c", ON_CPUS, *arguments], env, cwd=cwd)
 
 
 def until(process: subprocess.Popen[str], *texts: str) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding.errors import RequestError
-from embedding.resources import Cluster, Plan, plan
+from embedding.resources import DECODERS_PER_GPU, Cluster, plan
 
 GB = 1 << 30
 
@@ -118,10 +118,10 @@ def test_more_actors_than_a_machine_carries_are_refused() -> None:
     [(nodes(), "cuda"), (nodes(8, 8), "cuda"), (nodes(8, n_gpus=1), "cuda"), (nodes(), "cpu"), (nodes(2), "cpu")],
 )
 def test_on_a_cluster_more_actors_than_it_carries_wait_for_its_autoscaler(cluster: Cluster, device: str) -> None:
-    placed: Plan = plan(cluster, device, 4)
+    placed = plan(cluster, device, 4)
     assert (placed.device, placed.n_actors, placed.may_wait) == (device, 4, True)
     assert placed.may_grow
-    assert placed.n_decoders >= 1
+    assert placed.n_decoders == {"cuda": 4 * DECODERS_PER_GPU, "cpu": 4}[device]  # those that will come with them
 
 
 def test_a_cluster_scaled_to_zero_is_told_how_to_begin() -> None:

@@ -20,7 +20,7 @@ from embedding.decode import Failure
 from embedding.request import Request
 from embedding.sources import list_recordings
 from embedding.store import Store
-from tests.conftest import EFFICIENTNET, ROOT, Outcome, tone, write_audio
+from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, tone, write_audio
 
 Embed = Callable[..., Outcome]
 
@@ -216,7 +216,7 @@ def test_of_two_runs_on_one_output_the_second_is_refused_until_the_first_is_dead
     first = subprocess.Popen(
         [sys.executable, "-m", "jobs.embed", *map(str, command)],
         cwd=ROOT,
-        env=os.environ | {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "disabled"},
+        env=environment(RAY_ADDRESS=ray_address),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
