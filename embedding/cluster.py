@@ -131,6 +131,11 @@ def plain_errors() -> Iterator[None]:
             "the encoders' processes died again and again while they loaded the model: out of memory? Try fewer "
             f"--actors ({str(error).splitlines()[0]})"
         ) from error
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        raise RunError(
+            "a node could not get this job's working directory from Ray, which removes it with the job that brought it: "
+            f"change any file in it and submit again ({_last_line(error)})"
+        ) from error
     except Exception as error:
         for inner in _chain(error):
             if isinstance(inner, RequestError | RunError):
@@ -139,6 +144,10 @@ def plain_errors() -> Iterator[None]:
             if isinstance(inner, OSError):
                 raise storage_failure(inner) from error
         raise
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

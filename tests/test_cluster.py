@@ -93,6 +93,27 @@ def test_a_node_that_is_lost_while_all_are_asked_says_nothing(ray_address: str) 
     assert python(EVERY_NODE, ray_address).splitlines()[-1] == "['here']"
 
 
+REMOVED = """
+import ray
+from embedding import cluster
+from embedding.errors import RunError
+
+with cluster.session(verbose=False):
+    task = ray.remote(lambda: None).options(runtime_env={"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip"})
+    try:
+        with cluster.plain_errors():
+            ray.get(task.remote())
+    except RunError as error:
+        print(error)
+"""
+
+
+def test_a_jobs_directory_that_ray_has_removed_is_named_in_one_line(ray_address: str) -> None:
+    said = python(REMOVED, ray_address).splitlines()[-1]
+    assert "change any file in it and submit again" in said
+    assert "Failed to download" in said
+
+
 COUNT = """
 import os, signal, time
 import ray
