@@ -185,7 +185,7 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
 
     from embedding.decode import Observer
     from embedding.decode import decode as to_windows
-    from embedding.micro_batch import batch_size
+    from embedding.sizes import least_batch
     from embedding.sources import list_recordings
 
     class Count(Observer):
@@ -198,7 +198,7 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
             raise AssertionError(failure)
 
     settings = settings_of(dict(task) | {"checkpoint": "random", "precision": "fp32"})
-    windows, size = settings.windows, batch_size("cpu", settings.model.architecture)
+    windows, size = settings.windows, least_batch("cpu", settings.model.architecture)
     number, of = task["share"]
     recordings = list_recordings([task["folder"]]).recordings
     recordings = recordings.take(pa.array(range(number, len(recordings), of)))

@@ -2,7 +2,9 @@
 
 The job's own arrangement of Ray Data, its counting actor and its shards, around a decoder and an encoder that do
 nothing: windows of 16 samples, vectors of 8 numbers. Two lengths of the same run, so that start and end drop out; what
-a batch adds to CPU time and memory of each process is what no cluster can share out, since there is one of them.
+a batch adds to CPU time and memory of each process is what no cluster can share out, since there is one of them. Once
+with batches as a short run on a CPU has them and once as a long one on GPUs; then three legs one after the other, to see
+what of a leg's memory comes back.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,12 @@ from embedding import pipeline
 from embedding.checkpoints import fetch_checkpoint
 from embedding.claim import claimed
 from embedding.cluster import session
-from embedding.decode import WINDOW_COLUMNS, windows_schema
+from embedding.decode import windows_schema
 from embedding.line import Line, Reporter, watching
 from embedding.models import find_model
 from embedding.resources import Plan
 from embedding.settings import Job, Settings
+from embedding.sizes import LEG_BATCHES
 from embedding.sources import RECORDINGS
 from embedding.store import Store
 from embedding.windows import WindowSpec
@@ -40,11 +43,12 @@ from weights import EFFICIENTNET
 
 SPEC = WindowSpec(16_000, 16, 16, "pad")
 DIM = 8
-BATCH = 64
+BATCH_SIZES = (64, 1024)
 WINDOWS_PER_RECORDING = 12  # a minute in windows of 5 s
 TASK_RECORDINGS = 256
-BATCHES = (1_000, 9_000)
-SMALL_BATCHES = (100, 400)
+BATCHES = (1_000, 5_000)
+SMALL_BATCHES = (50, 150)
+LEGS = 3
 PROJECTED_WINDOWS = 10**9
 # Processes there is one of in a cluster, by what stands in their command line.
 SINGLE = {"driver": "benchmarks/scale.py", "GCS": "gcs_server", "counting actor": "ray::Progress"}
@@ -87,12 +91,13 @@ class EncodeNothing:
     """As ``pipeline.EncodeStage`` tells of it."""
 
     def __init__(self, job: Job, device: str, n_threads: int, progress: Any, weights: Any) -> None:
+        self._batch_size = job.batch_size
         self._report = Reporter(progress)
         self._report.encoder_ready()
 
     def __call__(self, windows: pa.Table) -> pa.Table:
         batch = f"window {windows['window_index'][0]} of {windows['file'][0]}"
-        self._report.begin_batch(batch, len(windows) / BATCH)
+        self._report.begin_batch(batch, len(windows) / self._batch_size)
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(len(windows) * DIM, np.float32)), DIM)
         self._report.is_stopping()
         self._report.end_batch(batch)
@@ -124,11 +129,11 @@ def costs() -> dict[str, Cost]:
     return found
 
 
-def run(n_batches: int, output: Path) -> dict[str, Any]:
-    """One run of so many batches, in this process: its seconds and what it cost."""
+def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str, Any]:
+    """Legs of so many batches each, in this process: their seconds, and of each process CPU and memory after each leg."""
     pipeline.decode_stage = decode_nothing  # type: ignore[assignment]
     pipeline.EncodeStage = EncodeNothing  # type: ignore[assignment, misc]
-    n = n_batches * BATCH // WINDOWS_PER_RECORDING
+    n = n_batches * batch_size // WINDOWS_PER_RECORDING
     recordings = pa.table(
         {
             "file": [f"s3://bucket/archive/{i:09d}.wav" for i in range(n)],
@@ -141,67 +146,76 @@ def run(n_batches: int, output: Path) -> dict[str, Any]:
     settings = Settings(model, fetch_checkpoint(model.name, "random"), SPEC, "mean", False, "fp32")
     shutil.rmtree(output, ignore_errors=True)
     store = Store(str(output), "{}")
-    job = Job(settings, store, "scale", BATCH, 32_768)
     plan = Plan("cpu", 1, 0.5, 0.0, 1, 0.25, 2, 0.0625, 1)
     with claimed(store.root, "scale", lambda _: None), session(verbose=False) as nodes:
         line = Line()
         tables = [recordings.slice(start, TASK_RECORDINGS) for start in range(0, n, TASK_RECORDINGS)]
-        before = costs()
+        found = [costs()]
         began = time.perf_counter()
         with watching(line, lambda _: None, lambda: False):
-            pipeline.embed(tables, job, plan, nodes, line)
+            for leg in range(n_legs):
+                pipeline.embed(tables, Job(settings, store, "scale", batch_size, 32_768, leg=leg), plan, nodes, line)
+                found.append(costs())
         wall_s = time.perf_counter() - began
-        after = costs()
-        assert line.ask().tally.windows_written >= n_batches * BATCH - BATCH
-    spent = {
-        name: [cost.cpu_s - (before[name].cpu_s if name in before else 0.0), cost.memory_mb]
-        for name, cost in after.items()
-    }
-    return {"wall_s": wall_s, "costs": spent}
+        assert line.ask().tally.windows_written == n_legs * n * WINDOWS_PER_RECORDING
+    return {"wall_s": wall_s, "costs": [{name: asdict(cost) for name, cost in each.items()} for each in found]}
 
 
-def in_a_process(n_batches: int, output: Path) -> dict[str, Any]:
-    say(f"{n_batches:,} batches")
-    command = [sys.executable, "benchmarks/scale.py", "--one", str(n_batches), "--output", str(output)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent)
+def in_a_process(n_batches: int, batch_size: int, output: Path, n_legs: int = 1) -> dict[str, Any]:
+    say(f"{n_batches:,} batches of {batch_size}, {n_legs} times")
+    command = [sys.executable, "benchmarks/scale.py", "--one", str(n_batches), str(batch_size), str(n_legs)]
+    done = subprocess.run(
+        [*command, "--output", str(output)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def slopes(few: int, many: int, batch_size: int, output: Path) -> tuple[list[list[str]], float]:
+    """Rows of the table, and milliseconds a batch with all processes on this machine's cores."""
+    short, long = (in_a_process(n, batch_size, output) for n in (few, many))
+    projected = PROJECTED_WINDOWS / batch_size
+    rows = []
+    for name in SINGLE:
+        before, after = ({"cpu_s": 0.0} | each["costs"][0].get(name, {}) for each in (short, long))
+        small, large = (each["costs"][1][name] for each in (short, long))
+        cpu_ms = 1e3 * ((large["cpu_s"] - after["cpu_s"]) - (small["cpu_s"] - before["cpu_s"])) / (many - few)
+        memory_kb = 1e3 * (large["memory_mb"] - small["memory_mb"]) / (many - few)
+        row = [str(batch_size), name, f"{cpu_ms:.2f}", f"{memory_kb:.2f}", f"{large['memory_mb']:,.0f}"]
+        rows.append([*row, f"{projected * cpu_ms / 3.6e6:,.1f}", f"{LEG_BATCHES * memory_kb / 1e6:,.1f}"])
+    return rows, 1e3 * (long["wall_s"] - short["wall_s"]) / (many - few)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", type=int, metavar="BATCHES", help=argparse.SUPPRESS)
+    parser.add_argument("--one", type=int, nargs=3, metavar=("BATCHES", "SIZE", "LEGS"), help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     add_options(parser, rounds=1)
     add_cache_option(parser)
     arguments = parser.parse_args()
     if arguments.one:
-        sys.stdout.write(json.dumps(run(arguments.one, arguments.output)) + "\n")
+        sys.stdout.write(json.dumps(run(*arguments.one, arguments.output)) + "\n")
         return 0
-    place = Workplace.of(arguments, "scale")
+    output = Workplace.of(arguments, "scale").outputs / "out"
     few, many = SMALL_BATCHES if arguments.small else BATCHES
-    short, long = (in_a_process(n, place.outputs / "out") for n in (few, many))
-    more = many - few
-    projected = PROJECTED_WINDOWS / BATCH
-    rows = []
-    for name in SINGLE:
-        (cpu_s, memory_mb), (cpu_more_s, memory_more_mb) = short["costs"][name], long["costs"][name]
-        cpu_ms, memory_kb = 1e3 * (cpu_more_s - cpu_s) / more, 1e3 * (memory_more_mb - memory_mb) / more
-        rows.append(
-            [
-                *(name, f"{cpu_ms:.2f}", f"{memory_kb:.2f}", f"{memory_more_mb:,.0f}"),
-                *(f"{cpu_ms * projected / 3.6e6:,.1f}", f"{memory_more_mb / 1e3 + memory_kb * projected / 1e6:,.1f}"),
-            ]
+    rows, notes = [], []
+    for batch_size in BATCH_SIZES:
+        more, wall_ms = slopes(few, many, batch_size, output)
+        rows += more
+        notes.append(
+            f"Batches of {batch_size}: {few:,} and {many:,} of them; {wall_ms:.1f} ms a batch with all processes on this "
+            f"machine's cores, {1e3 * batch_size / wall_ms:,.0f} windows/s; 10⁹ windows are {PROJECTED_WINDOWS / batch_size:,.0f}."
         )
-    wall_ms = 1e3 * (long["wall_s"] - short["wall_s"]) / more
-    table = markdown(
-        ["", "ms of CPU a batch", "kB a batch", f"MB after {many:,} batches", "10⁹ windows: hours of CPU", "GB"], rows
-    )
-    notes = [
-        f"{few:,} and {many:,} batches of {BATCH} windows, {WINDOWS_PER_RECORDING} windows a recording; with all "
-        f"processes on this machine's cores {wall_ms:.2f} ms a batch, {1e3 * BATCH / wall_ms:,.0f} windows/s.",
-        f"10⁹ windows are {projected:,.0f} batches, {PROJECTED_WINDOWS // WINDOWS_PER_RECORDING:,} recordings.",
-        f"{len(WINDOW_COLUMNS)} columns beside the samples.",
-    ]
+    after_legs = in_a_process((few + many) // 2, 64, output, LEGS)["costs"]
+    memory = [f"{each[name]['memory_mb']:,.0f}" for name in SINGLE for each in after_legs[1:]]
+    by_process = (f"{name} {', '.join(memory[LEGS * at : LEGS * (at + 1)])}" for at, name in enumerate(SINGLE))
+    notes.append(f"MB after each of {LEGS} legs of {(few + many) // 2:,} batches: {'; '.join(by_process)}.")
+    notes.append(f"{WINDOWS_PER_RECORDING} windows a recording. A leg ends after {LEG_BATCHES:,} batches.")
+    head = ["windows a batch", "", "ms of CPU a batch", "kB a batch", f"MB after {many:,}", "10⁹ windows: hours of CPU"]
+    table = markdown([*head, "GB in a leg"], rows)
     publish("scale", page(question(__doc__), table, notes), save=arguments.save)
     return 0
 

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from embedding.errors import RequestError, RunError, storage_failure
 from embedding.redact import redact
-from embedding.resources import Cluster
+from embedding.resources import STORE_BYTES, Cluster
 
 # Blocks in flight are a few hundred MB; Ray's own default, 30 % of the machine, is a laptop's browser.
 LOCAL_OBJECT_STORE_BYTES = 2 << 30
@@ -53,9 +53,11 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
 def look(*, is_own: bool) -> Cluster:
     """What Ray has at this moment."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [node["CPU"] for node in nodes if node.get("CPU")]
     n_gpus, memory_bytes = (sum(node.get(name, 0) for node in nodes) for name in ("GPU", "memory"))
-    return Cluster(sum(cpus), n_gpus, memory_bytes, min(cpus, default=0), len(cpus), is_own)
+    working = [node for node in nodes if node.get("CPU")]
+    cpus = [node["CPU"] for node in working]
+    store_bytes = min((int(node["object_store_memory"]) for node in working), default=STORE_BYTES)
+    return Cluster(sum(cpus), n_gpus, memory_bytes, min(cpus, default=0), len(cpus), store_bytes, is_own)
 
 
 @contextmanager
@@ -133,8 +135,8 @@ def plain_errors() -> Iterator[None]:
         ) from error
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise RunError(
-            "a node could not get this job's working directory from Ray, which removes it with the job that brought it: "
-            f"change any file in it and submit again ({_last_line(error)})"
+            "a node could not get this job's working directory from Ray, which removes it with the job that brought "
+            f"it: change any file in it and submit again ({_last_line(error)})"
         ) from error
     except Exception as error:
         for inner in _chain(error):

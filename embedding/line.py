@@ -40,6 +40,10 @@ class Line:
         self._heard = Heard()
         self._asking = threading.Lock()
 
+    def begin_leg(self) -> None:
+        """A part of the run begins, with encoders of its own."""
+        self.actor.begin_leg.remote()
+
     def ask(self) -> "Heard":
         """What has been heard of the run so far."""
         with self._asking:  # else an earlier answer might come later

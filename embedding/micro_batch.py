@@ -3,21 +3,11 @@
 # On a CPU larger micro-batches gain nothing (docs/decisions.md, "Encoder"). What is not listed: FALLBACK.
 ON_CPU = {"efficientnet": 4, "beats": 1}
 FALLBACK = 4
-# Windows handed to an actor at once: on a CPU some seconds of work, so that at the end of a run no actor works for long
-# while the others wait; on a GPU enough for any micro-batch, and few calls a second.
-BATCH_ON_CPU = {"efficientnet": 64, "beats": 8}
-BATCH_FALLBACK = 8
-BATCH_ON_GPU = 256
 # On a GPU the first passes try these in turn, and go on while each is at least GAIN times as fast as the one before.
 FIRST_ON_GPU = 16
 GAIN = 1.05
 # Passes at each size while trying. The first one also compiles and allocates: the fastest counts.
 TRIES = 3
-
-
-def batch_size(device: str, architecture: str) -> int:
-    """Windows per call of an actor, where the request does not say."""
-    return BATCH_ON_GPU if device == "cuda" else BATCH_ON_CPU.get(architecture, BATCH_FALLBACK)
 
 
 class MicroBatch:

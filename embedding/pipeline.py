@@ -27,23 +27,34 @@ from embedding.errors import RequestError, RunError
 from embedding.line import Line, Reporter
 from embedding.progress import ENCODE_TRIES
 from embedding.resources import Cluster, Plan
-from embedding.settings import Job
+from embedding.settings import Job, Settings
 
 # Deaths of encoders in a row while they load, after which it is not bad luck.
 ENCODER_STARTS = 20
 
 
 def embed(
-    recordings: list[pa.Table], job: Job, plan: Plan, cluster: Cluster, line: Line, *, verbose: bool = False
+    recordings: list[pa.Table],
+    job: Job,
+    plan: Plan,
+    cluster: Cluster,
+    line: Line,
+    *,
+    weights: ray.ObjectRef | None = None,
+    verbose: bool = False,
 ) -> None:
-    """Embed ``recordings`` (one table per decode task). Ray Data itself speaks only if ``verbose``.
+    """Embed ``recordings`` (one table per decode task): a leg of a run.
+
+    Args:
+        weights: ``share_weights``, for nodes that do not have the checkpoint.
+        verbose: let Ray Data speak for itself.
 
     Raises:
         RequestError: what an actor found wrong with the request (its weights).
         RunError: the storage or the cluster failed; what is stored stays valid.
     """
     _configure_data(job, plan, cluster, verbose=verbose)
-    weights = None if cluster.is_own else _weights(job)
+    line.begin_leg()
     n_decoders = None if plan.may_grow else min(plan.n_decoders, len(recordings))
     with plain_errors():
         (
@@ -138,9 +149,9 @@ def store_failures(failures: list[Failure], job: Job, report: Reporter) -> None:
         report.failed(failures)
 
 
-def _weights(job: Job) -> ray.ObjectRef | None:
+def share_weights(settings: Settings) -> ray.ObjectRef | None:
     """The checkpoint's bytes, for nodes that do not have it: one of them gets it from the driver's, others from it."""
-    path = job.settings.checkpoint.path
+    path = settings.checkpoint.path
     return None if path is None else ray.put(np.fromfile(Path(path), np.uint8))
 
 
@@ -245,7 +256,7 @@ def _configure_data(job: Job, plan: Plan, cluster: Cluster, *, verbose: bool) ->
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
     # One batch of windows, one block: a larger target would merge batches, a smaller one would split them.
-    context.target_max_block_size = int(0.8 * job.batch_size * job.settings.windows.length * 4)
+    context.target_max_block_size = int(0.8 * job.batch_size * job.settings.window_bytes)
     # An encoder whose process dies while it loads ends a run, unless it is replaced. One that comes up proves that they
     # can, and the count begins anew.
     context.max_consecutive_actor_init_deaths = ENCODER_STARTS

@@ -20,6 +20,10 @@ class Progress:
     _failed: set[int] = field(default_factory=set)
     _unchanged: list[int] = field(default_factory=list)
 
+    def begin_leg(self) -> None:
+        """The encoders from here on are others."""
+        self.tally.encoders = 0
+
     def begin_task(self, task_id: str) -> int:
         """Which try of this task begins: 1 is the first."""
         self._begun_tasks[task_id] += 1

@@ -16,7 +16,7 @@ class Tally:
     # Another one after the process that counts had to be started anew.
     origin: str = field(default_factory=lambda: uuid.uuid4().hex)
     recordings: int = 0  # whose last window is encoded, or that have none
-    encoders: int = 0  # that have loaded their model
+    encoders: int = 0  # of this leg that have loaded their model
     encoders_again: int = 0  # that have loaded it anew, after their process or node died
     tasks_again: int = 0  # decode tasks that were begun anew, likewise
     read_bytes: int = 0  # of the recordings that were decoded

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-import numpy as np
-
-from embedding import micro_batch, sources, storage
+from embedding import sources, storage
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
 from embedding.console import People, audio_length, plural, size
 from embedding.redact import redact_all
@@ -18,10 +16,6 @@ from embedding.stored import Each, Stored, threads
 from embedding.work import Work, former_versions
 
 VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
-
-# About this many shards per run, within these rows: an interruption then costs about 1/256 of the work.
-SHARDS_PER_RUN = 256
-SHARD_ROWS = (256, 32_768)
 
 
 @dataclass(frozen=True)
@@ -70,19 +64,6 @@ def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
         },
         "versions": {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()},
     }
-
-
-def auto_shard_rows(audio_s: float, settings: Settings) -> int:
-    """Rows per shard for a run over ``audio_s`` seconds of audio."""
-    n_windows = audio_s * settings.windows.rate_hz / settings.windows.hop
-    return int(np.clip(n_windows / SHARDS_PER_RUN, *SHARD_ROWS))
-
-
-def batch_size(config: EmbedConfig, settings: Settings, device: str) -> int:
-    """Windows per batch, as asked for or as suits the model on ``device``."""
-    if isinstance(config.batch_size, int):
-        return config.batch_size
-    return micro_batch.batch_size(device, settings.model.architecture)
 
 
 def greet(people: People, request: Request) -> None:

@@ -23,12 +23,16 @@ DECODERS_PER_GPU = 8
 # avex and torch imported, a model loaded and activations at work: at most 1.9 GB resident (measured 2026-11-20).
 ENCODER_MEMORY_BYTES = 2 << 30
 
+# The object store of nodes that are still to come: as cluster.yaml starts them.
+STORE_BYTES = 8_000_000_000
+
 
 @dataclass(frozen=True)
 class Cluster:
     """What Ray has at this moment. Only a Ray of our own (``is_own``) is sure to have the same later.
 
-    ``node_cpus`` are those of its smallest node that has any; ``n_nodes`` counts these.
+    ``node_cpus`` are those of its smallest node that has any, ``n_nodes`` counts these, and ``store_bytes`` is the
+    smallest object store of theirs.
     """
 
     n_cpus: float
@@ -36,6 +40,7 @@ class Cluster:
     memory_bytes: float
     node_cpus: float
     n_nodes: int = 1
+    store_bytes: int = STORE_BYTES
     is_own: bool = True
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from embedding import sources
+from embedding import sizes, sources
 from embedding.claim import LAPSE_S, Claim, Owner, claimed
 from embedding.config import EmbedConfig
 from embedding.console import People, plural, summarise
@@ -20,14 +21,13 @@ from embedding.errors import storage_failure
 from embedding.estimate import audio_seconds
 from embedding.ledger import Ledger
 from embedding.report import Books, Tally
-from embedding.request import Request, auto_shard_rows, batch_size, describe_dry_run, describe_work, greet
+from embedding.request import Request, describe_dry_run, describe_work, greet
 from embedding.resources import Cluster, plan
 from embedding.settings import Job
 from embedding.settle import settle, settle_failures
 from embedding.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.stopping import Stop, on_signals
 from embedding.stored import threads
-from embedding.work import split
 
 # A round ends with everything done; another one follows only where a worker that died took windows with it.
 MAX_ROUNDS = 5
@@ -103,8 +103,11 @@ class _Run:
         shared = NOTHING_LOCAL if nodes.is_own else self._shared_paths(todo)
         self._ledger.expect(audio_s * self._request.listing.n_bytes / max(1, sources.n_bytes(todo)))
         watch = self._people.progress(len(todo), audio_s)
-        rows = config.shard_rows if isinstance(config.shard_rows, int) else auto_shard_rows(audio_s, settings)
-        job = Job(settings, self._store, self._id, batch_size(config, settings, placement.device), rows, shared)
+        pieces = sizes.pieces(config, settings, placement, nodes, audio_s)
+        batches_per_byte = pieces.n_batches / max(1, sources.n_bytes(todo))
+        job = Job(settings, self._store, self._id, pieces.batch_size, pieces.shard_rows, shared)
+        weights = None if nodes.is_own else pipeline.share_weights(settings)
+        numbers = count()
 
         def on_tally(tally: Tally) -> None:
             self._tally = tally
@@ -118,10 +121,15 @@ class _Run:
             self._ledger.employ(placement)
             to_workers = line.Line()
             with line.watching(to_workers, on_tally, lambda: self._stop.asked_by is not None):
-                for number in range(MAX_ROUNDS):
-                    round_job = replace(job, round=number)
-                    tables = split(todo, placement.n_decoders)
-                    pipeline.embed(tables, round_job, placement, nodes, to_workers, verbose=config.verbose)
+                for _ in range(MAX_ROUNDS):
+                    for leg in sizes.legs(todo, batches_per_byte):
+                        this = replace(job, leg=next(numbers))
+                        tasks = sizes.tasks(leg, placement.n_decoders)
+                        pipeline.embed(
+                            tasks, this, placement, nodes, to_workers, weights=weights, verbose=config.verbose
+                        )
+                        if self._stop.asked_by is not None:
+                            break
                     self._unchanged |= to_workers.ask().unchanged
                     todo = self._left_after_round()
                     if self._stop.asked_by is not None or not len(todo):

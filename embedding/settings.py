@@ -41,6 +41,11 @@ class Settings:
             precision=config.precision,
         )
 
+    @property
+    def window_bytes(self) -> int:
+        """Of a window's samples in memory."""
+        return 4 * self.windows.length
+
     def guarded(self) -> dict[str, Any]:
         """The values an output directory belongs to, by the name a person knows them under."""
         return {
@@ -65,9 +70,9 @@ class Job:
     batch_size: int  # windows
     shard_rows: int
     shared_paths: SharedPaths = NOTHING_LOCAL
-    round: int = 0  # of the run over what is left
+    leg: int = 0  # of the run: its embedding may take several
 
     @property
     def shard_prefix(self) -> str:
-        """What the names of this round's shards begin with; the write task's number follows."""
-        return f"{self.run_id}-{self.round}"
+        """What the names of this leg's shards begin with; the write task's number follows."""
+        return f"{self.run_id}-{self.leg}"

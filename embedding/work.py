@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding import sources
 from embedding.decode import AUDIO_HASH
 from embedding.report import EXAMPLES_PER_KIND, Books
 from embedding.store import Store, find_hashes
@@ -21,13 +20,6 @@ FORMER = pa.schema(
         AUDIO_HASH,  # of the former version; null where it is not known or not all of it is stored
     ]
 )
-
-# A decode task's work: enough to amortise a task (some ms), little enough that cores finish together.
-TASK_BYTES = 64 << 20
-TASK_RECORDINGS = 256
-# Where that makes more tasks than these, they become longer: each takes some 10 kB and 1 ms of the driver before the
-# first one runs.
-MAX_TASKS = 16_384
 
 
 def former_versions(
@@ -179,17 +171,3 @@ def failures_by_kind(failures: pa.Table, ids: NDArray[np.int64] | None = None) -
             "examples": [f"{row['file']}: {row['message']}" for row in some],
         }
     return dict(sorted(kinds.items(), key=lambda item: -int(str(item[1]["recordings"]))))
-
-
-def split(todo: pa.Table, n_decoders: int) -> list[pa.Table]:
-    """One table per decode task: about TASK_BYTES each, and enough of them that no decoder is idle early."""
-    n_tasks = max(4 * n_decoders, MAX_TASKS)
-    task_bytes = max(TASK_BYTES, sources.n_bytes(todo) // n_tasks)
-    most = int(np.clip(-(-len(todo) // (4 * n_decoders)), 1, max(TASK_RECORDINGS, -(-len(todo) // n_tasks))))
-    tables, start, n_bytes = [], 0, 0
-    for at, n in enumerate(todo["size"].to_numpy()):
-        if at > start and (at - start == most or n_bytes + n > task_bytes):
-            tables.append(todo.slice(start, at - start))
-            start, n_bytes = at, 0
-        n_bytes += max(int(n), 0)
-    return [*tables, todo.slice(start)]

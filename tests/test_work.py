@@ -4,17 +4,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding import work as module
 from embedding.decode import Failure
 from embedding.settle import settle
 from embedding.store import Store
-from embedding.work import FORMER, Work, failures_by_kind, former_versions, split
+from embedding.work import FORMER, Work, failures_by_kind, former_versions
 from tests.shards import ids, listing, shard
 
 RUN = "run"
@@ -301,39 +299,3 @@ def test_failures_are_counted_by_kind_the_most_frequent_first(store: Store) -> N
     assert [len(told["examples"]) for told in found.values()] == [3, 1, 1]
     assert found["io"]["examples"] == ["/1: so it is"]
     assert failures_by_kind(store.read().failures, ids([1])).keys() == {"io"}
-
-
-# --- tasks ------------------------------------------------------------------------------------------------------------
-
-
-@given(
-    sizes=st.lists(st.one_of(st.integers(-1, 100), st.integers(0, 200 << 20)), max_size=600),
-    n_decoders=st.integers(1, 64),
-)
-def test_every_recording_is_in_one_task_and_no_task_is_large(sizes: list[int], n_decoders: int) -> None:
-    todo = pa.table({"file_id": range(len(sizes)), "size": pa.array(sizes, pa.int64())})
-    tables = split(todo, n_decoders)
-    assert pa.concat_tables(tables).equals(todo)
-    assert all(len(table) for table in tables) or not sizes
-    for table in tables:
-        n_bytes = sum(max(0, n) for n in table["size"].to_pylist())
-        assert len(table) == 1 or n_bytes <= module.TASK_BYTES
-        assert len(table) <= module.TASK_RECORDINGS
-    if len(sizes) >= 4 * n_decoders:
-        assert len(tables) >= n_decoders, "a decoder would be idle"
-
-
-def test_many_small_recordings_fill_tasks() -> None:
-    todo = pa.table({"file_id": range(10_000), "size": np.full(10_000, 1000)})
-    assert {len(table) for table in split(todo, 2)[:-1]} == {module.TASK_RECORDINGS}
-
-
-def test_an_archive_of_millions_does_not_become_millions_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_TASKS", 100)
-    n_large = 2_000
-    todo = pa.table({"file_id": range(n_large), "size": np.full(n_large, module.TASK_BYTES)})
-    assert len(split(todo, 2)) <= 2 * 100
-    n_small = 100 * module.TASK_RECORDINGS * 10
-    todo = pa.table({"file_id": range(n_small), "size": np.full(n_small, 1000)})
-    assert len(split(todo, 2)) <= 2 * 100
-    assert len(split(todo, 50)) >= 4 * 50, "as many as the decoders of a large cluster need"
