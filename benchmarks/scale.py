@@ -3,8 +3,8 @@
 The job's own arrangement of Ray Data, its counting actor and its shards, around a decoder and an encoder that do
 nothing: windows of 16 samples, vectors of 8 numbers. Two lengths of the same run, so that start and end drop out; what
 a batch adds to CPU time and memory of each process is what no cluster can share out, since there is one of them. Once
-with batches as a short run on a CPU has them and once as a long one on GPUs; then three legs one after the other, to see
-what of a leg's memory comes back.
+with batches as a short run on a CPU has them and once as a long one on GPUs; then three legs one after the other, which
+shows what of a leg's memory comes back.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def costs() -> dict[str, Cost]:
 
 
 def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str, Any]:
-    """Legs of so many batches each, in this process: their seconds, and of each process CPU and memory after each leg."""
+    """Legs of so many batches each, in this process: seconds in all, and what each process had cost after each leg."""
     pipeline.decode_stage = decode_nothing  # type: ignore[assignment]
     pipeline.EncodeStage = EncodeNothing  # type: ignore[assignment, misc]
     n = n_batches * batch_size // WINDOWS_PER_RECORDING
@@ -164,13 +164,8 @@ def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str,
 def in_a_process(n_batches: int, batch_size: int, output: Path, n_legs: int = 1) -> dict[str, Any]:
     say(f"{n_batches:,} batches of {batch_size}, {n_legs} times")
     command = [sys.executable, "benchmarks/scale.py", "--one", str(n_batches), str(batch_size), str(n_legs)]
-    done = subprocess.run(
-        [*command, "--output", str(output)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parent.parent,
-    )
+    command += ["--output", str(output)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -197,7 +192,8 @@ def main() -> int:
     add_cache_option(parser)
     arguments = parser.parse_args()
     if arguments.one:
-        sys.stdout.write(json.dumps(run(*arguments.one, arguments.output)) + "\n")
+        n_batches, batch_size, n_legs = arguments.one
+        sys.stdout.write(json.dumps(run(n_batches, batch_size, n_legs, arguments.output)) + "\n")
         return 0
     output = Workplace.of(arguments, "scale").outputs / "out"
     few, many = SMALL_BATCHES if arguments.small else BATCHES
@@ -206,8 +202,8 @@ def main() -> int:
         more, wall_ms = slopes(few, many, batch_size, output)
         rows += more
         notes.append(
-            f"Batches of {batch_size}: {few:,} and {many:,} of them; {wall_ms:.1f} ms a batch with all processes on this "
-            f"machine's cores, {1e3 * batch_size / wall_ms:,.0f} windows/s; 10⁹ windows are {PROJECTED_WINDOWS / batch_size:,.0f}."
+            f"Batches of {batch_size}: {few:,} and {many:,} of them; {wall_ms:.1f} ms a batch with all processes on these "
+            f"cores, {1e3 * batch_size / wall_ms:,.0f} windows/s; 10⁹ windows are {PROJECTED_WINDOWS / batch_size:,.0f}."
         )
     after_legs = in_a_process((few + many) // 2, 64, output, LEGS)["costs"]
     memory = [f"{each[name]['memory_mb']:,.0f}" for name in SINGLE for each in after_legs[1:]]
