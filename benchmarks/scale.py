@@ -202,8 +202,8 @@ def main() -> int:
         more, wall_ms = slopes(few, many, batch_size, output)
         rows += more
         notes.append(
-            f"Batches of {batch_size}: {few:,} and {many:,} of them; with all processes on these cores {wall_ms:.1f} ms a "
-            f"batch, {1e3 * batch_size / wall_ms:,.0f} windows/s; 10⁹ windows are {PROJECTED_WINDOWS / batch_size:,.0f}."
+            f"Batches of {batch_size}: {few:,} and {many:,} of them; with all processes on these cores {wall_ms:.1f} ms "
+            f"a batch, {1e3 * batch_size / wall_ms:,.0f} windows/s; 10⁹ windows: {PROJECTED_WINDOWS / batch_size:,.0f}."
         )
     after_legs = in_a_process((few + many) // 2, 64, output, LEGS)["costs"]
     memory = [f"{each[name]['memory_mb']:,.0f}" for name in SINGLE for each in after_legs[1:]]
