@@ -202,7 +202,7 @@ def main() -> int:
         more, wall_ms = slopes(few, many, batch_size, output)
         rows += more
         notes.append(
-            f"Batches of {batch_size}: {few:,} and {many:,} of them; with all processes on these cores {wall_ms:.1f} ms "
+            f"Batches of {batch_size}: {few:,} and {many:,} of them; all processes here take {wall_ms:.1f} ms "
             f"a batch, {1e3 * batch_size / wall_ms:,.0f} windows/s; 10⁹ windows: {PROJECTED_WINDOWS / batch_size:,.0f}."
         )
     after_legs = in_a_process((few + many) // 2, 64, output, LEGS)["costs"]

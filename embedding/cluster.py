@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ LOCAL_OBJECT_STORE_BYTES = 2 << 30
 # each write and each decode task then paid 1.3 s of a core for a process of its own: 0.67 of the cores' ceiling instead
 # of 0.9 (measured 2026-11-21). An environment variable of Ray's own processes, read when they start; not public.
 KEPT_WORKERS_PER_CPU = 8
+# For a head that is there.
+CONNECT_TIMEOUT_S = 10
 # Pieces of a spread task: enough of them to even out, each worth its some ms.
 SPREAD_PIECE = 64
 # What a task bound to a node ends with that is, or was, lost.
@@ -38,6 +41,7 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
     quiet = {} if verbose else {"logging_level": logging.ERROR, "log_to_driver": False}
     local = {} if address else {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     os.environ.setdefault("RAY_num_workers_soft_limit", str(KEPT_WORKERS_PER_CPU * (os.cpu_count() or 1)))
+    _refuse_silence(address)
     with nullcontext() if verbose else _core_output_aside():
         try:
             ray.init(address=address or "local", **quiet, **local)
@@ -50,14 +54,33 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
             ray.shutdown()
 
 
+def _refuse_silence(address: str | None) -> None:
+    """Ray itself waits for minutes for a head that is not there.
+
+    Raises:
+        RunError: nothing listens at ``host:port``.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdigit():  # none, `auto`, `ray://…`: Ray's own business
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {error.strerror or error}") from error
+
+
 def look(*, is_own: bool) -> Cluster:
     """What Ray has at this moment."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus, memory_bytes = (sum(node.get(name, 0) for node in nodes) for name in ("GPU", "memory"))
-    working = [node for node in nodes if node.get("CPU")]
-    cpus = [node["CPU"] for node in working]
-    store_bytes = min((int(node["object_store_memory"]) for node in working), default=STORE_BYTES)
+    cpus = [node["CPU"] for node in nodes if node.get("CPU")]
+    store_bytes = min((int(node["object_store_memory"]) for node in nodes if works(node)), default=STORE_BYTES)
     return Cluster(sum(cpus), n_gpus, memory_bytes, min(cpus, default=0), len(cpus), store_bytes, is_own)
+
+
+def works(resources: dict[str, float]) -> bool:
+    """Whether a node with these takes any task of ours; a cluster's head may have none."""
+    return bool(resources.get("CPU") or resources.get("GPU"))
 
 
 @contextmanager
@@ -104,13 +127,13 @@ def spread(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -
 
 
 def on_every_node(function: Callable[[], Any]) -> list[tuple[str, Any]]:
-    """What ``function`` gives on each node, beside the node's name. One that is lost meanwhile says nothing."""
+    """What ``function`` gives on each working node, beside the node's name. One that is lost meanwhile says nothing."""
 
     def there() -> Any:  # Ray takes no methods
         return function()
 
     task = ray.remote(num_cpus=0, max_retries=0)(there)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in ray.nodes() if node["Alive"] and works(node["Resources"])]
     answers = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
         for node in nodes

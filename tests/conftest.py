@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,15 @@ def s3_client_made_anew() -> Iterator[pytest.MonkeyPatch]:
 def other_s3(s3_server: str) -> Iterator[pytest.MonkeyPatch]:
     with s3_client_made_anew() as environment:
         yield environment
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A directory of which the closed parts are closed to this test, even if root runs it."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as later:
+        Path(folder).chmod(0o755)
+        if os.geteuid() == 0:
+            later.callback(os.seteuid, 0)
+            os.chown(folder, 65534, -1)
+            os.seteuid(65534)
+        yield Path(folder)

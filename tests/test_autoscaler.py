@@ -56,6 +56,7 @@ def autoscaled(tmp_path: Path, short_path: str) -> Iterator[Nodes]:
         "max_workers": 4,
         "provider": {
             "type": "fake_multinode",
+            "use_node_id_as_ip": True,  # all nodes have this machine's, by which they would be told apart
             "disable_launch_config_check": True,
             "disable_node_updaters": True,
             "gcs_address": address,
@@ -105,8 +106,25 @@ def autoscaled(tmp_path: Path, short_path: str) -> Iterator[Nodes]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+# Prints how many nodes are left once it is only one, or after so many seconds.
+LEFT = """
+import sys, time
+import ray
+
+ray.init(sys.argv[1], log_to_driver=False)
+until_s = time.monotonic() + float(sys.argv[2])
+while (n := sum(node["Alive"] for node in ray.nodes())) > 1 and time.monotonic() < until_s:
+    time.sleep(0.5)
+print(n)
+"""
+GONE_S = 120
+
+
 @pytest.mark.long
-def test_nodes_come_for_the_job(autoscaled: Nodes, archive: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_nodes_come_for_the_job_and_go_after_it(autoscaled: Nodes, archive: Path, tmp_path: Path) -> None:  # noqa: F811
     with job(autoscaled, archive, tmp_path / "out", *GPUS, "--actors", 2) as process:
         until(process, "Ray has not so many yet")
         assert_done(process, tmp_path / "out")
+    command = [sys.executable, "-c", LEFT, autoscaled.address, str(GONE_S)]
+    left = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert left.stdout.split()[-1] == "1", (tmp_path / "ray.log").read_text()

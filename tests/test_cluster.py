@@ -1,8 +1,10 @@
 """The connection to Ray, as its users see it. Each test in a process of its own, which connects to the shared Ray."""
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from embedding.decode import Failure
 from embedding.store import Store
 from embedding.stored import Stored
-from tests.conftest import ROOT, environment
+from tests.conftest import EFFICIENTNET, ROOT, environment, run_embed, tone, write_audio
 from tests.test_store import shard
 
 
@@ -91,6 +93,21 @@ with cluster.session(verbose=False):
 
 def test_a_node_that_is_lost_while_all_are_asked_says_nothing(ray_address: str) -> None:
     assert python(EVERY_NODE, ray_address).splitlines()[-1] == "['here']"
+
+
+def test_an_address_where_no_ray_listens_is_refused_in_seconds(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
+    with socket.socket() as bound:  # and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        began = time.monotonic()
+        done = run_embed(
+            *("--input", tmp_path, "--output", tmp_path / "out", "--model", EFFICIENTNET, "--checkpoint", "random"),
+            env={"RAY_ADDRESS": address},
+        )
+    assert time.monotonic() - began < 60  # Ray itself would wait for two minutes
+    assert done.code == 1
+    assert done.stderr.splitlines()[-1] == f"avex-batch: no Ray answers at RAY_ADDRESS={address}: Connection refused"
 
 
 REMOVED = """
