@@ -25,6 +25,7 @@ RUN useradd --create-home --uid 1000 ray
 USER ray
 WORKDIR /home/ray
 # A stopped job has half a minute to land what is in flight; Ray gives it three seconds. And nodes keep their idle
-# workers, or each write would start a process: embedding/cluster.py has the figures (128 are 8 for each of 16 cores).
+# workers, or each write would start a process: embedding/scheduling/cluster.py has the figures (128 are 8 for each of 16
+# cores).
 # Ray's token guards a machine's own Ray from its other users; here nodes are alone in their network.
 ENV RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=disabled RAY_JOB_STOP_WAIT_TIME_S=30 RAY_num_workers_soft_limit=128

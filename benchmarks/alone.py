@@ -123,7 +123,7 @@ def _answer(worker: subprocess.Popen[str]) -> str:
 def encode(task: Mapping[str, Any]) -> dict[str, float]:
     import numpy as np
 
-    from embedding.encoder import Encoder
+    from embedding.encoding.encoder import Encoder
 
     settings = settings_of(task)
     encoder = Encoder(settings, task["device"], task["threads"])
@@ -154,7 +154,7 @@ def _windows(task: Mapping[str, Any], spec: Any) -> Any:
     """``[n, length]``, of a few recordings again and again."""
     import numpy as np
 
-    from embedding.windows import cut
+    from embedding.decoding.windows import cut
 
     found: list[Any] = []
     for path in sorted(path for path in Path(task["folder"]).rglob("*") if path.is_file()):
@@ -174,7 +174,7 @@ def _repeat(seconds: float, n_windows: int, work: Callable[[], object]) -> dict[
 
 
 def _blocks(path: Path, rate_hz: int) -> Iterator[Any]:
-    from embedding.audio import open_recording
+    from embedding.decoding.audio import open_recording
 
     with open_recording(str(path)) as recording:
         yield from recording.blocks(rate_hz)
@@ -183,10 +183,10 @@ def _blocks(path: Path, rate_hz: int) -> Iterator[Any]:
 def decode(task: Mapping[str, Any]) -> dict[str, float]:
     import pyarrow as pa
 
-    from embedding.decode import Observer
-    from embedding.decode import decode as to_windows
-    from embedding.sizes import least_batch
-    from embedding.sources import list_recordings
+    from embedding.decoding.decode import Observer
+    from embedding.decoding.decode import decode as to_windows
+    from embedding.listing.sources import list_recordings
+    from embedding.scheduling.sizes import least_batch
 
     class Count(Observer):
         audio_s = 0.0

@@ -1,8 +1,8 @@
 """Driver memory and time of a listing, per recording: ``python benchmarks/listing.py [--recordings 1000000]``.
 
-Every case runs the real code of ``embedding.sources`` in a process of its own, over names of 90 bytes. Of S3 only the
-answers are simulated (pages of 1,000 objects); files are real, and empty. Planned for 10⁷ recordings, hence a limit of
-250 bytes each: exit code 1 where a case takes more.
+Every case runs the real code of ``embedding.listing.sources`` in a process of its own, over names of 90 bytes. Of S3
+only the answers are simulated (pages of 1,000 objects); files are real, and empty. Planned for 10⁷ recordings, hence a
+limit of 250 bytes each: exit code 1 where a case takes more.
 """
 
 import argparse
@@ -50,7 +50,8 @@ class SimulatedS3:
 
 
 def from_s3(n: int, folder: Path, *inputs: str) -> Callable[[], int]:
-    from embedding import s3, sources
+    from embedding.listing import sources
+    from embedding.storage import s3
 
     s3.client = lambda: SimulatedS3(n)  # type: ignore[assignment]
     return lambda: len(sources.list_recordings(inputs).recordings)
@@ -77,7 +78,7 @@ def one_folder_on_disk(n: int, folder: Path) -> Callable[[], int]:
 
 
 def from_disk(folder: Path, names: Iterator[str]) -> Callable[[], int]:
-    from embedding import sources
+    from embedding.listing import sources
 
     for path in map(folder.joinpath, names):
         try:
@@ -93,7 +94,7 @@ def manifest(n: int, folder: Path) -> Callable[[], int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from embedding import sources
+    from embedding.listing import sources
 
     path = folder / "manifest.parquet"
     names = (name(i) for i in count())

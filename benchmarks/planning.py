@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 def write_half(listed: pa.Table, root: str) -> None:
     """An output with one row for each recording of the first half."""
-    from embedding.store import Store, embeddings_schema
+    from embedding.output.store import Store, embeddings_schema
 
     store, dim = Store(root, "{}"), 8
     for start in range(0, len(listed) // 2, SHARD_ROWS):
@@ -58,9 +58,10 @@ def write_half(listed: pa.Table, root: str) -> None:
 
 def measure(n: int) -> dict[str, Any]:
     """The steps in this process: seconds of each, and its peak memory."""
-    from embedding import sizes, sources
-    from embedding.store import Store
-    from embedding.work import Work, former_versions
+    from embedding.listing import sources
+    from embedding.output.store import Store
+    from embedding.output.work import Work, former_versions
+    from embedding.scheduling import sizes
 
     seconds: dict[str, float] = {}
 

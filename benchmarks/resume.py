@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.store import Store, embeddings_schema
+from embedding.output.store import Store, embeddings_schema
 from listing import name
 
 LIMIT_S = 60

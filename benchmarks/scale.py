@@ -24,18 +24,18 @@ import pyarrow as pa
 
 from archive import add_cache_option
 from embedding import pipeline
-from embedding.checkpoints import fetch_checkpoint
-from embedding.claim import claimed
-from embedding.cluster import session
-from embedding.decode import windows_schema
-from embedding.line import Line, Reporter, watching
-from embedding.models import find_model
-from embedding.resources import Plan
+from embedding.decoding.decode import windows_schema
+from embedding.decoding.windows import WindowSpec
+from embedding.encoding.checkpoints import fetch_checkpoint
+from embedding.encoding.models import find_model
+from embedding.listing.sources import RECORDINGS
+from embedding.output.claim import claimed
+from embedding.output.store import Store
+from embedding.scheduling.cluster import session
+from embedding.scheduling.line import Line, Reporter, watching
+from embedding.scheduling.resources import Plan
+from embedding.scheduling.sizes import LEG_BATCHES
 from embedding.settings import Job, Settings
-from embedding.sizes import LEG_BATCHES
-from embedding.sources import RECORDINGS
-from embedding.store import Store
-from embedding.windows import WindowSpec
 from harness import say
 from job import Workplace
 from tables import add_options, markdown, page, publish, question

@@ -29,17 +29,18 @@ N_PACKAGES = 8
 
 # What the driver imports before it connects, and then.
 DRIVER_IMPORTS = "import jobs.embed, embedding.run"
-RAY_IMPORTS = "import embedding.cluster, embedding.pipeline"
-ENCODER_IMPORTS = "from embedding.encoder import Encoder"
+RAY_IMPORTS = "import embedding.scheduling.cluster, embedding.pipeline"
+ENCODER_IMPORTS = "from embedding.encoding.encoder import Encoder"
 CONNECT = """
-from embedding import cluster, pipeline
+from embedding.scheduling import cluster
+from embedding import pipeline
 began = time.perf_counter()
 with cluster.session(verbose=False):
     seconds = time.perf_counter() - began
 """
 LOAD = """
 from alone import settings_of
-from embedding.encoder import Encoder
+from embedding.encoding.encoder import Encoder
 settings = settings_of({task!r})
 began = time.perf_counter()
 Encoder(settings, "cpu", 1)

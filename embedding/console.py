@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from embedding.output.report import Books, Tally
 from embedding.redact import redact
-from embedding.report import Books, Tally
-from embedding.resources import Cluster, Plan
+from embedding.scheduling.resources import Cluster, Plan
 from embedding.stopping import GRACE_S
 
 LOG_EVERY_S = 10.0

@@ -18,15 +18,15 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from embedding.apart import decode_apart
-from embedding.checkpoints import keep
-from embedding.claim import check_holder
-from embedding.cluster import plain_errors
-from embedding.decode import Failure, Observer, decode
+from embedding.decoding.apart import decode_apart
+from embedding.decoding.decode import Failure, Observer, decode
+from embedding.encoding.checkpoints import keep
 from embedding.errors import RequestError, RunError
-from embedding.line import Line, Reporter
-from embedding.progress import ENCODE_TRIES
-from embedding.resources import Cluster, Plan
+from embedding.output.claim import check_holder
+from embedding.scheduling.cluster import plain_errors
+from embedding.scheduling.line import Line, Reporter
+from embedding.scheduling.progress import ENCODE_TRIES
+from embedding.scheduling.resources import Cluster, Plan
 from embedding.settings import Job, Settings
 
 # Deaths of encoders in a row while they load, after which it is not bad luck.
@@ -160,7 +160,7 @@ class EncodeStage:
 
     def __init__(self, job: Job, device: str, n_threads: int, progress: Any, weights: ray.ObjectRef | None) -> None:
         # Imported here, not above: torch and avex take seconds and belong to the actors alone.
-        from embedding.encoder import Encoder
+        from embedding.encoding.encoder import Encoder
 
         self._job = job
         self._report = Reporter(progress)
@@ -176,7 +176,7 @@ class EncodeStage:
             self._refusal = error
 
     def __call__(self, windows: pa.Table) -> pa.Table:
-        from embedding.encoder import encode_table
+        from embedding.encoding.encoder import encode_table
 
         if self._refusal is not None:
             raise self._refusal

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from embedding import sources, storage
+from embedding import storage
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
 from embedding.console import People, audio_length, plural, size
+from embedding.listing import sources
+from embedding.output.store import Store
+from embedding.output.stored import Each, Stored, threads
+from embedding.output.work import Work, former_versions
 from embedding.redact import redact_all
 from embedding.settings import Settings
-from embedding.store import Store
-from embedding.stored import Each, Stored, threads
-from embedding.work import Work, former_versions
 
 VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
 

@@ -13,21 +13,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedding import sizes, sources
-from embedding.claim import LAPSE_S, Claim, Owner, claimed
 from embedding.config import EmbedConfig
 from embedding.console import People, plural, summarise
 from embedding.errors import storage_failure
-from embedding.estimate import audio_seconds
-from embedding.ledger import Ledger
-from embedding.report import Books, Tally
+from embedding.listing import sources
+from embedding.listing.estimate import audio_seconds
+from embedding.output.claim import LAPSE_S, Claim, Owner, claimed
+from embedding.output.ledger import Ledger
+from embedding.output.report import Books, Tally
+from embedding.output.settle import settle, settle_failures
+from embedding.output.stored import threads
 from embedding.request import Request, describe_dry_run, describe_work, greet
-from embedding.resources import Cluster, plan
+from embedding.scheduling import sizes
+from embedding.scheduling.resources import Cluster, plan
+from embedding.scheduling.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.settings import Job
-from embedding.settle import settle, settle_failures
-from embedding.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.stopping import Stop, on_signals
-from embedding.stored import threads
 
 # A round ends with everything done; another one follows only where a worker that died took windows with it.
 MAX_ROUNDS = 5
@@ -90,14 +91,15 @@ class _Run:
         return books
 
     def _embed(self, todo: pa.Table) -> None:
-        from embedding import cluster
+        from embedding.scheduling import cluster
 
         config, settings = self._request.config, self._request.settings
         with ThreadPoolExecutor(1) as beside:
             estimate = beside.submit(_prepare, todo)
             nodes = self._connect()
             audio_s = estimate.result()
-        from embedding import line, pipeline
+        from embedding import pipeline
+        from embedding.scheduling import line
 
         placement = plan(nodes, config.device, config.actors, config.gpus_per_actor)
         shared = NOTHING_LOCAL if nodes.is_own else self._shared_paths(todo)
@@ -139,7 +141,7 @@ class _Run:
 
     def _shared_paths(self, todo: pa.Table) -> SharedPaths:
         """Local paths, once every node has been found to see them."""
-        from embedding import cluster
+        from embedding.scheduling import cluster
 
         shared = SharedPaths.of(todo, self._store.root, self._id)
         refuse_unshared(cluster.on_every_node(shared.missing))
@@ -155,7 +157,7 @@ class _Run:
 
     def _connect(self) -> Cluster:
         """To Ray, once. It takes seconds to import: a request that makes no sense has been refused before."""
-        from embedding import cluster
+        from embedding.scheduling import cluster
 
         if self._nodes is None:
             self._nodes = self._stack.enter_context(cluster.session(verbose=self._request.config.verbose))
@@ -166,7 +168,7 @@ class _Run:
         """Reading many shards is work for all nodes, where there are several."""
         if len(arguments) < SPREAD_FROM or "RAY_ADDRESS" not in os.environ:
             return threads(function, arguments)
-        from embedding import cluster
+        from embedding.scheduling import cluster
 
         self._connect()
         return cluster.spread(function, arguments)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from embedding.checkpoints import Checkpoint, fetch_checkpoint
 from embedding.config import EmbedConfig
-from embedding.models import Model, check_fits, find_model
-from embedding.shared_paths import NOTHING_LOCAL, SharedPaths
-from embedding.store import Store
-from embedding.windows import WindowSpec
+from embedding.decoding.windows import WindowSpec
+from embedding.encoding.checkpoints import Checkpoint, fetch_checkpoint
+from embedding.encoding.models import Model, check_fits, find_model
+from embedding.output.store import Store
+from embedding.scheduling.shared_paths import NOTHING_LOCAL, SharedPaths
 
 
 @dataclass(frozen=True)

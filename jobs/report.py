@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = make_parser().parse_args(arguments)
         from embedding import storage  # numpy and pyarrow: not for --help
-        from embedding.audit import audit
+        from embedding.output.audit import audit
 
         found = audit(storage.normalise(given.output, "OUTPUT"))
     except RequestError as error:

@@ -16,7 +16,7 @@ import pytest
 import soundfile as sf
 from hypothesis import settings
 
-from embedding import s3
+from embedding.storage import s3
 
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile("avex-batch", deadline=None)
@@ -63,7 +63,7 @@ def ray_of(n_cpus: int) -> Iterator[str]:
     )
     with subprocess.Popen(
         [sys.executable, "-c", program],
-        env=environment(RAY_num_workers_soft_limit=str(8 * n_cpus)),  # as ours has it (embedding/cluster.py)
+        env=environment(RAY_num_workers_soft_limit=str(8 * n_cpus)),  # as ours has it (embedding/scheduling/cluster.py)
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

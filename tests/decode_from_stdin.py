@@ -18,10 +18,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from embedding import decode as stage
-from embedding.audio import Recording, open_recording
-from embedding.sources import RECORDINGS
-from embedding.windows import WindowSpec
+from embedding.decoding import decode as stage
+from embedding.decoding.audio import Recording, open_recording
+from embedding.decoding.windows import WindowSpec
+from embedding.listing.sources import RECORDINGS
 
 # Of 60,000 mutated recordings the slowest took 0.11 s (2026-11-21); a shared machine may stall.
 SECONDS_EACH = 20

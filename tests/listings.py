@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.errors import RequestError
-from embedding.sources import (
+from embedding.listing.sources import (
     Listing,
     list_recordings,
 )

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from embedding.sources import RECORDINGS
-from embedding.store import embeddings_schema
+from embedding.listing.sources import RECORDINGS
+from embedding.output.store import embeddings_schema
 
 DIM = 4
 

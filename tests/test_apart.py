@@ -20,10 +20,10 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from embedding import apart
-from embedding.apart import TRIES, decode_apart
-from embedding.decode import Failure, decode
-from embedding.windows import WindowSpec
+from embedding.decoding import apart
+from embedding.decoding.apart import TRIES, decode_apart
+from embedding.decoding.decode import Failure, decode
+from embedding.decoding.windows import WindowSpec
 from tests.conftest import ROOT, tone, write_audio
 from tests.test_decode import RATE_HZ, SECOND, Observer, recordings_of, write_truncated
 
@@ -61,10 +61,10 @@ soundfile.SoundFile.__init__ = init
 # Kills while a long recording is read, when some of its windows have been sent; later ones are sent at once.
 IN_MID_READ = """
 import os, signal
-import embedding.decode
-from embedding import audio
+import embedding.decoding.decode
+from embedding.decoding import audio
 
-embedding.decode.WHOLE_RECORDING_S = 1
+embedding.decoding.decode.WHOLE_RECORDING_S = 1
 audio.BLOCK_SAMPLES = 4_000
 _blocks = audio.Recording._mono_blocks
 
@@ -359,7 +359,9 @@ def test_a_message_that_was_cut_off_is_the_end(tmp_path: Path) -> None:
 
 
 def children() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children() if "embedding.apart" in " ".join(process.cmdline())]
+    return [
+        process for process in psutil.Process().children() if "embedding.decoding.apart" in " ".join(process.cmdline())
+    ]
 
 
 def test_a_process_that_is_not_listened_to_any_more_ends(tmp_path: Path) -> None:
@@ -375,7 +377,7 @@ def test_no_process_is_left_behind_when_its_listener_is_killed(tmp_path: Path) -
     files = recordings(tmp_path, "abc", 60.0)
     program = (
         "import sys, psutil\n"
-        "from embedding.apart import decode_apart\n"
+        "from embedding.decoding.apart import decode_apart\n"
         "from tests.test_apart import SECOND, Observer, recordings_of\n"
         "tables = decode_apart(recordings_of(sys.argv[1:]), SECOND, 1, Observer())\n"
         "next(tables)\n"

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedding import audio
-from embedding.audio import AudioFault, open_recording, resampled_length
+from embedding.decoding import audio
+from embedding.decoding.audio import AudioFault, open_recording, resampled_length
 from tests.conftest import tone, write_audio
 
 Samples = NDArray[np.float32]

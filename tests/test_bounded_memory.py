@@ -25,8 +25,8 @@ PROGRAM = """
 import json, re, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
-from embedding.decode import Observer, decode
-from embedding.windows import WindowSpec
+from embedding.decoding.decode import Observer, decode
+from embedding.decoding.windows import WindowSpec
 
 files = sys.argv[1:]
 recordings = pa.table({"file": files, "size": [0] * len(files), "file_id": list(range(len(files)))})

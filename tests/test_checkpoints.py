@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from embedding import storage
-from embedding.checkpoints import Checkpoint, fetch_checkpoint, keep
+from embedding.encoding.checkpoints import Checkpoint, fetch_checkpoint, keep
+from embedding.encoding.models import find_model
 from embedding.errors import RequestError, RunError
-from embedding.models import find_model
 from tests.conftest import BEATS, EFFICIENTNET, ROOT
 
 
@@ -116,7 +116,7 @@ def test_a_kept_file_that_was_damaged_since_is_brought_again(weights: Checkpoint
 KEEP = """
 import sys, time
 from pathlib import Path
-from embedding.checkpoints import Checkpoint, keep
+from embedding.encoding.checkpoints import Checkpoint, keep
 
 uri, source, digest, asked = sys.argv[1:]
 def fetch():

@@ -17,15 +17,15 @@ from typing import Any
 import psutil
 import pytest
 
-from embedding import claim as module
 from embedding import storage
-from embedding.claim import Claim, Owner, check_holder, claimed, read_owner
 from embedding.errors import RequestError, RunError
+from embedding.output import claim as module
+from embedding.output.claim import Claim, Owner, check_holder, claimed, read_owner
 from tests.conftest import ROOT
 
 HOLDER = """
 import sys
-from embedding.claim import claimed
+from embedding.output.claim import claimed
 
 with claimed(sys.argv[1], "theirs", print):
     print("held", flush=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedding.decode import Failure
-from embedding.store import Store
-from embedding.stored import Stored
+from embedding.decoding.decode import Failure
+from embedding.output.store import Store
+from embedding.output.stored import Stored
 from tests.conftest import EFFICIENTNET, ROOT, environment, run_embed, tone, write_audio
 from tests.test_store import shard
 
@@ -34,8 +34,8 @@ def python(program: str, ray_address: str, *arguments: object) -> str:
 
 READ = """
 import json, sys
-from embedding import cluster
-from embedding.store import Store
+from embedding.scheduling import cluster
+from embedding.output.store import Store
 
 with cluster.session(verbose=False):
     stored = Store(sys.argv[1], "{}").read(each=cluster.spread)
@@ -55,7 +55,7 @@ def test_reading_back_may_be_spread_over_the_nodes(tmp_path: Path, ray_address: 
 
 FAIL = """
 import sys
-from embedding import cluster
+from embedding.scheduling import cluster
 from embedding.errors import RunError
 
 def fail(number):
@@ -78,7 +78,7 @@ def test_a_workers_storage_error_is_the_drivers_in_one_line(ray_address: str) ->
 
 EVERY_NODE = """
 import ray
-from embedding import cluster
+from embedding.scheduling import cluster
 
 class There:  # a method, as the job asks it
     def name(self):
@@ -112,7 +112,7 @@ def test_an_address_where_no_ray_listens_is_refused_in_seconds(tmp_path: Path) -
 
 REMOVED = """
 import ray
-from embedding import cluster
+from embedding.scheduling import cluster
 from embedding.errors import RunError
 
 with cluster.session(verbose=False):
@@ -134,8 +134,8 @@ def test_a_jobs_directory_that_ray_has_removed_is_named_in_one_line(ray_address:
 COUNT = """
 import os, signal, time
 import ray
-from embedding import cluster
-from embedding.line import Line
+from embedding.scheduling import cluster
+from embedding.scheduling.line import Line
 
 @ray.remote
 def add(progress, n):
@@ -163,7 +163,7 @@ KEEP = """
 import os, sys, time
 from pathlib import Path
 import psutil, ray
-from embedding import cluster
+from embedding.scheduling import cluster
 
 N = 2 * (os.cpu_count() or 1) + 1
 

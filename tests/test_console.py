@@ -8,8 +8,8 @@ from rich.console import Console
 
 from embedding import console
 from embedding.console import People, Watch, audio_length, describe, duration, size, summarise
-from embedding.report import Tally
-from embedding.resources import Cluster, plan
+from embedding.output.report import Tally
+from embedding.scheduling.resources import Cluster, plan
 from tests.test_report import BOOKS
 
 

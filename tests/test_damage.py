@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedding.audio import AudioFault, open_recording
+from embedding.decoding.audio import AudioFault, open_recording
 from tests.test_audio import (
     MINUTE,
     RATE_HZ,

@@ -14,11 +14,11 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from embedding import decode as stage
 from embedding import storage
-from embedding.decode import Failure, decode, windows_schema
-from embedding.sources import RECORDINGS
-from embedding.windows import WindowSpec
+from embedding.decoding import decode as stage
+from embedding.decoding.decode import Failure, decode, windows_schema
+from embedding.decoding.windows import WindowSpec
+from embedding.listing.sources import RECORDINGS
 from tests.conftest import tone, write_audio
 
 RATE_HZ = 16_000
@@ -312,7 +312,7 @@ def test_bad_recordings_leave_the_others_unharmed(tmp_path: Path) -> None:
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recording of some seconds, decoded as a short one is and as a long one."""
     monkeypatch.setattr(stage, "WHOLE_RECORDING_S", request.param)
-    monkeypatch.setattr("embedding.audio.BLOCK_SAMPLES", 4_000)
+    monkeypatch.setattr("embedding.decoding.audio.BLOCK_SAMPLES", 4_000)
 
 
 @pytest.mark.usefixtures("either_way")

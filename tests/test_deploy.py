@@ -14,8 +14,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from embedding import metrics
-from embedding.resources import Cluster, plan
+from embedding.scheduling import metrics
+from embedding.scheduling.resources import Cluster, plan
 from jobs.embed import parse
 from tests.conftest import ROOT
 
@@ -140,9 +140,12 @@ def test_the_image_holds_every_module_and_the_locked_packages() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert "--require-hashes -r requirements.lock" in dockerfile
     kept = (ROOT / ".dockerignore").read_text().splitlines()
-    for package in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = [pattern.rstrip("*") for pattern in setuptools["packages"]["find"]["include"]]
+    assert packages == ["embedding", "jobs"]
+    for package in packages:
         assert f"COPY {package} {package}" in dockerfile
-        assert f"!{package}/*.py" in kept
+        assert f"!{package}/**/*.py" in kept
     python = re.search(r"FROM python:(\d+\.\d+)", dockerfile)
     assert python is not None
     assert python[1] == "3.11"

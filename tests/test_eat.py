@@ -17,7 +17,7 @@ PROGRAM = """
 import json, sys
 import numpy as np
 from embedding.config import EmbedConfig
-from embedding.encoder import Encoder
+from embedding.encoding.encoder import Encoder
 from embedding.settings import Settings
 
 rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from embedding.store import embeddings_schema
+from embedding.output.store import embeddings_schema
 from tests import reference
 from tests.conftest import BEATS, EFFICIENTNET, Outcome, ray_of, run_embed, tone, write_audio
 

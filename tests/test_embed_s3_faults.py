@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 
 from embedding import storage
-from embedding.decode import WHOLE_OBJECT_BYTES
+from embedding.decoding.decode import WHOLE_OBJECT_BYTES
 from tests import faulty_s3
 from tests.conftest import EFFICIENTNET, Outcome, ray_of, run_embed, tone
 from tests.faulty_s3 import faulty

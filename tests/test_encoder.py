@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embedding.config import make_config
-from embedding.encoder import Encoder, pool
+from embedding.encoding.encoder import Encoder, pool
 from embedding.settings import Settings
 from tests import reference
 from tests.conftest import BEATS, EFFICIENTNET, tone

@@ -6,9 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from embedding import estimate, s3
-from embedding.estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE, audio_seconds
-from embedding.sources import RECORDINGS, UNKNOWN_SIZE, list_recordings
+from embedding.listing import estimate
+from embedding.listing.estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE, audio_seconds
+from embedding.listing.sources import RECORDINGS, UNKNOWN_SIZE, list_recordings
+from embedding.storage import s3
 from tests.conftest import tone, write_audio
 
 

@@ -9,9 +9,9 @@ import torch
 from openvino import opset13 as ops
 from torch import nn
 
-from embedding.graph import Compiled, _through
-from embedding.lean import LeanBeats, LeanEfficientNet, lean_kind
-from embedding.models import find_model
+from embedding.encoding.graph import Compiled, _through
+from embedding.encoding.lean import LeanBeats, LeanEfficientNet, lean_kind
+from embedding.encoding.models import find_model
 from tests.conftest import BEATS, EFFICIENTNET
 from tests.test_lean import load_with_trained_looking_weights, relative_error, some_windows
 

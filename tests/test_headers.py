@@ -10,8 +10,8 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from embedding import headers
-from embedding.audio import AudioFault, open_recording
+from embedding.decoding import headers
+from embedding.decoding.audio import AudioFault, open_recording
 from tests.conftest import tone
 from tests.test_audio import (
     MINUTE,

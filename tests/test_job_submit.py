@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pyarrow.parquet as pq
 import pytest
 
-from embedding import metrics
+from embedding.scheduling import metrics
 from tests.clusters import Nodes, cluster_of
 from tests.conftest import EFFICIENTNET, environment, tone, write_audio
 

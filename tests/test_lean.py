@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from embedding.checkpoints import fetch_checkpoint
-from embedding.lean import LeanBeats, LeanEfficientNet, Plain, lean_kind
-from embedding.models import find_model, load
+from embedding.encoding.checkpoints import fetch_checkpoint
+from embedding.encoding.lean import LeanBeats, LeanEfficientNet, Plain, lean_kind
+from embedding.encoding.models import find_model, load
 from tests import reference  # noqa: F401 — imports all of avex: `load` alone imports what its first model needs
 from tests.conftest import BEATS, EFFICIENTNET
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from embedding import ledger as module
 from embedding import storage
 from embedding.errors import RequestError
-from embedding.ledger import Ledger
-from embedding.report import Books, Tally
-from embedding.resources import Plan
+from embedding.output import ledger as module
+from embedding.output.ledger import Ledger
+from embedding.output.report import Books, Tally
+from embedding.output.store import Store
+from embedding.scheduling.resources import Plan
 from embedding.stopping import Stopped
-from embedding.store import Store
 from tests.test_report import BOOKS
 
 PLAN = Plan("cpu", 2, 0.75, 0.0, 1, 0.125, 4, 0.0625, 1)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedding.sources import (
+from embedding.listing.sources import (
     UNKNOWN_SIZE,
 )
 from tests.listings import ODD_NAMES, below, listed, listing, make, manifest, refusal

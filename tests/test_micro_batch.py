@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedding.micro_batch import FIRST_ON_GPU, TRIES, MicroBatch
+from embedding.encoding.micro_batch import FIRST_ON_GPU, TRIES, MicroBatch
 
 
 def feed(micro_batch: MicroBatch, rate_at: dict[int, float], batch: int = 4096) -> list[int]:

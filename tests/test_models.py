@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from embedding.checkpoints import fetch_checkpoint
 from embedding.config import EmbedConfig
+from embedding.encoding.checkpoints import fetch_checkpoint
+from embedding.encoding.models import ARCHITECTURES, check_fits, find_model, load, model_names
 from embedding.errors import RequestError
-from embedding.models import ARCHITECTURES, check_fits, find_model, load, model_names
 from tests.conftest import BEATS, EFFICIENTNET
 
 

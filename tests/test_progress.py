@@ -2,8 +2,8 @@
 
 import pickle
 
-from embedding.line import Heard
-from embedding.progress import ENCODE_TRIES, Progress
+from embedding.scheduling.line import Heard
+from embedding.scheduling.progress import ENCODE_TRIES, Progress
 
 
 def test_each_try_of_a_task_is_counted() -> None:

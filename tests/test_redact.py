@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import embedding.run
 from embedding import storage
-from embedding.checkpoints import fetch_checkpoint
+from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.errors import RequestError
 from embedding.redact import SECRET_VARIABLES, URL_VARIABLES, redact, redact_all, redact_log
 from jobs.embed import main

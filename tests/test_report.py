@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from embedding.report import Books, Tally
+from embedding.output.report import Books, Tally
 
 BOOKS = Books(
     listed=1204,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding.errors import RequestError
-from embedding.resources import DECODERS_PER_GPU, Cluster, plan
+from embedding.scheduling.resources import DECODERS_PER_GPU, Cluster, plan
 
 GB = 1 << 30
 

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.config import make_config
-from embedding.decode import Failure
+from embedding.decoding.decode import Failure
+from embedding.listing.sources import list_recordings
+from embedding.output.store import Store
 from embedding.request import Request
-from embedding.sources import list_recordings
-from embedding.store import Store
 from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, tone, write_audio
 
 Embed = Callable[..., Outcome]

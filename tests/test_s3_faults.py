@@ -14,12 +14,13 @@ import pyarrow as pa
 import pytest
 from botocore.config import Config
 
-from embedding import decode as stage
-from embedding import s3, s3_faults, storage
-from embedding.decode import Failure, Observer, decode
+from embedding import storage
+from embedding.decoding import decode as stage
+from embedding.decoding.decode import Failure, Observer, decode
+from embedding.decoding.windows import WindowSpec
 from embedding.errors import RequestError
-from embedding.sources import UNKNOWN_SIZE, list_recordings
-from embedding.windows import WindowSpec
+from embedding.listing.sources import UNKNOWN_SIZE, list_recordings
+from embedding.storage import s3, s3_faults
 from tests import faulty_s3
 from tests.conftest import s3_client_made_anew, tone, write_audio
 from tests.faulty_s3 import FaultyS3, Request, always, faulty, first

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedding import storage
-from embedding.decode import Failure
-from embedding.settle import WITHOUT_WINDOWS, settle, settle_failures
-from embedding.store import Store, embeddings_schema
+from embedding.decoding.decode import Failure
+from embedding.output.settle import WITHOUT_WINDOWS, settle, settle_failures
+from embedding.output.store import Store, embeddings_schema
 from tests.shards import DIM, ids, listing, shard
 
 TRUE_S = 12.5

@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from embedding.claim import Claim, claimed
 from embedding.errors import RequestError, RunError
-from embedding.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
-from embedding.sources import RECORDINGS
+from embedding.listing.sources import RECORDINGS
+from embedding.output.claim import Claim, claimed
+from embedding.scheduling.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 
 
 def listing(*files: Path | str) -> pa.Table:

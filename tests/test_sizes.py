@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding import sizes
 from embedding.config import make_config
-from embedding.resources import Cluster, Plan
+from embedding.scheduling import sizes
+from embedding.scheduling.resources import Cluster, Plan
+from embedding.scheduling.sizes import legs, pieces, tasks
 from embedding.settings import Settings
-from embedding.sizes import legs, pieces, tasks
 from tests.conftest import EFFICIENTNET
 
 GPU_NODES = Cluster(n_cpus=64, n_gpus=4, memory_bytes=256 << 30, node_cpus=16, n_nodes=4, is_own=False)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding.errors import RequestError
-from embedding.sources import (
+from embedding.listing.sources import (
     RECORDINGS,
     UNKNOWN_SIZE,
     audio_suffixes,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from embedding.sources import (
+from embedding.listing.sources import (
     file_id,
 )
 from tests.listings import ODD_NAMES, PATTERNS, TREE, below, listed, listing, manifest, refusal

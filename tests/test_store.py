@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding import storage
-from embedding.decode import Failure
+from embedding.decoding.decode import Failure
 from embedding.errors import RequestError
-from embedding.store import AUDIO_HASHES_KEY, FAILURES, SETTINGS_KEY, Store, embeddings_schema
+from embedding.output.store import AUDIO_HASHES_KEY, FAILURES, SETTINGS_KEY, Store, embeddings_schema
 from tests.shards import DIM, shard
 
 

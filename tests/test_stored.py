@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding.decode import Failure
-from embedding.store import STORED_FAILURES, Store
-from embedding.stored import KEYS, Stored, spans_of, threads
+from embedding.decoding.decode import Failure
+from embedding.output.store import STORED_FAILURES, Store
+from embedding.output.stored import KEYS, Stored, spans_of, threads
 from tests.shards import shard
 
 NO_FAILURES = STORED_FAILURES.empty_table()

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding.decode import Failure
-from embedding.settle import settle
-from embedding.store import Store
-from embedding.work import FORMER, Work, failures_by_kind, former_versions
+from embedding.decoding.decode import Failure
+from embedding.output.settle import settle
+from embedding.output.store import Store
+from embedding.output.work import FORMER, Work, failures_by_kind, former_versions
 from tests.shards import ids, listing, shard
 
 RUN = "run"

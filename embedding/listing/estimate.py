@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedding import storage
-from embedding.audio import AudioFault, open_recording
+from embedding.decoding.audio import AudioFault, open_recording
 
 SAMPLE = 32
 SAMPLE_THREADS = 8

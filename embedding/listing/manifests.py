@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from embedding import s3, storage
+from embedding import storage
 from embedding.errors import RequestError
+from embedding.storage import s3
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _CHUNK = 8192  # rows of a .parquet that are read at a time

@@ -12,7 +12,7 @@ import torch
 from openvino import opset13 as ops
 from torch import nn
 
-from embedding.lean import Features, LeanBeats, LeanEfficientNet
+from embedding.encoding.lean import Features, LeanBeats, LeanEfficientNet
 
 # Of OpenVINO's graphs; its Python package has no types.
 Node = Any

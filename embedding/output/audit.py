@@ -6,14 +6,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from embedding import ledger, storage
-from embedding.claim import NAME as CLAIM
-from embedding.claim import Owner, read_owner
+from embedding import storage
 from embedding.console import plural
 from embedding.errors import RequestError
-from embedding.store import SETTINGS_KEY, Store
-from embedding.stored import Stored, threads
-from embedding.work import failures_by_kind
+from embedding.output import ledger
+from embedding.output.claim import NAME as CLAIM
+from embedding.output.claim import Owner, read_owner
+from embedding.output.store import SETTINGS_KEY, Store
+from embedding.output.stored import Stored, threads
+from embedding.output.work import failures_by_kind
 
 
 @dataclass(frozen=True)

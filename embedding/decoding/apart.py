@@ -20,8 +20,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedding.decode import Failure, Observer, decode
-from embedding.windows import WindowSpec
+from embedding.decoding.decode import Failure, Observer, decode
+from embedding.decoding.windows import WindowSpec
 
 # Deaths of one recording here, after one in the open: once may be the kernel's choice of a victim.
 TRIES = 2

@@ -8,11 +8,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from embedding.decode import Failure
-from embedding.graph import Compiled
-from embedding.lean import Features, LeanBeats, LeanEfficientNet, lean_kind
-from embedding.micro_batch import MicroBatch
-from embedding.models import load
+from embedding.decoding.decode import Failure
+from embedding.encoding.graph import Compiled
+from embedding.encoding.lean import Features, LeanBeats, LeanEfficientNet, lean_kind
+from embedding.encoding.micro_batch import MicroBatch
+from embedding.encoding.models import load
 from embedding.settings import Settings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from embedding.report import Tally
+from embedding.output.report import Tally
 
 # Deaths of an encoder over one batch of windows before the run gives up: a lost machine is not the batch's fault.
 ENCODE_TRIES = 5

@@ -14,11 +14,11 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from embedding import metrics
-from embedding.decode import Failure
-from embedding.progress import Progress
+from embedding.decoding.decode import Failure
+from embedding.output.report import Tally
 from embedding.redact import redact
-from embedding.report import Tally
+from embedding.scheduling import metrics
+from embedding.scheduling.progress import Progress
 
 logger = logging.getLogger("avex_batch")
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from embedding import s3, storage
+from embedding import storage
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.errors import RequestError, RunError, root_cause
+from embedding.storage import s3
 
 RANDOM_SEED = 0
 _HUB_SCHEME = "hf://"

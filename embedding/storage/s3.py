@@ -11,7 +11,7 @@ from functools import cache
 from io import BufferedReader, RawIOBase
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from embedding.s3_faults import ShortBodyError, as_os_error, passes, patiently, service_errors, whole
+from embedding.storage.s3_faults import ShortBodyError, as_os_error, passes, patiently, service_errors, whole
 
 if TYPE_CHECKING:
     from s3fs import S3FileSystem

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from embedding.checkpoints import RANDOM_SEED, Checkpoint
 from embedding.config import EmbedConfig
+from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint
 from embedding.errors import RequestError, root_cause
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.decode import AUDIO_HASH, WINDOW_COLUMNS, Failure
+from embedding.decoding.decode import AUDIO_HASH, WINDOW_COLUMNS, Failure
 from embedding.errors import RequestError
+from embedding.output.stored import Each, Stored, threads
 from embedding.redact import redact, redact_all
-from embedding.stored import Each, Stored, threads
 
 FAILURES = pa.schema(
     [

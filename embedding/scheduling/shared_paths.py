@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from embedding import storage
-from embedding.claim import NAME, read_owner
 from embedding.errors import RequestError, RunError
+from embedding.output.claim import NAME, read_owner
 
 # Recordings that are looked for: spread over the listing, so that of several mounts each is likely among them.
 N_RECORDINGS = 16

@@ -17,7 +17,7 @@ import soxr
 import xxhash
 from numpy.typing import NDArray
 
-from embedding.headers import ByteView, as_endless_mp3, as_measured_wav, is_unstated, n_unread, piped
+from embedding.decoding.headers import ByteView, as_endless_mp3, as_measured_wav, is_unstated, n_unread, piped
 
 # Samples per block after resampling (16 s at 16 kHz, 1 MB). Large enough that per-block overhead vanishes, small
 # enough that a worker's memory is set by its imports: see docs/decisions.md, "Decoding".

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from embedding.errors import RequestError, RunError, storage_failure
 from embedding.redact import redact
-from embedding.resources import STORE_BYTES, Cluster
+from embedding.scheduling.resources import STORE_BYTES, Cluster
 
 # Blocks in flight are a few hundred MB; Ray's own default, 30 % of the machine, is a laptop's browser.
 LOCAL_OBJECT_STORE_BYTES = 2 << 30
@@ -115,7 +115,7 @@ def spread(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -
     """Call ``function`` once per tuple of ``arguments``, on all nodes; results in order (``stored.Each``)."""
 
     def piece(arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        from embedding.stored import threads
+        from embedding.output.stored import threads
 
         return list(threads(function, arguments))
 

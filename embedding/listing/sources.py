@@ -24,10 +24,11 @@ import pyarrow.csv
 import soundfile as sf
 from numpy.typing import NDArray
 
-from embedding import s3, storage
+from embedding import storage
 from embedding.errors import RequestError
-from embedding.manifests import MANIFEST_SUFFIXES, manifest_files
-from embedding.patterns import EVERYTHING, Pattern
+from embedding.listing.manifests import MANIFEST_SUFFIXES, manifest_files
+from embedding.listing.patterns import EVERYTHING, Pattern
+from embedding.storage import s3
 
 RECORDINGS = pa.schema([("file", pa.string()), ("size", pa.int64()), ("file_id", pa.int64())])
 

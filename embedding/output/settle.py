@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.store import Store
-from embedding.stored import Stored
+from embedding.output.store import Store
+from embedding.output.stored import Stored
 
 # Kinds of failures that leave no windows: a recording that is complete has overcome them.
 WITHOUT_WINDOWS = ("empty", "corrupt", "short", "io", "crash")

@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.audio import AudioFault, Recording, open_recording
-from embedding.windows import WindowSpec, cut
+from embedding.decoding.audio import AudioFault, Recording, open_recording
+from embedding.decoding.windows import WindowSpec, cut
 
 # S3 objects up to this size are fetched whole and many at a time (a request costs 20–60 ms, whatever its size);
 # longer ones are read as a stream of ranges.

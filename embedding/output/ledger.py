@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from embedding.errors import RequestError
-from embedding.report import Books, Run, Tally
-from embedding.resources import Plan
+from embedding.output.report import Books, Run, Tally
+from embedding.output.store import Store
+from embedding.scheduling.resources import Plan
 from embedding.stopping import Stopped
-from embedding.store import Store
 
 NAME = "report.json"
 REFRESH_S = 10.0

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding.decode import AUDIO_HASH
-from embedding.report import EXAMPLES_PER_KIND, Books
-from embedding.store import Store, find_hashes
-from embedding.stored import Each, Stored, threads
+from embedding.decoding.decode import AUDIO_HASH
+from embedding.output.report import EXAMPLES_PER_KIND, Books
+from embedding.output.store import Store, find_hashes
+from embedding.output.stored import Each, Stored, threads
 
 # Recordings that are stored under another identity than the listing's: same name, other size or version.
 FORMER = pa.schema(

@@ -1,7 +1,7 @@
 """Bytes on a local disk or in S3, behind the few verbs this project needs.
 
-Local paths go through Python itself, so that any name a disk allows works; ``s3://`` goes through ``embedding.s3``,
-which waits out the faults that pass. Whatever fails raises an OSError.
+Local paths go through Python itself, so that any name a disk allows works; ``s3://`` goes through
+``embedding.storage.s3``, which waits out the faults that pass. Whatever fails raises an OSError.
 """
 
 import os
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from embedding import s3
 from embedding.errors import RequestError
+from embedding.storage import s3
 
 # A name that starts like this is an unfinished write: readers' globs (*.parquet) do not see it.
 TEMPORARY_PREFIX = ".tmp-"

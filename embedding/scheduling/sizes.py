@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from embedding import sources
 from embedding.config import AUTO, EmbedConfig
-from embedding.resources import Cluster, Plan
+from embedding.listing import sources
+from embedding.scheduling.resources import Cluster, Plan
 from embedding.settings import Settings
 
 # Windows handed to an encoder at once: on a CPU some seconds of work, on a GPU enough for any micro-batch. What is not

@@ -1,0 +1,1 @@
+"""The output: what it holds, what is left to do, who may write, the books."""
