@@ -1,11 +1,17 @@
 """argparse, in this program's manner."""
 
 import argparse
+import logging
 import re
+from collections.abc import Callable
 from typing import NoReturn
 
 from embedding.config import nearest
-from embedding.errors import RequestError
+from embedding.console import complain, print_bug
+from embedding.errors import RequestError, RunError
+from embedding.redact import redact_log
+
+EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,3 +26,24 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             message = f"unknown option {unknown[1]}{nearest(unknown[1], self._option_string_actions)}"
         raise RequestError(message)
+
+
+def run_job(job: Callable[[], None]) -> int:
+    """Run ``job`` as a command; every way it may end is said in one line, but a bug, and has its exit code."""
+    if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
+        logging.lastResort.addFilter(redact_log)
+    try:
+        job()
+    except RequestError as error:
+        complain(error)
+        return EXIT_BAD_REQUEST
+    except RunError as error:
+        complain(error)
+        return EXIT_INCOMPLETE
+    except KeyboardInterrupt:
+        complain(RunError("stopped; what is stored stays valid, and the same command again goes on from there"))
+        return EXIT_INCOMPLETE
+    except Exception as error:  # noqa: BLE001 — a bug, said in full
+        print_bug(error)
+        return EXIT_INCOMPLETE
+    return EXIT_COMPLETE

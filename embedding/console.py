@@ -3,7 +3,8 @@
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -68,6 +69,23 @@ class People:
     def progress(self, n_recordings: int, audio_s: float) -> "Watch":
         """To show a run over ``n_recordings`` that hold about ``audio_s`` seconds of audio."""
         return Watch(self, n_recordings, audio_s)
+
+    @contextmanager
+    def counting(self, what: str, n: int) -> Iterator[Callable[[int], None]]:
+        """To show how many of ``n`` are done: call it with how many more."""
+        bar = Progress(MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn(what), console=self.console)
+        task = bar.add_task(what, total=n)
+        last_line_s = time.monotonic()
+
+        def count(more: int) -> None:
+            nonlocal last_line_s
+            bar.advance(task, more)
+            if not self.console.is_terminal and time.monotonic() - last_line_s >= LOG_EVERY_S:
+                last_line_s = time.monotonic()
+                self.say(f"{bar.tasks[0].completed:,.0f}/{n:,} {what}")
+
+        with bar if self.console.is_terminal else nullcontext():
+            yield count
 
 
 def describe(tally: Tally, audio_s: float, elapsed_s: float) -> str:

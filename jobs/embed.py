@@ -4,17 +4,13 @@ Exit codes: 0 the run is complete within the failure budget; 1 it is not; 2 the 
 """
 
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 
-from embedding.command_line import Parser
+from embedding.command_line import Parser, run_job
 from embedding.config import EmbedConfig, make_config, option_name, read_config_file
-from embedding.console import People, complain, print_bug
-from embedding.errors import RequestError, RunError
-from embedding.redact import redact_log
-
-EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
+from embedding.console import People
+from embedding.errors import RunError
 
 
 def make_parser() -> Parser:
@@ -52,46 +48,34 @@ def parse(arguments: Sequence[str] | None) -> EmbedConfig:
     return make_config(from_file | {name: value for name, value in given.items() if value is not None})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 — each end in its own words
-    """Run the job; the exit code says how it went."""
-    from embedding.run import embed  # numpy, pyarrow and soundfile: not for --help
+def embed(arguments: Sequence[str] | None) -> None:
+    """Run the job.
 
-    if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
-        logging.lastResort.addFilter(redact_log)
-    try:
-        config = parse(arguments)
-        books = embed(config, People.on_stdout())
-    except RequestError as error:
-        complain(error)
-        return EXIT_BAD_REQUEST
-    except RunError as error:
-        complain(error)
-        return EXIT_INCOMPLETE
-    except KeyboardInterrupt:
-        complain(RunError("stopped; what is stored stays valid, and the same command again goes on from there"))
-        return EXIT_INCOMPLETE
-    except Exception as error:  # noqa: BLE001 — a bug, said in full
-        print_bug(error)
-        return EXIT_INCOMPLETE
+    Raises:
+        RequestError: the request makes no sense.
+        RunError: the run could not go on, was stopped, or is not complete within the failure budget.
+    """
+    from embedding.run import embed as run  # numpy, pyarrow and soundfile: not for --help
+
+    config = parse(arguments)
+    books = run(config, People.on_stdout())
     if books is None:
-        return EXIT_COMPLETE
+        return
     if books.failure_rate > config.max_failure_rate:
-        complain(
-            RunError(
-                f"{books.failed:,} of {books.listed:,} recordings failed, more than --max-failure-rate "
-                f"{config.max_failure_rate:g} allows"
-            )
+        raise RunError(
+            f"{books.failed:,} of {books.listed:,} recordings failed, more than --max-failure-rate "
+            f"{config.max_failure_rate:g} allows"
         )
-        return EXIT_INCOMPLETE
     if not books.balanced:
-        complain(
-            RunError(
-                f"the books do not balance: of {books.listed:,} recordings {books.already_done + books.embedded:,} are "
-                f"embedded and {books.failed:,} failed; run the same command again"
-            )
+        raise RunError(
+            f"the books do not balance: of {books.listed:,} recordings {books.already_done + books.embedded:,} are "
+            f"embedded and {books.failed:,} failed; run the same command again"
         )
-        return EXIT_INCOMPLETE
-    return EXIT_COMPLETE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; the exit code says how it went."""
+    return run_job(lambda: embed(arguments))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def test_the_parquet_holds_what_the_reference_loop_computes(
     assert max(errors) <= 1e-5
 
 
-@pytest.mark.parametrize("model", MODELS)
+# tests/test_graph.py and test_encoder.py have BEATs in bf16, too.
+@pytest.mark.parametrize("model", [EFFICIENTNET, pytest.param(BEATS, marks=pytest.mark.long)])
 def test_bf16_vectors_point_where_fp32_vectors_do(model: str, outputs: Callable[..., tuple[Path, Outcome]]) -> None:
     exact, coarse = (
         np.stack(

@@ -26,7 +26,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_archive(tmp_path_factory.mktemp("archive"))
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGINT, "Ctrl-C"), pytest.param(signal.SIGTERM, "SIGTERM", marks=pytest.mark.long)],
+)
 def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
     number: int, name: str, archive: Path, tmp_path: Path, ray_address: str
 ) -> None:
@@ -180,6 +183,7 @@ def shards_in(s3_api: Any, bucket: str) -> list[str]:
     return [item["Key"] for item in listed.get("Contents", ())]
 
 
+@pytest.mark.long  # likewise
 def test_a_bucket_that_vanishes_is_one_line(s3_api: Any, bucket: str, archive: Path) -> None:
     def vanish() -> None:
         while True:

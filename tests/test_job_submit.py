@@ -114,6 +114,7 @@ def test_failed_job_is_a_failed_job(ray: Ray, archive: Path, tmp_path: Path) -> 
     assert "exit code 2" in said
 
 
+@pytest.mark.long  # two jobs on three nodes: minutes
 def test_stopped_job_lands_what_it_has_and_is_done_when_submitted_again(
     ray: Ray, nodes: Nodes, archive: Path, tmp_path: Path
 ) -> None:

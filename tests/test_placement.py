@@ -65,6 +65,7 @@ def assert_done(process: subprocess.Popen[str], output: Path) -> None:
 GPUS = ("--checkpoint", "random", "--device", "cuda")
 
 
+@pytest.mark.long  # for the sake of ten minutes
 def test_gpus_that_come_late_and_too_few_are_waited_for_and_used(archive: Path, tmp_path: Path) -> None:
     with cluster_of(1) as nodes, job(nodes, archive, tmp_path / "out", *GPUS, "--actors", 2) as process:
         until(process, "Ray has not so many yet")

@@ -107,17 +107,7 @@ class Store:
         return uri
 
     def _parquet(self, table: pa.Table, metadata: dict[str, str]) -> bytes:
-        sink = pa.BufferOutputStream()
-        # Vectors do not compress (random mantissas) and have no repeated values: a dictionary only costs time.
-        plain = [name for name in table.column_names if name != "embedding"]
-        pq.write_table(
-            table.replace_schema_metadata({SETTINGS_KEY: self.settings, **metadata}),
-            sink,
-            compression="zstd",
-            use_dictionary=plain,  # type: ignore[arg-type] — a list of columns is documented; the stubs know bool only
-            write_page_index=True,
-        )
-        return sink.getvalue().to_pybytes()
+        return as_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings, **metadata}))
 
     def _names(self, folder: str) -> Iterator[str]:
         return storage.list_names(storage.join(self.root, folder), ".parquet")
@@ -187,6 +177,21 @@ class Store:
         """Remove what dead runs left half-written. For the holder of the claim: a live run's would look the same."""
         for folder in ("", "embeddings", "failures"):
             storage.sweep(storage.join(self.root, folder) if folder else self.root)
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    """The file of a table, compressed."""
+    sink = pa.BufferOutputStream()
+    # Vectors do not compress (random mantissas) and have no repeated values: a dictionary only costs time.
+    plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=plain,  # type: ignore[arg-type] — a list of columns is documented; the stubs know bool only
+        write_page_index=True,
+    )
+    return sink.getvalue().to_pybytes()
 
 
 def _read_failures(uri: str) -> pa.Table:

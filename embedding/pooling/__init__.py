@@ -1,0 +1,1 @@
+"""Windows to one row per recording."""

@@ -1,0 +1,146 @@
+"""The pooled output, and what of it is left to do.
+
+    OUTPUT/recordings/POOLING/*.parquet          one row per recording
+    OUTPUT/recordings/POOLING/.parts/*.parquet   while a run goes on: what shards know of recordings that lie in several
+
+As with the embeddings the files are their own log: a recording is pooled when its row is there. Files are complete or
+absent, and named after what they are made of.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from embedding import storage
+from embedding.output.store import SETTINGS_KEY, as_parquet
+from embedding.output.stored import Stored
+
+FOLDER = "recordings"
+PARTS = ".parts"
+
+# A shard, and what to make of it: recordings that lie wholly in it, and those that have windows elsewhere, of which the
+# shard's part gets the name ``parts``.
+SHARDS = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("whole", pa.list_(pa.int64())),
+        ("split", pa.list_(pa.int64())),
+        ("parts", pa.string()),
+    ]
+)
+# Recordings that lie in several shards, and the names of the parts they are in.
+GROUPS = pa.schema([("ids", pa.list_(pa.int64())), ("parts", pa.list_(pa.string()))])
+# Split recordings in a group: neighbours share their shards, so few files are read for many of them.
+GROUP_RECORDINGS = 4096
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The pooled output of ``root``. Small and picklable: it travels to every task that writes."""
+
+    root: str  # of the embeddings
+    poolings: tuple[str, ...]
+    settings: str  # JSON, into the metadata of every file
+
+    @property
+    def folder(self) -> str:
+        return storage.join(self.root, FOLDER, "+".join(self.poolings))
+
+    def write(self, table: pa.Table, name: str) -> None:
+        """Recordings, in one step; the same name again replaces them."""
+        storage.write_bytes(storage.join(self.folder, f"{name}.parquet"), self._parquet(table))
+
+    def write_parts(self, table: pa.Table, name: str) -> None:
+        storage.write_bytes(storage.join(self.folder, PARTS, f"{name}.parquet"), self._parquet(table))
+
+    def read_parts(self, names: list[str], ids: NDArray[np.int64]) -> pa.Table:
+        """What the parts of these names know of recordings ``ids``."""
+        tables = []
+        for name in names:
+            with storage.open_stream(storage.join(self.folder, PARTS, f"{name}.parquet")) as stream:
+                table = pq.read_table(stream, use_threads=False)
+            tables.append(table.filter(pa.array(np.isin(table["file_id"].to_numpy(), ids))))
+        return pa.concat_tables(tables)
+
+    def _parquet(self, table: pa.Table) -> bytes:
+        return as_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings}))
+
+    def files(self) -> dict[str, NDArray[np.int64]]:
+        """URI of each file, and ``file_id`` of the recordings in it."""
+        found = {}
+        for uri in storage.list_names(self.folder, ".parquet"):
+            with storage.open_stream(uri) as stream:
+                found[uri] = pq.ParquetFile(stream).read(columns=["file_id"])["file_id"].to_numpy()
+        return found
+
+    def parts(self) -> set[str]:
+        """Names of the parts there are."""
+        return {_stem(uri) for uri in storage.list_names(storage.join(self.folder, PARTS), ".parquet")}
+
+    def forget_parts(self) -> None:
+        for uri in list(storage.list_names(storage.join(self.folder, PARTS), ".parquet")):
+            storage.delete(uri)
+
+    def keep(self, uri: str, ids: NDArray[np.int64]) -> None:
+        """Leave only recordings ``ids`` in the file."""
+        with storage.open_stream(uri) as stream:
+            table = pq.read_table(stream, use_threads=False)
+        kept = table.filter(pa.array(np.isin(table["file_id"].to_numpy(), ids)))
+        if len(kept):
+            self.write(kept, _stem(uri))
+        else:
+            storage.delete(uri)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to do: ``shards`` (SHARDS) first, then ``groups`` (GROUPS)."""
+
+    shards: pa.Table
+    groups: pa.Table
+    n_todo: int  # recordings
+
+
+def complete(stored: Stored) -> NDArray[np.int64]:
+    """``file_id`` of recordings all of whose windows are stored, each once."""
+    recordings = stored.recordings()
+    is_complete = (recordings.n_present == recordings.n_windows) & recordings.consistent & (recordings.n_repeated == 0)
+    return recordings.file_id[is_complete]
+
+
+def plan(stored: Stored, todo: NDArray[np.int64]) -> Plan:
+    """For recordings ``todo`` (``file_id``), which are complete."""
+    id_, shard = stored.spans["file_id"].to_numpy(), stored.spans["shard"].to_numpy()
+    wanted = np.isin(id_, todo)
+    pairs = np.unique(np.column_stack([id_[wanted], shard[wanted]]), axis=0)  # by recording
+    _, first, n_shards = np.unique(pairs[:, 0], return_index=True, return_counts=True)
+    is_split = np.repeat(n_shards > 1, n_shards)
+    by_shard = np.argsort(pairs[:, 1], kind="stable")
+    rows, parts = [], {}
+    for at in np.split(by_shard, np.flatnonzero(np.diff(pairs[by_shard, 1])) + 1) if len(pairs) else []:
+        number, split = pairs[at[0], 1], pairs[at[is_split[at]], 0]
+        uri = stored.shards[number]
+        parts[number] = name_of(_stem(uri), split)
+        rows.append({"uri": uri, "whole": pairs[at[~is_split[at]], 0], "split": split, "parts": parts[number]})
+    groups = []
+    of_several = np.flatnonzero(n_shards > 1)
+    # In the order of their first shards, so that those of a group have most of their shards in common.
+    of_several = of_several[np.argsort(pairs[first[of_several], 1], kind="stable")]
+    for start in range(0, len(of_several), GROUP_RECORDINGS):
+        some = of_several[start : start + GROUP_RECORDINGS]
+        numbers = np.unique(np.concatenate([pairs[first[at] : first[at] + n_shards[at], 1] for at in some]))
+        groups.append({"ids": pairs[first[some], 0], "parts": [parts[number] for number in numbers]})
+    return Plan(pa.Table.from_pylist(rows, SHARDS), pa.Table.from_pylist(groups, GROUPS), len(first))
+
+
+def name_of(stem: str, ids: NDArray[np.int64]) -> str:
+    """Of a file with these recordings: tried again it is the same, and with others another one."""
+    return f"{stem}-{hashlib.blake2b(np.sort(ids).tobytes(), digest_size=8).hexdigest()}"
+
+
+def _stem(uri: str) -> str:
+    return uri.rpartition("/")[2].removesuffix(".parquet")

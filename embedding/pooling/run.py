@@ -1,0 +1,154 @@
+"""The whole flow, arranged with Ray Data.
+
+    shards ─▶ recordings that lie in one of them, and parts of the others ─▶ recordings that lie in several
+
+Only parts are read twice, and of a recording they are a few vectors, however many windows it has.
+"""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from embedding import storage
+from embedding.console import People, duration, plural
+from embedding.errors import RequestError, RunError, storage_failure
+from embedding.output.claim import LAPSE_S, claimed
+from embedding.output.store import Store
+from embedding.pooling.pooled import Plan, Pooled, complete, name_of, plan
+from embedding.pooling.tables import COLUMNS, merged, parts_of_windows, recordings_of
+
+# Shards or groups in a task, at most: enough to amortise a task, few enough for progress.
+TASK_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Recordings in the pooled output, and in the embeddings without all of their windows."""
+
+    n_pooled: int
+    n_incomplete: int
+
+
+def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool = False) -> Outcome:
+    """Pool the embeddings of the output at ``root``; what is pooled already stays.
+
+    Raises:
+        RequestError: there are no embeddings.
+        RunError: the storage or the cluster failed; what is stored stays valid.
+    """
+    store = Store(root, "")
+    run = store.read_json("run.json")
+    stored = store.read()
+    if not stored.shards:
+        raise RequestError(f"{root} holds no embeddings: write them with jobs.embed")
+    pooled = Pooled(root, poolings, json.dumps((run or {}).get("settings", {})))
+    n_incomplete = stored.totals()["incomplete"]
+    with claimed(
+        pooled.folder,
+        uuid.uuid4().hex[:12],
+        lambda owner: people.say(f"another run is pooling ({owner}): watching for {LAPSE_S:.0f} s whether it is alive"),
+    ):
+        try:
+            there = complete(stored)
+            done = _forget_others(pooled, there)
+            todo = np.setdiff1d(there, done)
+            people.say(
+                f"{plural(len(there), 'recording')} in {plural(len(stored.shards), 'shard')} · "
+                f"{len(done):,} pooled before, {len(todo):,} to do"
+            )
+            if len(todo):
+                began = time.monotonic()
+                _work(pooled, plan(stored, todo), people, verbose=verbose)
+                people.say(f"done in {duration(time.monotonic() - began)}")
+            pooled.forget_parts()
+            now = sum(map(len, pooled.files().values()))
+        except OSError as error:
+            raise storage_failure(error) from error
+    if now != len(there):
+        raise RunError(f"{now:,} recordings are pooled, of {len(there):,}: run the same command again")
+    return Outcome(now, int(n_incomplete))
+
+
+def _forget_others(pooled: Pooled, there: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Drop rows of recordings that are no more in the embeddings, or were pooled twice; ``file_id`` of the others."""
+    seen = np.empty(0, np.int64)
+    for uri, ids in pooled.files().items():
+        kept = np.setdiff1d(np.intersect1d(ids, there), seen)
+        if len(kept) < len(ids):
+            pooled.keep(uri, kept)
+        seen = np.concatenate([seen, kept])
+    return seen
+
+
+def _work(pooled: Pooled, todo: Plan, people: People, *, verbose: bool) -> None:
+    from embedding.scheduling import cluster
+
+    have = pooled.parts()
+    # A shard of which all is known that is still needed: by a run that did not come to its end.
+    is_open = [bool(row["whole"]) or row["parts"] not in have for row in todo.shards.to_pylist()]
+    with cluster.session(verbose=verbose), cluster.plain_errors():
+        _each(pool_shards, todo.shards.filter(pa.array(is_open, pa.bool_())), pooled, people, verbose=verbose)
+        _each(pool_groups, todo.groups, pooled, people, verbose=verbose)
+
+
+def _each(stage: Callable[..., Any], rows: pa.Table, pooled: Pooled, people: People, *, verbose: bool) -> None:
+    """Run ``stage`` over ``rows``, on all nodes."""
+    import ray.data
+
+    if not len(rows):
+        return
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    n_rows = min(TASK_ROWS, max(1, len(rows) // 64))
+    blocks = [rows.slice(start, n_rows) for start in range(0, len(rows), n_rows)]
+    results = ray.data.from_blocks(blocks).map_batches(
+        stage, fn_args=(pooled,), batch_size=None, batch_format="pyarrow", num_cpus=1
+    )
+    with people.counting("shards" if stage is pool_shards else "groups", len(rows)) as count:
+        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            count(len(batch))
+
+
+def pool_shards(shards: pa.Table, pooled: Pooled) -> pa.Table:
+    """Of each shard (SHARDS): its whole recordings to rows, and its parts of the others."""
+    for shard in shards.to_pylist():
+        parts = parts_of_windows(_windows(shard["uri"], [*shard["whole"], *shard["split"]]), pooled.poolings)
+        is_whole = np.isin(parts["file_id"].to_numpy(), shard["whole"])
+        if shard["split"]:
+            pooled.write_parts(parts.filter(pa.array(~is_whole)), shard["parts"])
+        if shard["whole"]:
+            _write(pooled, parts.filter(pa.array(is_whole)), shard["parts"].rpartition("-")[0])
+    return shards.select(["uri"])
+
+
+def pool_groups(groups: pa.Table, pooled: Pooled) -> pa.Table:
+    """Of each group (GROUPS): its recordings, put together from their parts, to rows."""
+    for group in groups.to_pylist():
+        parts = pooled.read_parts(group["parts"], np.array(group["ids"], np.int64))
+        _write(pooled, merged(parts, pooled.poolings), "several")
+    return groups.select(["ids"])
+
+
+def _windows(uri: str, ids: list[int]) -> pa.Table:
+    with storage.open_stream(uri) as stream:
+        windows = pq.ParquetFile(stream).read(columns=COLUMNS, use_threads=False)
+    is_wanted = np.isin(windows["file_id"].to_numpy(), ids)
+    return windows if is_wanted.all() else windows.filter(pa.array(is_wanted))
+
+
+def _write(pooled: Pooled, parts: pa.Table, stem: str) -> None:
+    rows = recordings_of(parts, pooled.poolings)
+    pooled.write(rows, name_of(stem, rows["file_id"].to_numpy()))

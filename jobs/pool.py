@@ -1,0 +1,82 @@
+"""Embeddings of windows to one row per recording: ``python -m jobs.pool OUTPUT --pooling mean``.
+
+Exit codes: 0 every recording that has embeddings is pooled; 1 it is not; 2 the request makes no sense.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from embedding.command_line import Parser, run_job
+from embedding.config import nearest
+from embedding.console import People, plural
+from embedding.errors import RequestError, RunError
+
+POOLINGS = ("mean", "max", "std", "sequence")
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="python -m jobs.pool",
+        description="Pool the embeddings of an output to one row per recording, in "
+        "OUTPUT/recordings/POOLING/*.parquet. The same command again pools what has come since.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
+    parser.add_argument(
+        "--pooling",
+        metavar="POOLING",
+        default="mean",
+        help="over a recording's windows: mean, max, std, several joined by + (one after the other in the vector), or "
+        "sequence (all windows in order, as a list of vectors) (default: mean)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show what Ray logs")
+    return parser
+
+
+def parse_pooling(text: str) -> tuple[str, ...]:
+    """``mean+std`` → ``("mean", "std")``.
+
+    Raises:
+        RequestError: a part that is none, is there twice, or does not go with others.
+    """
+    poolings = tuple(text.split("+"))
+    for name in poolings:
+        if name not in POOLINGS:
+            raise RequestError(f"--pooling: {name!r} is not one of {', '.join(POOLINGS)}{nearest(name, POOLINGS)}")
+    if len(set(poolings)) < len(poolings):
+        raise RequestError(f"--pooling: {text!r} names the same twice")
+    if "sequence" in poolings and len(poolings) > 1:
+        raise RequestError("--pooling: sequence keeps every window, and is joined with nothing")
+    return poolings
+
+
+def pool(arguments: Sequence[str] | None) -> None:
+    """Pool, and say how to read it.
+
+    Raises:
+        RequestError: the request makes no sense.
+        RunError: not everything is pooled.
+    """
+    given = make_parser().parse_args(arguments)
+    poolings = parse_pooling(given.pooling)
+    from embedding import storage  # numpy and pyarrow: not for --help
+    from embedding.pooling.run import pool as run
+
+    people = People.on_stdout()
+    root = storage.normalise(given.output, "OUTPUT")
+    outcome = run(root, poolings, people, verbose=given.verbose)
+    people.say(f"""  duckdb -c "select * from '{root}/recordings/{given.pooling}/*.parquet' limit 5\"""")
+    if outcome.n_incomplete:
+        raise RunError(
+            f"{plural(outcome.n_incomplete, 'recording')} left out, of which not all windows are there: run jobs.embed "
+            "again, then this"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; the exit code says how it went."""
+    return run_job(lambda: pool(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
