@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from embedding.output.store import Store, embeddings_schema
 from embedding.output.stored import Stored, spans_of
+from embedding.pooling import pooled
 from embedding.pooling.pooled import Pooled, complete, plan
 from embedding.pooling.run import pool_shards
 from tests.conftest import ROOT, Outcome, environment, ray_of
@@ -140,9 +141,8 @@ def test_a_run_that_died_is_gone_on_with(pool: Callable[..., Outcome], tmp_path:
     stored = Store(str(tmp_path), "").read()
     todo = plan(stored, complete(stored))
     assert len(todo.groups) == 1
-    pool_shards(
-        todo.shards.slice(0, 2), Pooled(str(tmp_path), ("mean",), SETTINGS)
-    )  # then the machine was switched off
+    # Then the machine was switched off.
+    pool_shards(todo.shards.slice(0, 2), Pooled(str(tmp_path), ("mean",), SETTINGS))
     parts = list(tmp_path.rglob(".parts/*"))
     assert len(parts) == 2
     for shard in sorted((tmp_path / "embeddings").iterdir())[:2]:  # of which nothing but the keys is read any more
@@ -194,8 +194,11 @@ def test_where_there_are_no_embeddings_nothing_is_pooled(pool: Callable[..., Out
     n_windows=st.dictionaries(st.integers(-99, 99), st.integers(1, 9), min_size=1, max_size=12),
     n_shards=st.integers(1, 6),
     seed=st.integers(0, 99),
+    group_windows=st.sampled_from([1, 10, 32_768]),
 )
-def test_a_plan_has_every_recording_once(n_windows: dict[int, int], n_shards: int, seed: int) -> None:
+def test_a_plan_has_every_recording_once(
+    n_windows: dict[int, int], n_shards: int, seed: int, group_windows: int
+) -> None:
     rows = np.array([(i, w, n) for i, n in n_windows.items() for w in range(n)])
     shard = np.random.default_rng(seed).integers(0, n_shards, len(rows))
     spans = []
@@ -205,7 +208,11 @@ def test_a_plan_has_every_recording_once(n_windows: dict[int, int], n_shards: in
         spans.append(spans_of(pa.table(keys), number))
     stored = Stored.of([f"/out/embeddings/s{at}.parquet" for at in range(n_shards)], spans, pa.table({"file_id": []}))
     assert sorted(complete(stored)) == sorted(n_windows)
-    found = plan(stored, complete(stored))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooled, "GROUP_WINDOWS", group_windows)
+        found = plan(stored, complete(stored))
+    for group in found.groups.to_pylist():
+        assert len(group["ids"]) == 1 or sum(n_windows[i] for i in group["ids"]) <= 2 * group_windows + 9
     shards = {row["uri"]: row for row in found.shards.to_pylist()}
     whole = [i for row in shards.values() for i in row["whole"]]
     groups = found.groups.to_pylist()

@@ -179,8 +179,8 @@ class Store:
             storage.sweep(storage.join(self.root, folder) if folder else self.root)
 
 
-def as_parquet(table: pa.Table) -> bytes:
-    """The file of a table, compressed."""
+def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
+    """The file of a table, compressed; ``row_group_size`` in rows, if not Arrow's own."""
     sink = pa.BufferOutputStream()
     # Vectors do not compress (random mantissas) and have no repeated values: a dictionary only costs time.
     plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
@@ -190,6 +190,7 @@ def as_parquet(table: pa.Table) -> bytes:
         compression="zstd",
         use_dictionary=plain,  # type: ignore[arg-type] — a list of columns is documented; the stubs know bool only
         write_page_index=True,
+        row_group_size=row_group_size,
     )
     return sink.getvalue().to_pybytes()
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from embedding import storage
 from embedding.output.store import SETTINGS_KEY, as_parquet
 from embedding.output.stored import Stored
+from embedding.pooling.combine import SEQUENCE
 
 FOLDER = "recordings"
 PARTS = ".parts"
@@ -34,8 +35,10 @@ SHARDS = pa.schema(
 )
 # Recordings that lie in several shards, and the names of the parts they are in.
 GROUPS = pa.schema([("ids", pa.list_(pa.int64())), ("parts", pa.list_(pa.string()))])
-# Split recordings in a group: neighbours share their shards, so few files are read for many of them.
+# A group of split recordings: neighbours share their shards, so few files are read for many of them; but a sequence
+# holds every window, and a task must hold all of its recordings'.
 GROUP_RECORDINGS = 4096
+GROUP_WINDOWS = 32_768
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,20 @@ class Pooled:
         storage.write_bytes(storage.join(self.folder, f"{name}.parquet"), self._parquet(table))
 
     def write_parts(self, table: pa.Table, name: str) -> None:
-        storage.write_bytes(storage.join(self.folder, PARTS, f"{name}.parquet"), self._parquet(table))
+        # Each recording by itself, since a group wants some of them: in a sequence they may be 50 MB each.
+        content = self._parquet(table, row_group_size=1 if self.poolings == (SEQUENCE,) else None)
+        storage.write_bytes(storage.join(self.folder, PARTS, f"{name}.parquet"), content)
 
     def read_parts(self, names: list[str], ids: NDArray[np.int64]) -> pa.Table:
         """What the parts of these names know of recordings ``ids``."""
         tables = []
         for name in names:
             with storage.open_stream(storage.join(self.folder, PARTS, f"{name}.parquet")) as stream:
-                table = pq.read_table(stream, use_threads=False)
-            tables.append(table.filter(pa.array(np.isin(table["file_id"].to_numpy(), ids))))
+                tables.append(pq.read_table(stream, filters=[("file_id", "in", ids.tolist())], use_threads=False))
         return pa.concat_tables(tables)
 
-    def _parquet(self, table: pa.Table) -> bytes:
-        return as_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings}))
+    def _parquet(self, table: pa.Table, row_group_size: int | None = None) -> bytes:
+        return as_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings}), row_group_size)
 
     def files(self) -> dict[str, NDArray[np.int64]]:
         """URI of each file, and ``file_id`` of the recordings in it."""
@@ -130,11 +134,17 @@ def plan(stored: Stored, todo: NDArray[np.int64]) -> Plan:
     of_several = np.flatnonzero(n_shards > 1)
     # In the order of their first shards, so that those of a group have most of their shards in common.
     of_several = of_several[np.argsort(pairs[first[of_several], 1], kind="stable")]
-    for start in range(0, len(of_several), GROUP_RECORDINGS):
-        some = of_several[start : start + GROUP_RECORDINGS]
+    # Of each, how many groups are full before it.
+    load = np.cumsum(1 / GROUP_RECORDINGS + _n_windows(stored, pairs[first[of_several], 0]) / GROUP_WINDOWS)
+    for some in np.split(of_several, np.flatnonzero(np.diff(np.floor(load))) + 1) if len(of_several) else []:
         numbers = np.unique(np.concatenate([pairs[first[at] : first[at] + n_shards[at], 1] for at in some]))
         groups.append({"ids": pairs[first[some], 0], "parts": [parts[number] for number in numbers]})
     return Plan(pa.Table.from_pylist(rows, SHARDS), pa.Table.from_pylist(groups, GROUPS), len(first))
+
+
+def _n_windows(stored: Stored, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+    recordings = stored.recordings()
+    return recordings.n_windows[np.searchsorted(recordings.file_id, ids)]
 
 
 def name_of(stem: str, ids: NDArray[np.int64]) -> str:

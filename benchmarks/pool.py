@@ -1,0 +1,51 @@
+"""How long does pooling a million windows take? ``python benchmarks/pool.py``
+
+The job itself, Ray's start included, over an output of 10⁶ windows of 768 numbers as the job writes them: recordings of
+a minute (12 windows), and of a day (17,280), whose windows lie in many shards.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from harness import DRIVER, STORE, TOTAL, WORKERS, Command, measure_all, say
+from resume import DECODE_TASKS, Case, write_output
+from tables import Spread, add_options, markdown, page, publish, question
+
+N_WINDOWS, SMALL_WINDOWS = 1_000_000, 20_000
+CASES = {"minutes": Case(12, dim=768), "days": Case(17_280, dim=768)}
+SMALL_CASES = {"minutes": Case(12, 4096, dim=768), "days": Case(1_728, 4096, dim=768)}
+POOLINGS = ("mean", "mean+max+std", "sequence")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser, rounds=3)
+    arguments = parser.parse_args()
+    n_windows, cases, n_rounds = N_WINDOWS, CASES, arguments.rounds
+    if arguments.small:
+        n_windows, cases, n_rounds = SMALL_WINDOWS, SMALL_CASES, 1
+    with tempfile.TemporaryDirectory(prefix="pool-") as folder:
+        commands = []
+        for name, case in cases.items():
+            root = Path(folder, name)
+            n_recordings = max(1, round(n_windows / case.n_windows_each / DECODE_TASKS)) * DECODE_TASKS
+            say(f"writing {n_recordings:,} recordings of {case.n_windows_each:,} windows")
+            write_output(case, n_recordings, root)
+            for pooling in POOLINGS:
+                argv = [sys.executable, "-m", "jobs.pool", str(root), "--pooling", pooling]
+                commands.append(Command(f"{name}, {pooling}", argv, root / "recordings" / pooling))
+        results = measure_all(commands, n_rounds)
+    rows = [
+        [name, Spread.of([run.wall_s for run in runs]).text(), Spread.of([run.cpu_s for run in runs]).text()]
+        + [f"{max(run.peak_mb.get(role, 0) for run in runs):,.0f}" for role in (DRIVER, WORKERS, STORE, TOTAL)]
+        for name, runs in results.items()
+    ]
+    table = markdown(["", "s", "s of CPU", "driver MB", "workers MB", "store MB", "in all MB"], rows)
+    publish("pool", page(question(__doc__), table, [f"{n_windows:,} windows of 768 numbers."]), save=arguments.save)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
