@@ -37,6 +37,13 @@ def audio_length(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds >= 360 else f"{seconds:,.0f} s"
 
 
+def clock(seconds: float) -> str:
+    """A place in a recording: ``0:07.5``, ``1:02:03.0``."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
 def size(n_bytes: float) -> str:
     """``732 B``, ``86.4 GB`` (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

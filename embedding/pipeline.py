@@ -5,7 +5,6 @@
 Each stage is a plain function or class of another module; what follows only says where it runs, and on what.
 """
 
-import logging
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -23,6 +22,7 @@ from embedding.decoding.decode import Failure, Observer, decode
 from embedding.encoding.checkpoints import keep
 from embedding.errors import RequestError, RunError
 from embedding.output.claim import check_holder
+from embedding.scheduling import data
 from embedding.scheduling.cluster import plain_errors
 from embedding.scheduling.line import Line, Reporter
 from embedding.scheduling.progress import ENCODE_TRIES
@@ -248,13 +248,9 @@ class WriteStage(ray.data.Datasink[None]):
 
 def _configure_data(job: Job, plan: Plan, cluster: Cluster, *, verbose: bool) -> None:
     if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error, it also raises
         # It takes one decode task for one batch; a task yields as many as its recordings have.
         warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
+    context = data.context(verbose=verbose)
     # One batch of windows, one block: a larger target would merge batches, a smaller one would split them.
     context.target_max_block_size = int(0.8 * job.batch_size * job.settings.window_bytes)
     # An encoder whose process dies while it loads ends a run, unless it is replaced. One that comes up proves that they

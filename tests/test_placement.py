@@ -112,6 +112,7 @@ def test_recordings_that_only_the_driver_sees_are_refused_before_work_starts(els
         assert "every node has mounted" in said
 
 
+@pytest.mark.long  # likewise: tests/test_checkpoints.py has how they are kept
 def test_weights_that_only_the_driver_has_reach_the_nodes(
     elsewhere: Nodes, cache: Path, archive: Path, tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:

@@ -6,12 +6,10 @@ Only parts are read twice, and of a recording they are a few vectors, however ma
 """
 
 import json
-import logging
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +23,6 @@ from embedding.output.claim import LAPSE_S, claimed
 from embedding.output.store import Store
 from embedding.pooling.pooled import Plan, Pooled, complete, name_of, plan
 from embedding.pooling.tables import COLUMNS, merged, parts_of_windows, recordings_of
-
-# Shards or groups in a task, at most: enough to amortise a task, few enough for progress.
-TASK_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -96,30 +91,19 @@ def _work(pooled: Pooled, todo: Plan, people: People, *, verbose: bool) -> None:
     # A shard of which all is known that is still needed: by a run that did not come to its end.
     is_open = [bool(row["whole"]) or row["parts"] not in have for row in todo.shards.to_pylist()]
     with cluster.session(verbose=verbose), cluster.plain_errors():
-        _each(pool_shards, todo.shards.filter(pa.array(is_open, pa.bool_())), pooled, people, verbose=verbose)
-        _each(pool_groups, todo.groups, pooled, people, verbose=verbose)
+        shards = todo.shards.filter(pa.array(is_open, pa.bool_()))
+        _each(pool_shards, shards, "shards", pooled, people, verbose=verbose)
+        _each(pool_groups, todo.groups, "groups", pooled, people, verbose=verbose)
 
 
-def _each(stage: Callable[..., Any], rows: pa.Table, pooled: Pooled, people: People, *, verbose: bool) -> None:
-    """Run ``stage`` over ``rows``, on all nodes."""
-    import ray.data
+def _each(
+    stage: Callable[..., pa.Table], rows: pa.Table, what: str, pooled: Pooled, people: People, *, verbose: bool
+) -> None:
+    from embedding.scheduling.data import stream
 
-    if not len(rows):
-        return
-    if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True
-    n_rows = min(TASK_ROWS, max(1, len(rows) // 64))
-    blocks = [rows.slice(start, n_rows) for start in range(0, len(rows), n_rows)]
-    results = ray.data.from_blocks(blocks).map_batches(
-        stage, fn_args=(pooled,), batch_size=None, batch_format="pyarrow", num_cpus=1
-    )
-    with people.counting("shards" if stage is pool_shards else "groups", len(rows)) as count:
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            count(len(batch))
+    with people.counting(what, len(rows)) as count:
+        for done in stream(stage, rows, pooled, verbose=verbose):
+            count(len(done))
 
 
 def pool_shards(shards: pa.Table, pooled: Pooled) -> pa.Table:

@@ -1,0 +1,82 @@
+"""What is searched for, as vectors: those of a clip, encoded as the output was, or of a window that is stored."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from embedding import storage
+from embedding.config import make_config
+from embedding.decoding.decode import Failure, Observer, decode
+from embedding.errors import RequestError
+from embedding.listing.sources import list_recordings
+from embedding.output.store import Store
+from embedding.output.stored import threads
+from embedding.settings import Settings
+
+# What run.json says of the settings, under the names of the options.
+OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
+CLIP_BATCH = 64
+
+
+def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
+    """One vector for each window of the clip, ``[windows, dim]``.
+
+    Raises:
+        RequestError: the clip cannot be read, or the output's weights cannot be had.
+    """
+    run = store.read_json("run.json")
+    if run is None:
+        raise RequestError(f"{store.root} has no run.json, so nothing says how to encode a clip: search with --like")
+    options = {name: run["settings"][name] for name in OPTIONS}
+    settings = Settings.of(make_config(options | {"input": [clip], "output": store.root}))
+    store.refuse_other_settings(settings.guarded())
+    from embedding.encoding.encoder import Encoder, encode_table  # torch and avex take seconds
+
+    observer = _Failures()
+    tables = list(decode(list_recordings([clip]).recordings, settings.windows, CLIP_BATCH, observer))
+    if not tables:
+        raise RequestError(f"--clip: {clip}: {observer.said}")
+    encoder = Encoder(settings, "cpu", n_threads)
+    return np.concatenate([_vectors(encode_table(encoder, table)[0]) for table in tables])
+
+
+class _Failures(Observer):
+    """Keeps why a clip cannot be read."""
+
+    said = "no audio in it"
+
+    def failed(self, failure: Failure) -> None:
+        self.said = f"{failure.kind}: {failure.message}"
+
+
+def of_window(file: str, at_s: float, shards: list[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """The vector ``[1, dim]`` of the stored window of ``file`` in which ``at_s`` lies, and its row without it.
+
+    Raises:
+        RequestError: there is none.
+    """
+    filters = [("file", "==", file)]
+    found = [table for table in threads(_read, [(uri, filters) for uri in shards]) if len(table)]
+    if not found:
+        raise RequestError(f"--like: no window of {file} is stored")
+    windows = pa.concat_tables(found).sort_by("start_time")
+    start_s, end_s = windows["start_time"].to_numpy(), windows["end_time"].to_numpy()
+    within = np.flatnonzero((start_s <= at_s) & (at_s < end_s))
+    if not len(within):
+        stored = f"of which {start_s[0]:g} to {end_s[-1]:g} s are stored"
+        raise RequestError(f"--at: no window at {at_s:g} s of {file}, {stored}")
+    window = windows.slice(within[0], 1)
+    return _vectors(window), window.drop_columns("embedding").to_pylist()[0]
+
+
+def _read(uri: str, filters: list[tuple[str, str, str]]) -> pa.Table:
+    with storage.open_stream(uri) as stream:
+        return pq.read_table(stream, filters=filters, use_threads=False).replace_schema_metadata(None)
+
+
+def _vectors(table: pa.Table) -> NDArray[np.float32]:
+    column = table["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)

@@ -1,0 +1,82 @@
+"""The whole flow: every shard is read once, on all nodes, and gives its own K best.
+
+shards ─▶ the K nearest of each ─▶ the K nearest
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from embedding import storage
+from embedding.errors import RequestError, storage_failure
+from embedding.output.store import Store
+from embedding.search.nearest import best, nearest
+from embedding.search.query import of_clip, of_window
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched for: the windows of a clip, or the stored window of ``like`` at ``at_s``."""
+
+    root: str
+    clip: str | None
+    like: str | None
+    at_s: float
+    k: int
+
+
+def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
+    """The K nearest windows (HITS), the nearest first; of a stored window others than itself.
+
+    Raises:
+        RequestError: there is nothing to search, or nothing to search for.
+        RunError: the storage or the cluster failed.
+    """
+    store = Store(wanted.root, "")
+    try:
+        shards = list(storage.list_names(storage.join(wanted.root, "embeddings"), ".parquet"))
+        if not shards:
+            raise RequestError(f"{wanted.root} holds no embeddings: write them with jobs.embed")
+        itself: dict[str, Any] = {}
+        if wanted.like is not None:
+            query, itself = of_window(wanted.like, wanted.at_s, shards)
+        else:
+            query = of_clip(str(wanted.clip), store, os.cpu_count() or 1)
+        query = query[np.linalg.norm(query, axis=1) > 0]
+        if not len(query):
+            raise RequestError("the query's vectors are zero: nothing is near to them")
+        hits = _hits(shards, query, wanted.k + bool(itself), verbose=verbose)
+    except OSError as error:
+        raise storage_failure(error) from error
+    is_itself = [
+        (row["file_id"], row["window_index"]) == (itself.get("file_id"), itself.get("window_index"))
+        for row in hits.to_pylist()
+    ]
+    return hits.filter(pa.array([not each for each in is_itself], pa.bool_())).slice(0, wanted.k)
+
+
+def _hits(shards: list[str], query: NDArray[np.float32], k: int, *, verbose: bool) -> pa.Table:
+    from embedding.scheduling import cluster  # Ray takes seconds to import
+
+    with cluster.session(verbose=verbose), cluster.plain_errors():
+        from embedding.scheduling.data import stream
+
+        found = best([], k)
+        for some in stream(search_shards, pa.table({"uri": shards}), query, k, verbose=verbose):
+            found = best([found, some], k)
+        return found
+
+
+def search_shards(shards: pa.Table, query: NDArray[np.float32], k: int) -> pa.Table:
+    """The K best windows (HITS) of these shards (column ``uri``)."""
+    return best([nearest(_read(uri), query, k) for uri in shards["uri"].to_pylist()], k)
+
+
+def _read(uri: str) -> pa.Table:
+    with storage.open_stream(uri) as stream:
+        return pq.ParquetFile(stream).read(use_threads=False)

@@ -1,0 +1,97 @@
+"""The stored windows nearest to a clip, or to one of themselves: ``python -m jobs.search OUTPUT --clip call.wav``.
+
+Exit codes: 0 they were found; 1 not all could be shown; 2 the request makes no sense.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from embedding.command_line import Parser, run_job
+from embedding.console import People, clock
+from embedding.errors import RequestError, RunError
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="python -m jobs.search",
+        description="Find the windows of an output that are nearest, by cosine, to a clip or to one of themselves. "
+        "Every window is looked at: the answer is exact.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
+    parser.add_argument("--clip", metavar="FILE", help="search for the sound of this file, encoded as the output was")
+    parser.add_argument("--like", metavar="FILE", help="search for a stored window of this recording (with --at)")
+    parser.add_argument("--at", metavar="SECONDS", default="0", help="where in that recording (default: 0)")
+    parser.add_argument("--k", metavar="N", default="10", help="how many (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print them as JSON, one a line")
+    parser.add_argument("--save-clips", metavar="DIR", help="cut them out, into WAV files in this folder")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray and avex log")
+    return parser
+
+
+def search(arguments: Sequence[str] | None) -> None:
+    """Search, and show what was found.
+
+    Raises:
+        RequestError: the request makes no sense.
+        RunError: some clips could not be cut out.
+    """
+    given = make_parser().parse_args(arguments)
+    if (given.clip is None) == (given.like is None):
+        raise RequestError("search for either --clip FILE or --like FILE --at SECONDS")
+    k, at_s = _number("--k", given.k, int, 1), _number("--at", given.at, float, 0)
+    from embedding import storage  # numpy and pyarrow: not for --help
+    from embedding.search.run import Search
+    from embedding.search.run import search as run
+
+    people = People.on_stdout()
+    like = None if given.like is None else storage.normalise(given.like, "--like")
+    hits = run(
+        Search(storage.normalise(given.output, "OUTPUT"), given.clip, like, at_s, int(k)), verbose=given.verbose
+    ).to_pylist()
+    for rank, hit in enumerate(hits, 1):
+        if given.json:
+            people.say(json.dumps(hit, ensure_ascii=False))
+        else:
+            times = f"{clock(hit['start_time'])}–{clock(hit['end_time'])}"
+            people.say(f"{rank:4}  {hit['score']:.4f}  {times}  {hit['file']}")
+    if given.save_clips:
+        _save(hits, Path(given.save_clips), people)
+
+
+def _number(option: str, text: str, kind: type, least: float) -> float:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not number >= least:
+        what = "a whole number" if kind is int else "a number"
+        raise RequestError(f"{option}: expected {what} of at least {least}, got {text!r}")
+    return number
+
+
+def _save(hits: list[dict[str, Any]], folder: Path, people: People) -> None:
+    from embedding.search.clips import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for rank, hit in enumerate(hits, 1):
+        try:
+            save(hit, rank, folder)
+        except (OSError, RuntimeError) as error:  # libsndfile's are RuntimeErrors
+            failed.append(f"{hit['file']}: {error}")
+    people.say(f"{len(hits) - len(failed)} clips in {folder}")
+    if failed:
+        raise RunError(f"{len(failed)} of {len(hits)} clips could not be cut out: {failed[0]}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; the exit code says how it went."""
+    return run_job(lambda: search(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Searching an output, as a user does."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedding.output.store import embeddings_schema
+from embedding.search.nearest import best, nearest
+from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, run_embed, tone, write_audio
+
+Search = Callable[..., Outcome]
+FREQUENCIES_HZ = {"low": 300.0, "middle": 1500.0, "high": 5000.0}
+
+
+def run_search(address: str, *arguments: object) -> Outcome:
+    command = [sys.executable, "-m", "jobs.search", *map(str, arguments)]
+    env = environment(RAY_ADDRESS=address)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def search(ray_address: str) -> Search:
+    return partial(run_search, ray_address)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of 5 s of noise, each with a tone of its own in its third second."""
+    folder = tmp_path_factory.mktemp("archive")
+    for seed, (name, hz) in enumerate(FREQUENCIES_HZ.items()):
+        noise = 0.01 * np.random.default_rng(seed).standard_normal(5 * 48_000)
+        noise[2 * 48_000 : 3 * 48_000] += tone(1.0, 48_000, hz, seed=seed)
+        write_audio(folder / f"{name}.wav", np.stack([noise, noise], axis=1), 48_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(archive: Path, tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Path:
+    folder = tmp_path_factory.mktemp("output")
+    done = run_embed(
+        *("--input", archive, "--output", folder, "--model", EFFICIENTNET, "--checkpoint", "random"),
+        *("--window-s", 1, "--shard-rows", 4, "--batch-size", 4, "--actors", 1),
+        env={"RAY_ADDRESS": ray_address},
+    )
+    assert done.code == 0, done.stderr
+    return folder
+
+
+def rows(outcome: Outcome) -> list[dict]:
+    assert (outcome.code, outcome.stderr) == (0, "")
+    return [json.loads(line) for line in outcome.stdout.splitlines()]
+
+
+def cosines(output: Path, query: np.ndarray) -> pa.Table:
+    """Every window with its cosine, the nearest first: NumPy over all of them."""
+    table = pq.read_table(output / "embeddings")
+    vectors = np.stack(table["embedding"].to_numpy()).astype(np.float64)
+    scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    return table.append_column("score", pa.array(scores)).sort_by([("score", "descending")])
+
+
+def test_the_nearest_to_a_stored_window_are_numpys(search: Search, archive: Path, output: Path) -> None:
+    table = pq.read_table(output / "embeddings").to_pylist()
+    own = next(row for row in table if row["file"].endswith("low.wav") and row["window_index"] == 2)
+    found = rows(search(output, "--like", archive / "low.wav", "--at", 2.5, "--k", 6, "--json"))
+    expected = cosines(output, np.array(own["embedding"], np.float64)).to_pylist()
+    assert (expected[0]["file"], expected[0]["window_index"]) == (own["file"], 2)
+    assert len(found) == 6
+    assert [row["score"] for row in found] == pytest.approx([row["score"] for row in expected[1:7]], abs=1e-6)
+    assert {(row["file"], row["window_index"]) for row in found[:3]} <= {
+        (row["file"], row["window_index"]) for row in expected[1:8]
+    }
+    assert set(found[0]) == {*table[0], "score"} - {"embedding"}
+
+
+def test_a_clip_finds_where_it_came_from_and_is_cut_out(
+    search: Search, archive: Path, output: Path, tmp_path: Path
+) -> None:
+    audio, rate_hz = sf.read(archive / "high.wav")
+    sf.write(tmp_path / "call.wav", audio[2 * rate_hz : 3 * rate_hz], rate_hz)
+    done = search(output, "--clip", tmp_path / "call.wav", "--k", 3, "--save-clips", tmp_path / "clips")
+    assert (done.code, done.stderr) == (0, "")
+    first, *_, last = done.stdout.splitlines()
+    rank, score, times, file = first.split()
+    assert (rank, times, file) == ("1", "0:02.0–0:03.0", str(archive / "high.wav"))
+    assert float(score) > 0.99
+    assert last == f"3 clips in {tmp_path / 'clips'}"
+    clips = sorted((tmp_path / "clips").iterdir())
+    assert [clip.name[:3] for clip in clips] == ["001", "002", "003"]
+    assert clips[0].name.endswith("_high_2.0s.wav")
+    cut, cut_hz = sf.read(clips[0])
+    assert cut_hz == rate_hz
+    assert np.allclose(cut, audio[2 * rate_hz : 3 * rate_hz], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "search for either --clip FILE or --like FILE --at SECONDS"),
+        (("--clip", "a", "--like", "b"), "search for either --clip FILE or --like FILE --at SECONDS"),
+        (("--like", "/nowhere.wav"), "--like: no window of /nowhere.wav is stored"),
+        (
+            ("--like", "{archive}/low.wav", "--at", "7"),
+            "--at: no window at 7 s of {archive}/low.wav, of which 0 to 5 s",
+        ),
+        (("--like", "{archive}/low.wav", "--k", "0"), "--k: expected a whole number of at least 1, got '0'"),
+        (("--clip", "{archive}/text.txt"), "--clip: {archive}/text.txt: corrupt: "),
+    ],
+)
+def test_what_cannot_be_searched_for_is_refused_in_one_line(
+    arguments: tuple[str, ...], reason: str, search: Search, archive: Path, output: Path
+) -> None:
+    (archive / "text.txt").write_text("not audio")
+    done = search(output, *(argument.format(archive=archive) for argument in arguments))
+    assert done.code == 2
+    assert done.stderr.startswith(f"avex-batch: {reason.format(archive=archive)}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_where_there_are_no_embeddings_nothing_is_found(search: Search, tmp_path: Path) -> None:
+    done = search(tmp_path, "--like", "/a.wav")
+    assert done.code == 2
+    assert "holds no embeddings: write them with jobs.embed" in done.stderr
+
+
+@given(n=st.integers(1, 40), k=st.integers(1, 50), n_shards=st.integers(1, 5), seed=st.integers(0, 999))
+def test_the_best_of_shards_are_the_best_of_all(n: int, k: int, n_shards: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n, 4)).astype(np.float32)
+    vectors[rng.random(n) < 0.2] = 0  # near to nothing
+    query = rng.standard_normal((2, 4)).astype(np.float32)
+    number = np.arange(n)
+    columns = {
+        "file": [f"{i:02d}.wav" for i in number],
+        "file_id": number,
+        "window_index": number,
+        "n_windows": number,
+        "start_time": number * 1.0,
+        "end_time": number * 1.0,
+        "sample_rate": number,
+        "channels": number,
+        "duration": number * 1.0,
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 4),
+    }
+    table = pa.table(columns).cast(embeddings_schema(4))
+    parts = [table.take(pa.array(at)) for at in np.array_split(rng.permutation(n), n_shards) if len(at)]
+    found = best([nearest(part, query, k) for part in parts], k)
+    with np.errstate(invalid="ignore"):
+        scores = (vectors @ query.T / np.linalg.norm(query, axis=1) / np.linalg.norm(vectors, axis=1)[:, None]).max(1)
+    scores = np.sort(np.where(np.isfinite(scores), scores, -1))[::-1]
+    assert np.allclose(found["score"].to_numpy(), scores[:k], atol=1e-6)
