@@ -1,7 +1,7 @@
 """How long does an exact search through a million windows take? ``python benchmarks/search.py``
 
-The job itself, Ray's start included, over an output of 10⁶ windows of 768 numbers as the job writes them; the query is a
-stored window, so that no model is loaded.
+The job itself, Ray's start included, over an output of 10⁶ windows of 768 numbers as the job writes them; the query is
+a stored window, so that no model is loaded.
 """
 
 import argparse
