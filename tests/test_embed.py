@@ -1,6 +1,8 @@
 """The job, run as a user runs it: real files, real Ray, real models with seeded weights."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from embedding.output.store import embeddings_schema
 from tests import reference
-from tests.conftest import BEATS, EFFICIENTNET, Outcome, ray_of, run_embed, tone, write_audio
+from tests.conftest import BEATS, EFFICIENTNET, ROOT, Outcome, environment, ray_of, run_embed, tone, write_audio
 
 Embed = Callable[..., Outcome]
 WINDOW_S, HOP_S = 2.0, 1.0
@@ -196,6 +198,38 @@ def test_one_core_is_enough(tmp_path: Path) -> None:
         )
     assert outcome.code == 0, outcome.stderr
     assert len(pq.read_table(tmp_path / "out" / "embeddings")) == 3
+
+
+IN_SHORT_LEGS = """
+import sys
+from embedding.scheduling import sizes
+from jobs.embed import main
+
+sizes.LEG_RECORDINGS = 2
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_long_run_goes_in_legs_and_ends_in_the_same_books(ray_address: str, tmp_path: Path) -> None:
+    for number in range(3):
+        write_audio(tmp_path / "in" / f"{number}.wav", tone(3.0, 16_000, seed=number), 16_000)
+    (tmp_path / "in" / "9.wav").write_text("not audio")
+    options = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--model", EFFICIENTNET, "--window-s", 1)
+    options += ("--checkpoint", "random", "--actors", 1, "--max-failure-rate", 0.5)
+    command = [sys.executable, "-c", IN_SHORT_LEGS, *map(str, options)]
+    env = environment(RAY_ADDRESS=ray_address)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 embedded, 1 failed (corrupt 1) · 9 windows in 2 shards" in done.stdout
+    names = [path.stem.split("-") for path in (tmp_path / "out" / "embeddings").glob("*.parquet")]
+    assert sorted(leg for _, leg, _ in names) == ["0", "1"]
+    rows = pq.read_table(tmp_path / "out" / "embeddings").to_pylist()
+    assert {(Path(row["file"]).name, row["window_index"]) for row in rows} == {
+        (f"{number}.wav", index) for number in range(3) for index in range(3)
+    }
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["recordings"]["balanced"]
+    assert report["runs"][-1]["done_again"] == {"decode_tasks": 0, "encoders": 0, "windows": 0}
 
 
 def test_weights_that_do_not_fit_end_in_one_line(embed: Embed, checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.long  # likewise: tests/test_cluster.py has a worker's storage that fails
 def test_a_full_disk_is_one_line_and_leaves_what_is_stored(small_disk: Path, embed: Embed, tmp_path: Path) -> None:
     archive = tmp_path / "in"
     for seed in range(8):
