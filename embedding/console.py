@@ -65,7 +65,7 @@ class People:
 
     @classmethod
     def on_stdout(cls) -> "People":
-        return cls(Console(highlight=False, soft_wrap=True))
+        return cls(Console(highlight=False, soft_wrap=True, emoji=False))
 
     def say(self, line: str) -> None:
         self.console.print(redact(line), markup=False)

@@ -63,13 +63,20 @@ def pool(arguments: Sequence[str] | None) -> None:
     from embedding.pooling.run import pool as run
 
     people = People.on_stdout()
+    if not given.output:
+        raise RequestError("OUTPUT: expected a directory or s3:// prefix, got an empty name")
     root = storage.normalise(given.output, "OUTPUT")
     outcome = run(root, poolings, people, verbose=given.verbose)
     people.say(f"""  duckdb -c "select * from '{root}/recordings/{given.pooling}/*.parquet' limit 5\"""")
-    if outcome.n_incomplete:
+    if outcome.n_left_out:
         raise RunError(
-            f"{plural(outcome.n_incomplete, 'recording')} left out, of which not all windows are there: run jobs.embed "
-            "again, then this"
+            f"{plural(outcome.n_left_out, 'recording')} left out, of which not every window is there exactly once: run "
+            "jobs.embed again, then this"
+        )
+    if not outcome.is_settled:
+        raise RunError(
+            "a run of jobs.embed is going on, or died: of recordings that changed there may be rows of both versions; "
+            "once it has ended, run this again"
         )
 
 

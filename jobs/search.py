@@ -4,6 +4,7 @@ Exit codes: 0 they were found; 1 not all could be shown; 2 the request makes no 
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 from embedding.command_line import Parser, run_job
 from embedding.console import People, clock
 from embedding.errors import RequestError, RunError
+
+# Hits; each is held in memory by every task.
+MOST = 1_000_000
 
 
 def make_parser() -> Parser:
@@ -42,7 +46,10 @@ def search(arguments: Sequence[str] | None) -> None:
     given = make_parser().parse_args(arguments)
     if (given.clip is None) == (given.like is None):
         raise RequestError("search for either --clip FILE or --like FILE --at SECONDS")
-    k, at_s = _number("--k", given.k, int, 1), _number("--at", given.at, float, 0)
+    k, at_s = _number("--k", given.k, int, 1, MOST), _number("--at", given.at, float, 0, math.inf)
+    if not given.output:
+        raise RequestError("OUTPUT: expected a directory or s3:// prefix, got an empty name")
+    folder = None if given.save_clips is None else _folder(given.save_clips)
     from embedding import storage  # numpy and pyarrow: not for --help
     from embedding.search.run import Search
     from embedding.search.run import search as run
@@ -54,38 +61,48 @@ def search(arguments: Sequence[str] | None) -> None:
     ).to_pylist()
     for rank, hit in enumerate(hits, 1):
         if given.json:
-            people.say(json.dumps(hit, ensure_ascii=False))
+            sys.stdout.write(json.dumps(hit, ensure_ascii=False) + "\n")  # as it is: for programs
         else:
             times = f"{clock(hit['start_time'])}–{clock(hit['end_time'])}"
             people.say(f"{rank:4}  {hit['score']:.4f}  {times}  {hit['file']}")
-    if given.save_clips:
-        _save(hits, Path(given.save_clips), people)
+    if folder is not None:
+        n = _save(hits, folder)
+        if not given.json:
+            people.say(f"{n} clips in {folder}")
 
 
-def _number(option: str, text: str, kind: type, least: float) -> float:
+def _folder(name: str) -> Path:
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--save-clips: cannot make {name}: {error.strerror}") from error
+    return Path(name)
+
+
+def _number(option: str, text: str, kind: type, least: float, most: float) -> float:
     try:
         number = kind(text)
     except ValueError:
         number = None
-    if number is None or not number >= least:
+    if number is None or not least <= number <= most:
         what = "a whole number" if kind is int else "a number"
-        raise RequestError(f"{option}: expected {what} of at least {least}, got {text!r}")
+        limit = f" and at most {most:,}" if most < math.inf else ""
+        raise RequestError(f"{option}: expected {what} of at least {least}{limit}, got {text!r}")
     return number
 
 
-def _save(hits: list[dict[str, Any]], folder: Path, people: People) -> None:
+def _save(hits: list[dict[str, Any]], folder: Path) -> int:
     from embedding.search.clips import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     failed = []
     for rank, hit in enumerate(hits, 1):
         try:
             save(hit, rank, folder)
         except (OSError, RuntimeError) as error:  # libsndfile's are RuntimeErrors
             failed.append(f"{hit['file']}: {error}")
-    people.say(f"{len(hits) - len(failed)} clips in {folder}")
     if failed:
         raise RunError(f"{len(failed)} of {len(hits)} clips could not be cut out: {failed[0]}")
+    return len(hits)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Pooling an output to one row per recording, as a user runs it."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding.output.store import Store, embeddings_schema
+from embedding.output.store import SETTINGS_KEY, Store, embeddings_schema
 from embedding.output.stored import Stored, spans_of
 from embedding.pooling import pooled
 from embedding.pooling.pooled import Pooled, complete, plan
@@ -115,7 +116,7 @@ def test_what_comes_later_is_added_and_what_is_gone_is_dropped(pool: Callable[..
     done = pool(tmp_path)
     assert done.code == 1
     assert done.stderr.count("\n") == 1
-    assert "1 recording left out, of which not all windows are there" in done.stderr
+    assert "1 recording left out, of which not every window is there exactly once" in done.stderr
     assert pq.read_table(tmp_path / "recordings" / "mean").num_rows == len(N_WINDOWS)
     before = {path.name for path in (tmp_path / "recordings" / "mean").glob("*.parquet")}
 
@@ -139,10 +140,11 @@ def test_what_comes_later_is_added_and_what_is_gone_is_dropped(pool: Callable[..
 def test_a_run_that_died_is_gone_on_with(pool: Callable[..., Outcome], tmp_path: Path) -> None:
     write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 3)
     stored = Store(str(tmp_path), "").read()
-    todo = plan(stored, complete(stored))
+    mean = Pooled(str(tmp_path), ("mean",), json.dumps(json.loads(SETTINGS), sort_keys=True))
+    todo = plan(mean, stored, complete(stored))
     assert len(todo.groups) == 1
     # Then the machine was switched off.
-    pool_shards(todo.shards.slice(0, 2), Pooled(str(tmp_path), ("mean",), SETTINGS))
+    pool_shards(todo.shards.slice(0, 2), mean)
     parts = list(tmp_path.rglob(".parts/*"))
     assert len(parts) == 2
     for shard in sorted((tmp_path / "embeddings").iterdir())[:2]:  # of which nothing but the keys is read any more
@@ -155,6 +157,48 @@ def test_a_run_that_died_is_gone_on_with(pool: Callable[..., Outcome], tmp_path:
     assert sorted(row["file_id"] for row in rows) == sorted(N_WINDOWS)
     for row in rows:
         assert np.allclose(row["embedding"], windows_of(row["file_id"], row["n_windows"]).mean(axis=0), atol=1e-6)
+
+
+def test_vectors_of_other_settings_are_not_taken_for_these(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 2)
+    assert pool(tmp_path).code == 0
+    for shard in (tmp_path / "embeddings").iterdir():  # as after another run of jobs.embed into the emptied folder
+        table = pq.read_table(shard)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(len(table) * DIM, np.float32)), DIM)
+        table = table.set_column(table.column_names.index("embedding"), "embedding", vectors)
+        pq.write_table(table.replace_schema_metadata({SETTINGS_KEY: '{"model": "another"}'}), shard)
+    done = pool(tmp_path)
+    assert (done.code, done.stderr) == (0, "")
+    assert "0 pooled before, 5 to do" in done.stdout
+    rows = pq.read_table(tmp_path / "recordings" / "mean").to_pylist()
+    assert sorted(row["file_id"] for row in rows) == sorted(N_WINDOWS)
+    assert {value for row in rows for value in row["embedding"]} == {1.0}
+
+
+def test_rows_that_are_there_twice_are_left_out_and_said(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write(str(tmp_path), [(3, w) for w in range(7)], N_WINDOWS, 1)
+    write(str(tmp_path), [(8, 0)], N_WINDOWS, 1, prefix="t")
+    write(str(tmp_path), [(8, 0)], N_WINDOWS, 1, prefix="u")
+    done = pool(tmp_path)
+    assert done.code == 1
+    assert "1 recording left out" in done.stderr
+    assert pq.read_table(tmp_path / "recordings" / "mean")["file_id"].to_pylist() == [3]
+
+
+def test_a_damaged_file_is_named_in_one_line(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 1)
+    shard = tmp_path / "embeddings" / "s0.parquet"
+    vectors = pq.ParquetFile(shard).metadata.row_group(0).column(9)
+    assert vectors.path_in_schema.startswith("embedding")
+    content = bytearray(shard.read_bytes())
+    start = vectors.data_page_offset + 40  # the keys, and the page's own header, can be read
+    content[start : start + 400] = bytes(400)
+    shard.write_bytes(content)
+    done = pool(tmp_path)
+    assert done.code == 1
+    assert done.stderr.startswith(f"avex-batch: {shard} is damaged (")
+    assert done.stderr.endswith("delete it and run jobs.embed again, which does anew what was in it\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_output_in_s3_is_pooled_there(s3_api: Any, bucket: str) -> None:
@@ -210,7 +254,7 @@ def test_a_plan_has_every_recording_once(
     assert sorted(complete(stored)) == sorted(n_windows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pooled, "GROUP_WINDOWS", group_windows)
-        found = plan(stored, complete(stored))
+        found = plan(Pooled("/out", ("mean",), "{}"), stored, complete(stored))
     for group in found.groups.to_pylist():
         assert len(group["ids"]) == 1 or sum(n_windows[i] for i in group["ids"]) <= 2 * group_windows + 9
     shards = {row["uri"]: row for row in found.shards.to_pylist()}

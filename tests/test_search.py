@@ -105,6 +105,22 @@ def test_a_clip_finds_where_it_came_from_and_is_cut_out(
     assert np.allclose(cut, audio[2 * rate_hz : 3 * rate_hz], atol=1e-4)
 
 
+def test_a_recording_that_changed_since_is_not_cut_out(
+    search: Search, output: Path, archive: Path, tmp_path: Path
+) -> None:
+    path = archive / "middle.wav"
+    audio, rate_hz = sf.read(path)
+    try:
+        sf.write(path, audio[: 2 * rate_hz], rate_hz)
+        done = search(output, "--like", archive / "low.wav", "--at", 1, "--k", 14, "--save-clips", tmp_path / "clips")
+    finally:
+        sf.write(path, audio, rate_hz)
+    assert done.code == 1
+    assert done.stderr.startswith("avex-batch: 3 of 14 clips could not be cut out: ")
+    assert "middle.wav: it has changed since it was embedded" in done.stderr
+    assert len(list((tmp_path / "clips").iterdir())) == 11
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -113,10 +129,19 @@ def test_a_clip_finds_where_it_came_from_and_is_cut_out(
         (("--like", "/nowhere.wav"), "--like: no window of /nowhere.wav is stored"),
         (
             ("--like", "{archive}/low.wav", "--at", "7"),
-            "--at: no window at 7 s of {archive}/low.wav, of which 0 to 5 s",
+            "--at: no window holds 7 s of {archive}/low.wav, whose windows",
         ),
-        (("--like", "{archive}/low.wav", "--k", "0"), "--k: expected a whole number of at least 1, got '0'"),
+        (
+            ("--like", "{archive}/low.wav", "--k", "0"),
+            "--k: expected a whole number of at least 1 and at most 1,000,000, got '0'",
+        ),
         (("--clip", "{archive}/text.txt"), "--clip: {archive}/text.txt: corrupt: "),
+        (("--clip", "{archive}"), "--clip: {archive} is not one recording"),
+        (("--clip", "{archive}/none.wav"), "--clip: {archive}/none.wav does not exist"),
+        (
+            ("--like", "a", "--save-clips", "{archive}/text.txt"),
+            "--save-clips: cannot make {archive}/text.txt: File exi",
+        ),
     ],
 )
 def test_what_cannot_be_searched_for_is_refused_in_one_line(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.decoding.decode import AUDIO_HASH, WINDOW_COLUMNS, Failure
-from embedding.errors import RequestError
+from embedding.errors import RequestError, RunError
 from embedding.output.stored import Each, Stored, threads
 from embedding.redact import redact, redact_all
 
@@ -46,6 +46,9 @@ STORED_FAILURES = FAILURES.append(pa.field("run_id", pa.string()))
 # of pairs of int64 (file_id, hash). A column would be part of what readers rely on.
 SETTINGS_KEY = "avex_batch.settings"
 AUDIO_HASHES_KEY = "avex_batch.audio_hashes"
+
+# What to do with a damaged shard.
+DO_ANEW = "delete it and run jobs.embed again, which does anew what was in it"
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
@@ -132,7 +135,7 @@ class Store:
 
     def refuse_other_settings(self, guarded: dict[str, Any]) -> None:
         """Raises RequestError when the output holds vectors of other settings, naming each difference."""
-        run, of_vectors = self.read_json("run.json"), self._settings_of_a_shard()
+        run, of_vectors = self.read_json("run.json"), self.stored_settings()
         if of_vectors is None:  # a run.json alone is that of a run that came to nothing
             return
         was = run["settings"] if run is not None else of_vectors
@@ -144,7 +147,7 @@ class Store:
                 f"--output: {self.root} holds vectors of other settings: {'; '.join(changed)}; choose another --output"
             )
 
-    def _settings_of_a_shard(self) -> dict[str, Any] | None:
+    def stored_settings(self) -> dict[str, Any] | None:
         """The settings of the first shard; None where there are no vectors."""
         with self._readable():
             uri = next(self._names("embeddings"), None)
@@ -177,6 +180,22 @@ class Store:
         """Remove what dead runs left half-written. For the holder of the claim: a live run's would look the same."""
         for folder in ("", "embeddings", "failures"):
             storage.sweep(storage.join(self.root, folder) if folder else self.root)
+
+
+@contextmanager
+def undamaged(uri: str, way_out: str) -> Iterator[None]:
+    """Around reading a Parquet file.
+
+    Raises:
+        RunError: it is no Parquet, or not all of it; ``way_out`` says what to do.
+    """
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        # Arrow says damage as an OSError, too; one of the storage has a number or the service's own for a cause.
+        if isinstance(error, OSError) and (error.errno is not None or error.__cause__ is not None):
+            raise
+        raise RunError(f"{uri} is damaged ({str(error).splitlines()[0]}): {way_out}") from error
 
 
 def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.output.store import SETTINGS_KEY, as_parquet
+from embedding.output.store import SETTINGS_KEY, as_parquet, undamaged
 from embedding.output.stored import Stored
 from embedding.pooling.combine import SEQUENCE
 
+DELETE_POOLED = "delete it and run the same command again"
 FOLDER = "recordings"
 PARTS = ".parts"
 
@@ -66,7 +67,8 @@ class Pooled:
         """What the parts of these names know of recordings ``ids``."""
         tables = []
         for name in names:
-            with storage.open_stream(storage.join(self.folder, PARTS, f"{name}.parquet")) as stream:
+            uri = storage.join(self.folder, PARTS, f"{name}.parquet")
+            with undamaged(uri, DELETE_POOLED), storage.open_stream(uri) as stream:
                 tables.append(pq.read_table(stream, filters=[("file_id", "in", ids.tolist())], use_threads=False))
         return pa.concat_tables(tables)
 
@@ -74,12 +76,25 @@ class Pooled:
         return as_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings}), row_group_size)
 
     def files(self) -> dict[str, NDArray[np.int64]]:
-        """URI of each file, and ``file_id`` of the recordings in it."""
+        """URI of each file, and ``file_id`` of the recordings in it; of one made with other settings none."""
         found = {}
         for uri in storage.list_names(self.folder, ".parquet"):
-            with storage.open_stream(uri) as stream:
-                found[uri] = pq.ParquetFile(stream).read(columns=["file_id"])["file_id"].to_numpy()
+            with undamaged(uri, DELETE_POOLED), storage.open_stream(uri) as stream:
+                file = pq.ParquetFile(stream)
+                settings = (file.schema_arrow.metadata or {}).get(SETTINGS_KEY.encode(), b"").decode()
+                ids = file.read(columns=["file_id"])["file_id"].to_numpy()
+                found[uri] = ids if settings == self.settings else ids[:0]
         return found
+
+    def sweep(self) -> None:
+        """Remove what dead runs left half-written."""
+        for folder in (self.folder, storage.join(self.folder, PARTS)):
+            storage.sweep(folder)
+
+    def name_of(self, stem: str, ids: NDArray[np.int64]) -> str:
+        """Of a file with these recordings: tried again it is the same, with others or other settings another one."""
+        told = self.settings.encode() + np.sort(ids).tobytes()
+        return f"{stem}-{hashlib.blake2b(told, digest_size=8).hexdigest()}"
 
     def parts(self) -> set[str]:
         """Names of the parts there are."""
@@ -116,7 +131,7 @@ def complete(stored: Stored) -> NDArray[np.int64]:
     return recordings.file_id[is_complete]
 
 
-def plan(stored: Stored, todo: NDArray[np.int64]) -> Plan:
+def plan(pooled: Pooled, stored: Stored, todo: NDArray[np.int64]) -> Plan:
     """For recordings ``todo`` (``file_id``), which are complete."""
     id_, shard = stored.spans["file_id"].to_numpy(), stored.spans["shard"].to_numpy()
     wanted = np.isin(id_, todo)
@@ -128,7 +143,7 @@ def plan(stored: Stored, todo: NDArray[np.int64]) -> Plan:
     for at in np.split(by_shard, np.flatnonzero(np.diff(pairs[by_shard, 1])) + 1) if len(pairs) else []:
         number, split = pairs[at[0], 1], pairs[at[is_split[at]], 0]
         uri = stored.shards[number]
-        parts[number] = name_of(_stem(uri), split)
+        parts[number] = pooled.name_of(_stem(uri), split)
         rows.append({"uri": uri, "whole": pairs[at[~is_split[at]], 0], "split": split, "parts": parts[number]})
     groups = []
     of_several = np.flatnonzero(n_shards > 1)
@@ -145,11 +160,6 @@ def plan(stored: Stored, todo: NDArray[np.int64]) -> Plan:
 def _n_windows(stored: Stored, ids: NDArray[np.int64]) -> NDArray[np.int32]:
     recordings = stored.recordings()
     return recordings.n_windows[np.searchsorted(recordings.file_id, ids)]
-
-
-def name_of(stem: str, ids: NDArray[np.int64]) -> str:
-    """Of a file with these recordings: tried again it is the same, and with others another one."""
-    return f"{stem}-{hashlib.blake2b(np.sort(ids).tobytes(), digest_size=8).hexdigest()}"
 
 
 def _stem(uri: str) -> str:

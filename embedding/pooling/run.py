@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 from embedding import storage
 from embedding.console import People, duration, plural
 from embedding.errors import RequestError, RunError, storage_failure
+from embedding.output import ledger
 from embedding.output.claim import LAPSE_S, claimed
-from embedding.output.store import Store
-from embedding.pooling.pooled import Plan, Pooled, complete, name_of, plan
+from embedding.output.store import DO_ANEW, Store, undamaged
+from embedding.pooling.pooled import Plan, Pooled, complete, plan
 from embedding.pooling.tables import COLUMNS, merged, parts_of_windows, recordings_of
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Recordings in the pooled output, and in the embeddings without all of their windows."""
+    """Recordings that are pooled; those left out, of which not every window is there once; whether more may change."""
 
     n_pooled: int
-    n_incomplete: int
+    n_left_out: int
+    is_settled: bool  # no run of jobs.embed is under way or died
 
 
 def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool = False) -> Outcome:
@@ -41,18 +43,19 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
         RunError: the storage or the cluster failed; what is stored stays valid.
     """
     store = Store(root, "")
-    run = store.read_json("run.json")
     stored = store.read()
-    if not stored.shards:
+    settings = store.stored_settings()
+    if settings is None:
         raise RequestError(f"{root} holds no embeddings: write them with jobs.embed")
-    pooled = Pooled(root, poolings, json.dumps((run or {}).get("settings", {})))
-    n_incomplete = stored.totals()["incomplete"]
+    pooled = Pooled(root, poolings, json.dumps(settings, sort_keys=True))
+    state = (store.read_json(ledger.NAME) or {}).get("state")
     with claimed(
         pooled.folder,
         uuid.uuid4().hex[:12],
         lambda owner: people.say(f"another run is pooling ({owner}): watching for {LAPSE_S:.0f} s whether it is alive"),
     ):
         try:
+            pooled.sweep()
             there = complete(stored)
             done = _forget_others(pooled, there)
             todo = np.setdiff1d(there, done)
@@ -62,7 +65,7 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
             )
             if len(todo):
                 began = time.monotonic()
-                _work(pooled, plan(stored, todo), people, verbose=verbose)
+                _work(pooled, plan(pooled, stored, todo), people, verbose=verbose)
                 people.say(f"done in {duration(time.monotonic() - began)}")
             pooled.forget_parts()
             now = sum(map(len, pooled.files().values()))
@@ -70,7 +73,7 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
             raise storage_failure(error) from error
     if now != len(there):
         raise RunError(f"{now:,} recordings are pooled, of {len(there):,}: run the same command again")
-    return Outcome(now, int(n_incomplete))
+    return Outcome(now, len(stored.recordings().file_id) - len(there), state not in ("running", "failed"))
 
 
 def _forget_others(pooled: Pooled, there: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -78,7 +81,7 @@ def _forget_others(pooled: Pooled, there: NDArray[np.int64]) -> NDArray[np.int64
     seen = np.empty(0, np.int64)
     for uri, ids in pooled.files().items():
         kept = np.setdiff1d(np.intersect1d(ids, there), seen)
-        if len(kept) < len(ids):
+        if len(kept) < len(ids) or not len(ids):
             pooled.keep(uri, kept)
         seen = np.concatenate([seen, kept])
     return seen
@@ -127,7 +130,7 @@ def pool_groups(groups: pa.Table, pooled: Pooled) -> pa.Table:
 
 
 def _windows(uri: str, ids: list[int]) -> pa.Table:
-    with storage.open_stream(uri) as stream:
+    with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
         windows = pq.ParquetFile(stream).read(columns=COLUMNS, use_threads=False)
     is_wanted = np.isin(windows["file_id"].to_numpy(), ids)
     return windows if is_wanted.all() else windows.filter(pa.array(is_wanted))
@@ -135,4 +138,4 @@ def _windows(uri: str, ids: list[int]) -> pa.Table:
 
 def _write(pooled: Pooled, parts: pa.Table, stem: str) -> None:
     rows = recordings_of(parts, pooled.poolings)
-    pooled.write(rows, name_of(stem, rows["file_id"].to_numpy()))
+    pooled.write(rows, pooled.name_of(stem, rows["file_id"].to_numpy()))

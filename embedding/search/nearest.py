@@ -22,7 +22,9 @@ def nearest(windows: pa.Table, query: NDArray[np.float32], k: int) -> pa.Table:
     with np.errstate(divide="ignore", invalid="ignore"):
         cosines = vectors @ unit(query).T / np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = np.where(np.isfinite(cosines), cosines, -1).max(axis=1).astype(np.float32)  # zeros point nowhere
-    some = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
+    # With all that are as near as the last one: which of them counts is for their names to say.
+    least = np.partition(scores, -k)[-k] if k < len(scores) else -1
+    some = np.flatnonzero(scores >= least)
     table = windows.select([name for name, _ in WINDOW_COLUMNS]).take(pa.array(some))
     return best([table.append_column("score", pa.array(scores[some])).cast(HITS)], k)
 

@@ -12,13 +12,14 @@ from embedding.config import make_config
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.errors import RequestError
 from embedding.listing.sources import list_recordings
-from embedding.output.store import Store
+from embedding.output.store import DO_ANEW, Store, undamaged
 from embedding.output.stored import threads
 from embedding.settings import Settings
 
 # What run.json says of the settings, under the names of the options.
 OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
-CLIP_BATCH = 64
+# Of a clip: a query is a sound, not a recording of a day.
+MOST_WINDOWS = 256
 
 
 def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
@@ -28,7 +29,7 @@ def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
         RequestError: the clip cannot be read, or the output's weights cannot be had.
     """
     run = store.read_json("run.json")
-    if run is None:
+    if run is None or "settings" not in run:
         raise RequestError(f"{store.root} has no run.json, so nothing says how to encode a clip: search with --like")
     options = {name: run["settings"][name] for name in OPTIONS}
     settings = Settings.of(make_config(options | {"input": [clip], "output": store.root}))
@@ -36,17 +37,30 @@ def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
     from embedding.encoding.encoder import Encoder, encode_table  # torch and avex take seconds
 
     observer = _Failures()
-    tables = list(decode(list_recordings([clip]).recordings, settings.windows, CLIP_BATCH, observer))
-    if not tables:
-        raise RequestError(f"--clip: {clip}: {observer.said}")
-    encoder = Encoder(settings, "cpu", n_threads)
-    return np.concatenate([_vectors(encode_table(encoder, table)[0]) for table in tables])
+    windows = next(decode(_recording(clip), settings.windows, MOST_WINDOWS + 1, observer), None)
+    if windows is None or observer.said:
+        raise RequestError(f"--clip: {clip}: {observer.said or 'no audio in it'}")
+    if len(windows) > MOST_WINDOWS:
+        raise RequestError(f"--clip: {clip} has more than {MOST_WINDOWS} windows: cut out the sound to search for")
+    return _vectors(encode_table(Encoder(settings, "cpu", n_threads), windows)[0])
+
+
+def _recording(clip: str) -> pa.Table:
+    """The clip as a listing of one."""
+    file = storage.normalise(clip, "--clip")
+    try:
+        found = list_recordings([clip]).recordings
+    except RequestError as error:
+        raise RequestError(str(error).replace("--input", "--clip", 1)) from error
+    if found["file"].to_pylist() != [file]:
+        raise RequestError(f"--clip: {clip} is not one recording")
+    return found
 
 
 class _Failures(Observer):
     """Keeps why a clip cannot be read."""
 
-    said = "no audio in it"
+    said = ""
 
     def failed(self, failure: Failure) -> None:
         self.said = f"{failure.kind}: {failure.message}"
@@ -66,14 +80,14 @@ def of_window(file: str, at_s: float, shards: list[str]) -> tuple[NDArray[np.flo
     start_s, end_s = windows["start_time"].to_numpy(), windows["end_time"].to_numpy()
     within = np.flatnonzero((start_s <= at_s) & (at_s < end_s))
     if not len(within):
-        stored = f"of which {start_s[0]:g} to {end_s[-1]:g} s are stored"
-        raise RequestError(f"--at: no window at {at_s:g} s of {file}, {stored}")
+        stored = f"whose windows begin at {start_s[0]:g} s and end before {end_s[-1]:g} s"
+        raise RequestError(f"--at: no window holds {at_s:g} s of {file}, {stored}")
     window = windows.slice(within[0], 1)
     return _vectors(window), window.drop_columns("embedding").to_pylist()[0]
 
 
 def _read(uri: str, filters: list[tuple[str, str, str]]) -> pa.Table:
-    with storage.open_stream(uri) as stream:
+    with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
         return pq.read_table(stream, filters=filters, use_threads=False).replace_schema_metadata(None)
 
 
