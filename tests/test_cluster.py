@@ -86,7 +86,9 @@ class There:  # a method, as the job asks it
 
 with cluster.session(verbose=False):
     nodes = ray.nodes()
-    ray.nodes = lambda: [{**nodes[0], "NodeID": "ab" * 28, "NodeManagerHostname": "lost"}, *nodes]
+    lost = {**nodes[0], "NodeID": "ab" * 28, "NodeManagerHostname": "lost"}
+    head = {**nodes[0], "Resources": {}}  # it takes no work, and so is not asked
+    ray.nodes = lambda: [lost, head, *nodes]
     print([answer for _, answer in cluster.on_every_node(There().name)])
 """
 

@@ -141,7 +141,7 @@ def test_a_run_that_died_is_gone_on_with(pool: Callable[..., Outcome], tmp_path:
     write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 3)
     stored = Store(str(tmp_path), "").read()
     mean = Pooled(str(tmp_path), ("mean",), json.dumps(json.loads(SETTINGS), sort_keys=True))
-    todo = plan(mean, stored, complete(stored))
+    todo = plan(mean, stored, stored.recordings(), complete(stored.recordings()))
     assert len(todo.groups) == 1
     # Then the machine was switched off.
     pool_shards(todo.shards.slice(0, 2), mean)
@@ -251,10 +251,11 @@ def test_a_plan_has_every_recording_once(
         keys = {"file_id": own[:, 0], "window_index": own[:, 1], "n_windows": own[:, 2], "duration": own[:, 2] * 1.0}
         spans.append(spans_of(pa.table(keys), number))
     stored = Stored.of([f"/out/embeddings/s{at}.parquet" for at in range(n_shards)], spans, pa.table({"file_id": []}))
-    assert sorted(complete(stored)) == sorted(n_windows)
+    recordings = stored.recordings()
+    assert sorted(complete(recordings)) == sorted(n_windows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pooled, "GROUP_WINDOWS", group_windows)
-        found = plan(Pooled("/out", ("mean",), "{}"), stored, complete(stored))
+        found = plan(Pooled("/out", ("mean",), "{}"), stored, recordings, complete(recordings))
     for group in found.groups.to_pylist():
         assert len(group["ids"]) == 1 or sum(n_windows[i] for i in group["ids"]) <= 2 * group_windows + 9
     shards = {row["uri"]: row for row in found.shards.to_pylist()}

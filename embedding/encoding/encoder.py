@@ -14,6 +14,7 @@ from embedding.encoding.lean import Features, LeanBeats, LeanEfficientNet, lean_
 from embedding.encoding.micro_batch import MicroBatch
 from embedding.encoding.models import load
 from embedding.settings import Settings
+from embedding.vectors import column, matrix
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -117,8 +118,7 @@ def encode_table(
     Fewer rows than came in once ``stopping`` says so.
     """
     spec = encoder.settings.windows
-    column = table["window"].combine_chunks()
-    samples = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), spec.length)
+    samples = matrix(table["window"])
     n_audio = spec.audio_samples(table["start_time"].to_numpy(), table["end_time"].to_numpy())
     vectors = encoder.encode(samples, n_audio, stopping)
     table = table.slice(0, len(vectors))
@@ -127,6 +127,5 @@ def encode_table(
     for row in table.drop_columns("window").filter(pa.array(~finite)).to_pylist():
         message = f"the model gave no finite vector for window {row['window_index']} at {row['start_time']:g} s"
         failures.append(Failure(row["file"], row["file_id"], -1, "encode", "nonfinite", message))
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    encoded = table.drop_columns("window").append_column("embedding", embedding)
+    encoded = table.drop_columns("window").append_column("embedding", column(vectors))
     return encoded.filter(pa.array(finite)) if failures else encoded, failures

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEQUENCE = "sequence"
-POOLINGS = ("mean", "max", "std", SEQUENCE)
 # Rows that are widened to float64 at a time: 4,096 of 1,280 numbers are 42 MB.
 CHUNK_ROWS = 4096
 
@@ -38,7 +37,7 @@ class Parts:
 
 def parts_of(file_id: NDArray[np.int64], vectors: Vectors) -> Parts:
     """Of windows: ``file_id`` of shape ``[windows]``, in ascending order, ``vectors`` of shape ``[windows, dim]``."""
-    start = _starts(file_id)
+    start = starts(file_id)
     n = np.diff([*start, len(file_id)])
     mean, spread = (np.empty((len(start), vectors.shape[1])) for _ in range(2))
     for first, last in _chunks(start, len(file_id)):
@@ -52,7 +51,8 @@ def parts_of(file_id: NDArray[np.int64], vectors: Vectors) -> Parts:
     return Parts(file_id[start], n, mean, spread, maxima)
 
 
-def _starts(file_id: NDArray[np.int64]) -> NDArray[np.int64]:
+def starts(file_id: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each recording begins, of ``file_id`` in ascending order."""
     return np.flatnonzero(np.diff(file_id, prepend=file_id[:1] - 1))
 
 
@@ -63,12 +63,11 @@ def _chunks(start: NDArray[np.int64], n_rows: int) -> list[tuple[int, int]]:
     return list(zip(firsts, [*firsts[1:], len(start)], strict=True)) if n_rows else []
 
 
-def merge(parts: list[Parts]) -> Parts:
-    """One row for each recording that is in any of ``parts``, in order of ``file_id``."""
-    joined = Parts(*(np.concatenate([getattr(part, name) for part in parts]) for name in Parts.__dataclass_fields__))
-    order = np.argsort(joined.file_id, kind="stable")
-    joined = joined.take(order)
-    start = _starts(joined.file_id)
+def merge(parts: Parts) -> Parts:
+    """One row for each recording, in order of ``file_id``, of as many as it has in ``parts``."""
+    order = np.argsort(parts.file_id, kind="stable")
+    joined = parts.take(order)
+    start = starts(joined.file_id)
     n = np.add.reduceat(joined.n, start) if len(start) else joined.n
     weight = (joined.n / np.repeat(n, np.diff([*start, len(order)])))[:, None]
     mean = np.add.reduceat(joined.mean * weight, start) if len(start) else joined.mean

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.output.store import SETTINGS_KEY, as_parquet, undamaged
-from embedding.output.stored import Stored
+from embedding.output.stored import Recordings, Stored
 from embedding.pooling.combine import SEQUENCE
 
 DELETE_POOLED = "delete it and run the same command again"
@@ -121,18 +121,16 @@ class Plan:
 
     shards: pa.Table
     groups: pa.Table
-    n_todo: int  # recordings
 
 
-def complete(stored: Stored) -> NDArray[np.int64]:
+def complete(recordings: Recordings) -> NDArray[np.int64]:
     """``file_id`` of recordings all of whose windows are stored, each once."""
-    recordings = stored.recordings()
     is_complete = (recordings.n_present == recordings.n_windows) & recordings.consistent & (recordings.n_repeated == 0)
     return recordings.file_id[is_complete]
 
 
-def plan(pooled: Pooled, stored: Stored, todo: NDArray[np.int64]) -> Plan:
-    """For recordings ``todo`` (``file_id``), which are complete."""
+def plan(pooled: Pooled, stored: Stored, recordings: Recordings, todo: NDArray[np.int64]) -> Plan:
+    """For recordings ``todo`` (``file_id``), which are complete; ``recordings`` are those of ``stored``."""
     id_, shard = stored.spans["file_id"].to_numpy(), stored.spans["shard"].to_numpy()
     wanted = np.isin(id_, todo)
     pairs = np.unique(np.column_stack([id_[wanted], shard[wanted]]), axis=0)  # by recording
@@ -150,16 +148,12 @@ def plan(pooled: Pooled, stored: Stored, todo: NDArray[np.int64]) -> Plan:
     # In the order of their first shards, so that those of a group have most of their shards in common.
     of_several = of_several[np.argsort(pairs[first[of_several], 1], kind="stable")]
     # Of each, how many groups are full before it.
-    load = np.cumsum(1 / GROUP_RECORDINGS + _n_windows(stored, pairs[first[of_several], 0]) / GROUP_WINDOWS)
+    n_windows = recordings.n_windows[np.searchsorted(recordings.file_id, pairs[first[of_several], 0])]
+    load = np.cumsum(1 / GROUP_RECORDINGS + n_windows / GROUP_WINDOWS)
     for some in np.split(of_several, np.flatnonzero(np.diff(np.floor(load))) + 1) if len(of_several) else []:
         numbers = np.unique(np.concatenate([pairs[first[at] : first[at] + n_shards[at], 1] for at in some]))
         groups.append({"ids": pairs[first[some], 0], "parts": [parts[number] for number in numbers]})
-    return Plan(pa.Table.from_pylist(rows, SHARDS), pa.Table.from_pylist(groups, GROUPS), len(first))
-
-
-def _n_windows(stored: Stored, ids: NDArray[np.int64]) -> NDArray[np.int32]:
-    recordings = stored.recordings()
-    return recordings.n_windows[np.searchsorted(recordings.file_id, ids)]
+    return Plan(pa.Table.from_pylist(rows, SHARDS), pa.Table.from_pylist(groups, GROUPS))
 
 
 def _stem(uri: str) -> str:

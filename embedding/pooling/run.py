@@ -28,9 +28,8 @@ from embedding.pooling.tables import COLUMNS, merged, parts_of_windows, recordin
 
 @dataclass(frozen=True)
 class Outcome:
-    """Recordings that are pooled; those left out, of which not every window is there once; whether more may change."""
+    """How many recordings are left out, of which not every window is there once; and whether more may change."""
 
-    n_pooled: int
     n_left_out: int
     is_settled: bool  # no run of jobs.embed is under way or died
 
@@ -56,7 +55,8 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
     ):
         try:
             pooled.sweep()
-            there = complete(stored)
+            recordings = stored.recordings()
+            there = complete(recordings)
             done = _forget_others(pooled, there)
             todo = np.setdiff1d(there, done)
             people.say(
@@ -65,7 +65,7 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
             )
             if len(todo):
                 began = time.monotonic()
-                _work(pooled, plan(pooled, stored, todo), people, verbose=verbose)
+                _work(pooled, plan(pooled, stored, recordings, todo), people, verbose=verbose)
                 people.say(f"done in {duration(time.monotonic() - began)}")
             pooled.forget_parts()
             now = sum(map(len, pooled.files().values()))
@@ -73,7 +73,7 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
             raise storage_failure(error) from error
     if now != len(there):
         raise RunError(f"{now:,} recordings are pooled, of {len(there):,}: run the same command again")
-    return Outcome(now, len(stored.recordings().file_id) - len(there), state not in ("running", "failed"))
+    return Outcome(len(recordings.file_id) - len(there), state not in ("running", "failed"))
 
 
 def _forget_others(pooled: Pooled, there: NDArray[np.int64]) -> NDArray[np.int64]:

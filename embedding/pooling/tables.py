@@ -1,12 +1,10 @@
 """The same as Arrow tables: windows to parts of recordings, parts to recordings."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from embedding.pooling.combine import SEQUENCE, Parts, merge, parts_of, pooled
+from embedding.pooling.combine import SEQUENCE, Parts, merge, parts_of, pooled, starts
+from embedding.vectors import column, matrix
 
 # Of the recording; the same in each of its windows.
 RECORDING = pa.schema(
@@ -26,7 +24,7 @@ COLUMNS = [*RECORDING.names, "window_index", "embedding"]
 def parts_of_windows(windows: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
     """One row per recording in ``windows`` (COLUMNS, in any order): RECORDING, and what ``merged`` needs of it."""
     windows = windows.take(_order(windows)).combine_chunks()
-    start = _starts(windows["file_id"].to_numpy())
+    start = starts(windows["file_id"].to_numpy())
     recordings = windows.select(RECORDING.names).take(pa.array(start))
     vectors = windows["embedding"].combine_chunks()
     if poolings == (SEQUENCE,):
@@ -34,7 +32,7 @@ def parts_of_windows(windows: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
         index = pa.ListArray.from_arrays(offsets, windows["window_index"].combine_chunks())
         lists = pa.ListArray.from_arrays(offsets, vectors)
         return recordings.append_column("index", index).append_column("vectors", lists)
-    parts = parts_of(windows["file_id"].to_numpy(), _matrix(vectors))
+    parts = parts_of(windows["file_id"].to_numpy(), matrix(windows["embedding"]))
     return _with_parts(recordings, parts)
 
 
@@ -47,8 +45,8 @@ def merged(parts: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
         return parts_of_windows(windows.append_column("embedding", vectors.flatten()), poolings)
     ids = parts["file_id"].to_numpy()
     order = np.argsort(ids, kind="stable")
-    recordings = parts.select(RECORDING.names).take(pa.array(order[_starts(ids[order])]))
-    return _with_parts(recordings, merge([_parts(parts)]))
+    recordings = parts.select(RECORDING.names).take(pa.array(order[starts(ids[order])]))
+    return _with_parts(recordings, merge(_parts(parts)))
 
 
 def recordings_of(parts: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
@@ -57,31 +55,20 @@ def recordings_of(parts: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
     if poolings == (SEQUENCE,):
         return recordings.append_column("embedding", parts["vectors"])
     vectors = pooled(_parts(parts), poolings)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    return recordings.append_column("embedding", column)
+    return recordings.append_column("embedding", column(vectors))
 
 
 def _order(windows: pa.Table) -> pa.Array:
     return pa.array(np.lexsort((windows["window_index"].to_numpy(), windows["file_id"].to_numpy())))
 
 
-def _starts(sorted_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.flatnonzero(np.diff(sorted_ids, prepend=sorted_ids[:1] - 1))
-
-
-def _matrix(column: pa.FixedSizeListArray) -> NDArray[Any]:
-    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-
-
 def _with_parts(recordings: pa.Table, parts: Parts) -> pa.Table:
     table = recordings.append_column("n", pa.array(parts.n))
     for name in ("mean", "spread", "max"):
-        values = getattr(parts, name)
-        column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-        table = table.append_column(name, column)
+        table = table.append_column(name, column(getattr(parts, name)))
     return table
 
 
 def _parts(table: pa.Table) -> Parts:
-    mean, spread, maxima = (_matrix(table[name].combine_chunks()) for name in ("mean", "spread", "max"))
+    mean, spread, maxima = (matrix(table[name]) for name in ("mean", "spread", "max"))
     return Parts(table["file_id"].to_numpy(), table["n"].to_numpy(), mean, spread, maxima)

@@ -5,6 +5,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.decoding.decode import WINDOW_COLUMNS
+from embedding.vectors import matrix
 
 # A window and how near it is: the cosine to the nearest of the query's vectors.
 HITS = pa.schema([*WINDOW_COLUMNS, ("score", pa.float32())])
@@ -17,8 +18,7 @@ def nearest(windows: pa.Table, query: NDArray[np.float32], k: int) -> pa.Table:
         windows: the columns of a shard.
         query: ``[queries, dim]``, not all zero.
     """
-    column = windows["embedding"].combine_chunks()
-    vectors = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    vectors = matrix(windows["embedding"])
     with np.errstate(divide="ignore", invalid="ignore"):
         cosines = vectors @ unit(query).T / np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = np.where(np.isfinite(cosines), cosines, -1).max(axis=1).astype(np.float32)  # zeros point nowhere

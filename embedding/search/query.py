@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ from embedding.listing.sources import list_recordings
 from embedding.output.store import DO_ANEW, Store, undamaged
 from embedding.output.stored import threads
 from embedding.settings import Settings
+from embedding.vectors import matrix
 
 # What run.json says of the settings, under the names of the options.
 OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
@@ -42,7 +44,7 @@ def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
         raise RequestError(f"--clip: {clip}: {observer.said or 'no audio in it'}")
     if len(windows) > MOST_WINDOWS:
         raise RequestError(f"--clip: {clip} has more than {MOST_WINDOWS} windows: cut out the sound to search for")
-    return _vectors(encode_table(Encoder(settings, "cpu", n_threads), windows)[0])
+    return matrix(encode_table(Encoder(settings, "cpu", n_threads), windows)[0]["embedding"])
 
 
 def _recording(clip: str) -> pa.Table:
@@ -72,8 +74,7 @@ def of_window(file: str, at_s: float, shards: list[str]) -> tuple[NDArray[np.flo
     Raises:
         RequestError: there is none.
     """
-    filters = [("file", "==", file)]
-    found = [table for table in threads(_read, [(uri, filters) for uri in shards]) if len(table)]
+    found = [table for table in threads(_read, [(uri, file) for uri in shards]) if table is not None]
     if not found:
         raise RequestError(f"--like: no window of {file} is stored")
     windows = pa.concat_tables(found).sort_by("start_time")
@@ -83,14 +84,15 @@ def of_window(file: str, at_s: float, shards: list[str]) -> tuple[NDArray[np.flo
         stored = f"whose windows begin at {start_s[0]:g} s and end before {end_s[-1]:g} s"
         raise RequestError(f"--at: no window holds {at_s:g} s of {file}, {stored}")
     window = windows.slice(within[0], 1)
-    return _vectors(window), window.drop_columns("embedding").to_pylist()[0]
+    return matrix(window["embedding"]), window.drop_columns("embedding").to_pylist()[0]
 
 
-def _read(uri: str, filters: list[tuple[str, str, str]]) -> pa.Table:
+def _read(uri: str, file: str) -> pa.Table | None:
+    """The windows of ``file`` in a shard; the vectors of a shard that has none are not read."""
     with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
-        return pq.read_table(stream, filters=filters, use_threads=False).replace_schema_metadata(None)
-
-
-def _vectors(table: pa.Table) -> NDArray[np.float32]:
-    column = table["embedding"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        shard = pq.ParquetFile(stream)
+        names = shard.read(columns=["file"], use_threads=False)["file"].combine_chunks()
+        is_own = pc.equal(names, file)  # type: ignore[attr-defined]
+        if not is_own.true_count:
+            return None
+        return shard.read(use_threads=False).filter(is_own).replace_schema_metadata(None)
