@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import re
 from collections.abc import Callable
 from typing import NoReturn
@@ -26,6 +27,31 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             message = f"unknown option {unknown[1]}{nearest(unknown[1], self._option_string_actions)}"
         raise RequestError(message)
+
+
+def output_parser(job: str, description: str) -> Parser:
+    """The command line of a job over what jobs.embed wrote: OUTPUT and ``--verbose``; the rest is its own."""
+    parser = Parser(prog=f"python -m jobs.{job}", description=description, allow_abbrev=False)
+    parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray and avex log")
+    return parser
+
+
+def number(option: str, text: str, kind: type, least: float, most: float) -> float:
+    """``text`` as an int or a float within these bounds.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not least <= value <= most:
+        what = "a whole number" if kind is int else "a number"
+        limit = f" and at most {most:,}" if most < math.inf else ""
+        raise RequestError(f"{option}: expected {what} of at least {least}{limit}, got {text!r}")
+    return value
 
 
 def run_job(job: Callable[[], None]) -> int:

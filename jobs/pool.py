@@ -6,7 +6,7 @@ Exit codes: 0 every recording that has embeddings is pooled; 1 it is not; 2 the 
 import sys
 from collections.abc import Sequence
 
-from embedding.command_line import Parser, run_job
+from embedding.command_line import Parser, output_parser, run_job
 from embedding.config import nearest
 from embedding.console import People, plural
 from embedding.errors import RequestError, RunError
@@ -15,13 +15,11 @@ POOLINGS = ("mean", "max", "std", "sequence")
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="python -m jobs.pool",
-        description="Pool the embeddings of an output to one row per recording, in "
+    parser = output_parser(
+        "pool",
+        "Pool the embeddings of an output to one row per recording, in "
         "OUTPUT/recordings/POOLING/*.parquet. The same command again pools what has come since.",
-        allow_abbrev=False,
     )
-    parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
     parser.add_argument(
         "--pooling",
         metavar="POOLING",
@@ -29,7 +27,6 @@ def make_parser() -> Parser:
         help="over a recording's windows: mean, max, std, several joined by + (one after the other in the vector), or "
         "sequence (all windows in order, as a list of vectors) (default: mean)",
     )
-    parser.add_argument("--verbose", action="store_true", help="show what Ray logs")
     return parser
 
 
@@ -63,8 +60,6 @@ def pool(arguments: Sequence[str] | None) -> None:
     from embedding.pooling.run import pool as run
 
     people = People.on_stdout()
-    if not given.output:
-        raise RequestError("OUTPUT: expected a directory or s3:// prefix, got an empty name")
     root = storage.normalise(given.output, "OUTPUT")
     outcome = run(root, poolings, people, verbose=given.verbose)
     people.say(f"""  duckdb -c "select * from '{root}/recordings/{given.pooling}/*.parquet' limit 5\"""")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embedding.command_line import Parser, run_job
+from embedding.command_line import Parser, number, output_parser, run_job
 from embedding.console import People, clock
 from embedding.errors import RequestError, RunError
 
@@ -19,20 +19,17 @@ MOST = 1_000_000
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="python -m jobs.search",
-        description="Find the windows of an output that are nearest, by cosine, to a clip or to one of themselves. "
+    parser = output_parser(
+        "search",
+        "Find the windows of an output that are nearest, by cosine, to a clip or to one of themselves. "
         "Every window is looked at: the answer is exact.",
-        allow_abbrev=False,
     )
-    parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
     parser.add_argument("--clip", metavar="FILE", help="search for the sound of this file, encoded as the output was")
     parser.add_argument("--like", metavar="FILE", help="search for a stored window of this recording (with --at)")
     parser.add_argument("--at", metavar="SECONDS", default="0", help="where in that recording (default: 0)")
     parser.add_argument("--k", metavar="N", default="10", help="how many (default: 10)")
     parser.add_argument("--json", action="store_true", help="print them as JSON, one a line")
     parser.add_argument("--save-clips", metavar="DIR", help="cut them out, into WAV files in this folder")
-    parser.add_argument("--verbose", action="store_true", help="show what Ray and avex log")
     return parser
 
 
@@ -46,9 +43,7 @@ def search(arguments: Sequence[str] | None) -> None:
     given = make_parser().parse_args(arguments)
     if (given.clip is None) == (given.like is None):
         raise RequestError("search for either --clip FILE or --like FILE --at SECONDS")
-    k, at_s = _number("--k", given.k, int, 1, MOST), _number("--at", given.at, float, 0, math.inf)
-    if not given.output:
-        raise RequestError("OUTPUT: expected a directory or s3:// prefix, got an empty name")
+    k, at_s = number("--k", given.k, int, 1, MOST), number("--at", given.at, float, 0, math.inf)
     folder = None if given.save_clips is None else _folder(given.save_clips)
     from embedding import storage  # numpy and pyarrow: not for --help
     from embedding.search.run import Search
@@ -77,18 +72,6 @@ def _folder(name: str) -> Path:
     except OSError as error:
         raise RequestError(f"--save-clips: cannot make {name}: {error.strerror}") from error
     return Path(name)
-
-
-def _number(option: str, text: str, kind: type, least: float, most: float) -> float:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = None
-    if number is None or not least <= number <= most:
-        what = "a whole number" if kind is int else "a number"
-        limit = f" and at most {most:,}" if most < math.inf else ""
-        raise RequestError(f"{option}: expected {what} of at least {least}{limit}, got {text!r}")
-    return number
 
 
 def _save(hits: list[dict[str, Any]], folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Manifests: tables that name recordings."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedding.listing.sources import (
-    UNKNOWN_SIZE,
-)
+from embedding.errors import RequestError
+from embedding.listing.manifests import read_manifest
+from embedding.listing.sources import UNKNOWN_SIZE
 from tests.listings import ODD_NAMES, below, listed, listing, make, manifest, refusal
 from tests.test_sources_s3 import put
 
@@ -152,3 +153,42 @@ def test_a_manifest_on_disk_may_name_objects(s3_api: Any, bucket: str, tmp_path:
     root = put(s3_api, bucket, *(f"{i}.wav" for i in range(3)))
     path = manifest(tmp_path / "m.csv", *(f"{root}/{i}.wav" for i in (2, 0, 1)))
     assert below(root, path) == ["2.wav", "0.wav", "1.wav"]
+
+
+def test_all_of_a_manifest_is_read_with_its_names_as_they_are_listed(manifest_path: Path, tmp_path: Path) -> None:
+    manifest(manifest_path, f"{tmp_path}/c.wav", "b/1.wav", None, "", "../a.wav")
+    table = read_manifest(str(manifest_path), "--manifest")
+    named = [f"{tmp_path}/c.wav", f"{tmp_path}/lists/b/1.wav", f"{tmp_path}/a.wav"]
+    assert table["file"].to_pylist() == named
+    assert table["file"].to_pylist() == listing(str(manifest_path)).recordings["file"].to_pylist()
+    assert "note" in table.column_names
+
+
+def test_notes_of_a_csv_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text('file,site,label\na.wav,007,"rain,\nwind"\nb.wav,8,\n')
+    table = read_manifest(str(path), "--manifest")
+    assert table.drop_columns("file").to_pylist() == [
+        {"site": "007", "label": "rain,\nwind"},
+        {"site": "8", "label": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", "name\na.wav\n", "needs one column 'file' (it has: name)"),
+        ("m.csv", "", "is damaged"),
+        ("m.parquet", "no parquet", "is damaged"),
+        ("m.txt", "file\na.wav\n", "is no manifest: expected a .csv or .parquet with a column 'file'"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_names_its_option(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RequestError, match=rf"^--labels: .*{re.escape(message)}"):
+        read_manifest(str(tmp_path / name), "--labels")
+
+
+def test_a_manifest_that_is_not_there_names_its_option(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"^--labels: cannot read manifest .*/m.csv: No such file"):
+        read_manifest(f"{tmp_path}/m.csv", "--labels")

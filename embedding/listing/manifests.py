@@ -1,9 +1,12 @@
-"""Manifests: a .csv or .parquet with a column ``file``, one recording a row."""
+"""Manifests: a .csv or .parquet with a column ``file``, one recording a row, and what else is known of it."""
 
 import posixpath
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -13,6 +16,7 @@ from embedding.storage import s3
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _CHUNK = 8192  # rows of a .parquet that are read at a time
+_QUOTING = pyarrow.csv.ParseOptions(newlines_in_values=True)  # a manifest's notes may have line ends in them
 
 
 def manifest_files(uri: str) -> Iterator[list[str]]:
@@ -21,51 +25,85 @@ def manifest_files(uri: str) -> Iterator[list[str]]:
     Raises:
         RequestError: it cannot be read, or has no column ``file`` of names.
     """
-    read = _csv_files if uri.lower().endswith(".csv") else _parquet_files
-    try:
+    read = _csv_files if _is_csv(uri) else _parquet_files
+    with _readable(uri, "--input"):
         for files in read(uri):
-            yield [_named_in(uri, file) for file in files]
+            yield [_named_in(uri, file, "--input") for file in files]
+
+
+def read_manifest(uri: str, option: str) -> pa.Table:
+    """All of a manifest: ``file`` as ``manifest_files`` has it, rows without one left out; of a .csv all is text.
+
+    Raises:
+        RequestError: it cannot be read, or has no column ``file`` of names; the message begins with ``option``.
+    """
+    if not uri.lower().endswith(MANIFEST_SUFFIXES):
+        raise RequestError(f"{option}: {uri} is no manifest: expected a .csv or .parquet with a column 'file'")
+    with _readable(uri, option), storage.open_stream(uri) as stream:
+        table = _csv_table(stream, uri, option) if _is_csv(uri) else pq.read_table(stream)
+        _check_columns(uri, table.schema, option)
+        table = table.filter(pc.field("file").cast(pa.string()) != "")  # null is neither
+        files = [_named_in(uri, file, option) for file in table["file"].to_pylist()]
+    return table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string()))
+
+
+@contextmanager
+def _readable(uri: str, option: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise RequestError(f"--input: cannot read manifest {uri}: {error.strerror or error}") from error
+        raise RequestError(f"{option}: cannot read manifest {uri}: {error.strerror or error}") from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise RequestError(f"--input: manifest {uri} is damaged: {' '.join(str(error).split())}") from error
+        raise RequestError(f"{option}: manifest {uri} is damaged: {' '.join(str(error).split())}") from error
 
 
-def _named_in(manifest: str, file: str) -> str:
+def _is_csv(uri: str) -> bool:
+    return uri.lower().endswith(".csv")
+
+
+def _named_in(manifest: str, file: str, option: str) -> str:
     """``file`` as a path or URI; a relative one counts from the manifest's folder."""
     if "://" not in file and not file.startswith("/"):
         folder = manifest.rpartition("/")[0]
         if storage.is_s3(manifest):  # where names are literal, except for the way from here to there
             return s3.SCHEME + posixpath.normpath(s3.bucket_key(storage.join(folder, file)))
         file = storage.join(folder, file)
-    return storage.normalise(file, f"--input: manifest {manifest}")
+    return storage.normalise(file, f"{option}: manifest {manifest}")
 
 
 def _csv_files(uri: str) -> Iterator[list[str]]:
-    # A manifest's notes may have line ends in them, and numbers that later are none: only `file` is converted.
-    quoting = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    # A manifest's notes may hold numbers that later are none: only `file` is converted.
     text = pyarrow.csv.ConvertOptions(include_columns=["file"], column_types={"file": pa.string()})
-    with storage.open_stream(uri, 1 << 20) as stream, pyarrow.csv.open_csv(stream, parse_options=quoting) as header:
-        _check_columns(uri, header.schema)
+    with storage.open_stream(uri, 1 << 20) as stream, pyarrow.csv.open_csv(stream, parse_options=_QUOTING) as header:
+        _check_columns(uri, header.schema, "--input")
     with storage.open_stream(uri) as stream:
-        for batch in pyarrow.csv.open_csv(stream, parse_options=quoting, convert_options=text):
+        for batch in pyarrow.csv.open_csv(stream, parse_options=_QUOTING, convert_options=text):
             yield [file for file in batch["file"].to_pylist() if file]
 
 
 def _parquet_files(uri: str) -> Iterator[list[str]]:
     with storage.open_stream(uri) as stream:
         parquet = pq.ParquetFile(stream)
-        _check_columns(uri, parquet.schema_arrow)
-        holds = parquet.schema_arrow.field("file").type
-        if not _is_text(holds):
-            raise RequestError(f"--input: column 'file' of manifest {uri} holds {holds}, not names")
+        _check_columns(uri, parquet.schema_arrow, "--input")
         for batch in parquet.iter_batches(_CHUNK, columns=["file"]):
             yield [file for file in batch["file"].to_pylist() if file]
 
 
-def _check_columns(uri: str, schema: pa.Schema) -> None:
+def _csv_table(stream: BinaryIO, uri: str, option: str) -> pa.Table:
+    with pyarrow.csv.open_csv(stream, parse_options=_QUOTING) as header:
+        names = header.schema.names
+        _check_columns(uri, header.schema, option)
+    stream.seek(0)
+    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
+    return pyarrow.csv.read_csv(stream, parse_options=_QUOTING, convert_options=text)
+
+
+def _check_columns(uri: str, schema: pa.Schema, option: str) -> None:
     if schema.names.count("file") != 1:
-        raise RequestError(f"--input: manifest {uri} needs one column 'file' (it has: {', '.join(schema.names)})")
+        raise RequestError(f"{option}: manifest {uri} needs one column 'file' (it has: {', '.join(schema.names)})")
+    holds = schema.field("file").type
+    if not (_is_csv(uri) or _is_text(holds)):
+        raise RequestError(f"{option}: column 'file' of manifest {uri} holds {holds}, not names")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -26,8 +26,10 @@ def normalise(uri: str, option: str) -> str:
 
     Raises:
         RequestError: another scheme, no bucket, credentials, or no name: not UTF-8 (Arrow and S3 hold no other), or
-            with a NUL.
+            with a NUL, or empty.
     """
+    if not uri:
+        raise RequestError(f"{option}: expected a path or an s3:// URI, got an empty name")
     try:
         uri.encode()
     except UnicodeEncodeError as error:
