@@ -17,6 +17,7 @@ from embedding.errors import RequestError
 
 RANDOM_CHECKPOINT = "random"
 AUTO = "auto"
+LAST, ALL = "last", "all"  # layers
 
 
 def _text(name: str, value: object) -> str:
@@ -68,6 +69,16 @@ def _number(kind: type, low: float, high: float = float("inf"), *, auto: bool = 
         return number
 
     return parse
+
+
+def _layers(name: str, value: object) -> str | tuple[int, ...]:
+    if value in (LAST, ALL):
+        return str(value)
+    numbers = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        return tuple(int(str(number)) for number in numbers)
+    except ValueError:
+        raise RequestError(f"{name}: expected last, all, or numbers like 0,6,-1, got {value!r}") from None
 
 
 def _gpus(name: str, value: object) -> float:
@@ -138,6 +149,20 @@ class EmbedConfig:
         _choice("mean", "max", "cls"),
         "over a window's tokens or feature map; cls only where the model has such a token",
         default="mean",
+    )
+    layers: str | tuple[int, ...] = _option(
+        _layers,
+        "inner layers of which there is a vector, too, each in a column of its name: all, or by number, like 0,6,-1; "
+        "last: of none, only what the model ends in",
+        metavar="LAYERS",
+        default=LAST,
+    )
+    predict: int | None = _option(
+        _number(int, 1),
+        "the K likeliest labels of each window and their scores, from the same pass, of models with a classifier",
+        metavar="K",
+        default=None,
+        default_text="no predictions",
     )
     mask_padding: bool = _option(
         _flag, "leave zero-padding out of attention and mean, where the model can (BEATs)", default=False

@@ -100,7 +100,7 @@ def describe_dry_run(people: People, request: Request, audio_s: float) -> None:
     """What a run over about ``audio_s`` seconds of audio would write."""
     windows = request.settings.windows
     n_windows = int(audio_s * windows.rate_hz / windows.hop)
-    n_bytes = n_windows * (request.settings.model.traits.dim * 4 + 50)
+    n_bytes = n_windows * request.settings.row_bytes
     people.say(
         f"dry run, nothing written: about {audio_length(audio_s)} of audio, {plural(n_windows, 'window')}, "
         f"{size(n_bytes)} of vectors; try --limit on a few recordings to see the speed"

@@ -6,7 +6,8 @@ from typing import Any
 from embedding.config import EmbedConfig
 from embedding.decoding.windows import WindowSpec
 from embedding.encoding.checkpoints import Checkpoint, fetch_checkpoint
-from embedding.encoding.models import Model, check_fits, find_model
+from embedding.encoding.labels import Labels, fetch_labels
+from embedding.encoding.models import Model, check_fits, find_model, layer_numbers
 from embedding.output.store import Store
 from embedding.scheduling.shared_paths import NOTHING_LOCAL, SharedPaths
 
@@ -21,6 +22,8 @@ class Settings:
     pooling: str  # mean, max or cls
     mask_padding: bool
     precision: str  # fp32 or bf16
+    layers: tuple[int, ...] = ()  # inner ones, by number
+    labels: Labels | None = None
 
     @classmethod
     def of(cls, config: EmbedConfig) -> "Settings":
@@ -32,14 +35,25 @@ class Settings:
         model = find_model(config.model)
         windows = WindowSpec.from_seconds(model.rate_hz, config.window_s or model.native_s, config.hop_s, config.tail)
         check_fits(model, config, windows.length)
+        layers = layer_numbers(model, config.layers)
+        checkpoint = fetch_checkpoint(model.name, config.checkpoint or model.checkpoint)
         return cls(
             model=model,
-            checkpoint=fetch_checkpoint(model.name, config.checkpoint or model.checkpoint),
+            checkpoint=checkpoint,
             windows=windows,
             pooling=config.pooling,
             mask_padding=config.mask_padding,
             precision=config.precision,
+            layers=layers,
+            labels=fetch_labels(model, checkpoint, config.predict) if config.predict else None,
         )
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a stored window, about: its vectors hardly compress, its keys do."""
+        traits = self.model.traits
+        n_numbers = traits.dim + sum(traits.layer_dims[layer] for layer in self.layers)
+        return 4 * n_numbers + 50 + (12 * self.labels.k if self.labels else 0)
 
     @property
     def window_bytes(self) -> int:
@@ -57,6 +71,9 @@ class Settings:
             "pooling": self.pooling,
             "mask_padding": self.mask_padding,
             "precision": self.precision,
+            "layers": list(self.layers) or None,  # None: an output of before there were any is the same
+            "predict": self.labels.k if self.labels else None,
+            "labels_digest": self.labels.digest if self.labels else None,
         }
 
 

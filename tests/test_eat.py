@@ -28,7 +28,7 @@ for pooling in ("cls", "mean", "max"):
                          pooling=pooling)
     encoder = Encoder(Settings.of(config), "cpu", 1)
     assert not encoder._features.training
-    vectors[pooling] = encoder.encode(windows, np.full(3, 80_000)).tolist()
+    vectors[pooling] = encoder.encode(windows, np.full(3, 80_000))["embedding"].tolist()
 print(json.dumps(vectors))
 """
 

@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from embedding.config import make_config
-from embedding.encoding.encoder import Encoder, pool
+from embedding.decoding.decode import windows_schema
+from embedding.decoding.windows import WindowSpec
+from embedding.encoding.encoder import Encoder
+from embedding.encoding.pooling import pool
 from embedding.settings import Settings
 from tests import reference
 from tests.conftest import BEATS, EFFICIENTNET, tone
@@ -24,6 +28,21 @@ def make_encoder(checkpoint: Path, model: str, **options: object) -> Encoder:
 
 def some_windows(n: int) -> np.ndarray:
     return np.stack([tone(WINDOW_S, 16_000, 200.0 * (i + 1), seed=i) for i in range(n)])
+
+
+def windows_table(windows: np.ndarray) -> pa.Table:
+    """As decoding gives them: each a recording of its own."""
+    n, length = windows.shape
+    rows = {
+        "file": [f"/a/{i}.wav" for i in range(n)],
+        "file_id": range(n),
+        "window_index": [0] * n,
+        "n_windows": [1] * n,
+    }
+    rows |= {"start_time": [0.0] * n, "end_time": [length / 16_000] * n, "duration": [length / 16_000] * n}
+    rows |= {"sample_rate": [16_000] * n, "channels": [1] * n, "audio_hash": [None] * n, "window": list(windows)}
+    spec = WindowSpec(16_000, length, length, "pad")
+    return pa.table({name: rows[name] for name in windows_schema(spec).names}, windows_schema(spec))
 
 
 def full(windows: np.ndarray) -> np.ndarray:
@@ -51,7 +70,7 @@ def test_vectors_are_those_of_the_reference_loop(
             for window in windows
         ]
     )
-    vectors = make_encoder(checkpoints[model], model, pooling=pooling).encode(windows, full(windows))
+    vectors = make_encoder(checkpoints[model], model, pooling=pooling).encode(windows, full(windows))["embedding"]
     assert vectors.dtype == np.float32
     assert relative_error(vectors, expected) <= 1e-5
 
@@ -59,8 +78,8 @@ def test_vectors_are_those_of_the_reference_loop(
 @pytest.mark.parametrize("model", MODELS)
 def test_bf16_points_the_same_way_as_fp32(model: str, checkpoints: dict[str, Path]) -> None:
     windows = some_windows(5)
-    exact = make_encoder(checkpoints[model], model).encode(windows, full(windows))
-    coarse = make_encoder(checkpoints[model], model, precision="bf16").encode(windows, full(windows))
+    exact = make_encoder(checkpoints[model], model).encode(windows, full(windows))["embedding"]
+    coarse = make_encoder(checkpoints[model], model, precision="bf16").encode(windows, full(windows))["embedding"]
     assert cosine(coarse, exact) >= 0.999
     assert relative_error(coarse, exact) > 1e-6  # it was bf16
 
@@ -69,8 +88,10 @@ def test_bf16_points_the_same_way_as_fp32(model: str, checkpoints: dict[str, Pat
 def test_vectors_do_not_depend_on_the_batch(model: str, checkpoints: dict[str, Path]) -> None:
     windows = some_windows(35)  # two full micro-batches and a rest
     encoder = make_encoder(checkpoints[model], model)
-    together = encoder.encode(windows, full(windows))
-    alone = np.concatenate([encoder.encode(windows[i : i + 1], full(windows[i : i + 1])) for i in range(0, 35, 7)])
+    together = encoder.encode(windows, full(windows))["embedding"]
+    alone = np.concatenate(
+        [encoder.encode(windows[i : i + 1], full(windows[i : i + 1]))["embedding"] for i in range(0, 35, 7)]
+    )
     assert relative_error(together[::7], alone) <= 1e-5
 
 
@@ -82,9 +103,9 @@ def test_masked_padding_does_not_count(checkpoints: dict[str, Path]) -> None:
     masking = make_encoder(checkpoints[BEATS], BEATS, mask_padding=True)
     plain = make_encoder(checkpoints[BEATS], BEATS)
     alone = np.stack(
-        [plain.encode(padded[i : i + 1, : n_audio[i]], n_audio[i : i + 1])[0] for i in range(len(windows))]
+        [plain.encode(padded[i : i + 1, : n_audio[i]], n_audio[i : i + 1])["embedding"][0] for i in range(len(windows))]
     )
-    masked, unmasked = masking.encode(padded, n_audio), plain.encode(padded, n_audio)
+    masked, unmasked = masking.encode(padded, n_audio)["embedding"], plain.encode(padded, n_audio)["embedding"]
     assert relative_error(masked[:1], alone[:1]) <= 1e-5  # nothing to mask
     for i in (1, 2):
         assert relative_error(masked[i], alone[i]) < 0.5 * relative_error(unmasked[i], alone[i])
@@ -92,8 +113,8 @@ def test_masked_padding_does_not_count(checkpoints: dict[str, Path]) -> None:
 
 def test_masking_changes_nothing_where_there_is_no_padding(checkpoints: dict[str, Path]) -> None:
     windows = some_windows(4)
-    with_mask = make_encoder(checkpoints[BEATS], BEATS, mask_padding=True).encode(windows, full(windows))
-    without = make_encoder(checkpoints[BEATS], BEATS).encode(windows, full(windows))
+    with_mask = make_encoder(checkpoints[BEATS], BEATS, mask_padding=True).encode(windows, full(windows))["embedding"]
+    without = make_encoder(checkpoints[BEATS], BEATS).encode(windows, full(windows))["embedding"]
     assert np.array_equal(with_mask, without)
 
 
@@ -102,17 +123,17 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_loses_nothing(
 ) -> None:
     windows = some_windows(9)
     encoder = make_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)
-    expected = encoder.encode(windows, full(windows))
+    expected = encoder.encode(windows, full(windows))["embedding"]
     forward, sizes = encoder._forward, []
 
-    def limited(part: np.ndarray, n_audio: np.ndarray) -> torch.Tensor:
+    def limited(part: np.ndarray, n_audio: np.ndarray) -> dict[str, torch.Tensor]:
         sizes.append(len(part))
         if len(part) > 2:
             raise torch.OutOfMemoryError
         return forward(part, n_audio)
 
     monkeypatch.setattr(encoder, "_forward", limited)
-    assert relative_error(encoder.encode(windows, full(windows)), expected) <= 1e-5
+    assert relative_error(encoder.encode(windows, full(windows))["embedding"], expected) <= 1e-5
     assert sizes == [4, 2, 2, 2, 2, 1]
 
 

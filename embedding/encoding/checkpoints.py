@@ -40,7 +40,7 @@ def fetch_checkpoint(model_name: str, uri: str) -> Checkpoint:
     if uri == RANDOM_CHECKPOINT:
         return Checkpoint(uri, None, f"random, seed {RANDOM_SEED}")
     if uri.startswith(_HUB_SCHEME):
-        path = _from_hub(model_name, uri)
+        path = fetch_hub_file(model_name, uri, "weights")
     elif storage.is_s3(uri):
         path = _from_s3(storage.normalise(uri, "--checkpoint"))
     else:
@@ -91,7 +91,12 @@ def _cache() -> Path:
     return folder
 
 
-def _from_hub(model_name: str, uri: str) -> str:
+def fetch_hub_file(model_name: str, uri: str, what: str) -> str:
+    """Where a file of the hub lies on this machine: its cache, which it is brought to if need be.
+
+    Raises:
+        RequestError: it cannot be had; ``what`` of the model it is, is said.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -106,7 +111,7 @@ def _from_hub(model_name: str, uri: str) -> str:
         return hf_hub_download(f"{owner}/{repo}", filename)
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise RequestError(
-            f"--model: the weights of {model_name} ({uri}) could not be downloaded: {root_cause(error)} — pass a file "
+            f"--model: the {what} of {model_name} ({uri}) could not be downloaded: {root_cause(error)} — pass a file "
             "with --checkpoint, or set HF_HOME to a cache that holds them"
         ) from error
 

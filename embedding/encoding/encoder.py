@@ -1,7 +1,8 @@
-"""Windows to vectors: device, precision, micro-batch, pooling. Knows torch, knows nothing of Ray."""
+"""Windows to vectors: device, precision, micro-batch. Knows torch, knows nothing of Ray."""
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from embedding.decoding.decode import Failure
+from embedding.encoding.classifier import Classifier
 from embedding.encoding.graph import Compiled
+from embedding.encoding.layers import Layered
 from embedding.encoding.lean import Features, LeanBeats, LeanEfficientNet, lean_kind
 from embedding.encoding.micro_batch import MicroBatch
 from embedding.encoding.models import load
+from embedding.encoding.pooling import pool
 from embedding.settings import Settings
 from embedding.vectors import column, matrix
 
@@ -33,43 +37,49 @@ class Encoder:
         self._device = torch.device(device)
         self._micro_batch = MicroBatch.on(device, settings.model.architecture)
         self._features = _features(settings, device, n_threads)
+        self._classifier = None
+        if settings.labels is not None:
+            self._classifier = Classifier(settings.model, settings.checkpoint, settings.labels).to(device)
 
     def encode(
         self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], stopping: Callable[[], bool] = lambda: False
-    ) -> NDArray[np.float32]:
-        """Pooled vectors, ``[n, dim]`` float32, of ``windows`` (``[n, length]``).
+    ) -> dict[str, NDArray[Any]]:
+        """Of ``windows`` (``[n, length]``): ``embedding``, their pooled vectors ``[n, dim]`` float32.
+
+        Likewise of each layer that is asked for, under its name. With predictions also ``labels``, the numbers of the
+        likeliest, and ``scores``, both ``[n, k]``.
 
         Args:
             n_audio: per window, how many of its samples are audio rather than padding; only ``mask_padding`` looks.
-            stopping: asked before each micro-batch; once it says so, the vectors are those of the first windows only.
+            stopping: asked before each micro-batch; once it says so, the rows are those of the first windows only.
         """
         # They stay on the device until the end: a GPU is then never waited for between two passes.
-        vectors: list[torch.Tensor] = []
+        parts: list[dict[str, torch.Tensor]] = []
         start = 0
         while start < len(windows) and not stopping():
             part = slice(start, start + self._micro_batch.size)
             try:
-                vectors.append(self._pass(windows[part], n_audio[part]))
+                parts.append(self._pass(windows[part], n_audio[part]))
             except torch.OutOfMemoryError as error:
                 self._micro_batch.ran_out(error)
                 torch.cuda.empty_cache()
             else:
-                start += len(vectors[-1])
-        if not vectors:
-            return np.empty((0, self.settings.model.traits.dim), dtype=np.float32)
-        return torch.cat(vectors).cpu().numpy()
+                start += len(windows[part])
+        if not parts:
+            return {"embedding": np.empty((0, self.settings.model.traits.dim), dtype=np.float32)}
+        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
-    def _pass(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> torch.Tensor:
+    def _pass(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """One forward pass. While the micro-batch is being found, its end is waited for and timed."""
         began = time.perf_counter()
-        vectors = self._forward(windows, n_audio)
+        columns = self._forward(windows, n_audio)
         if self._micro_batch.growing:
             torch.cuda.synchronize()
             self._micro_batch.passed(len(windows), time.perf_counter() - began)
-        return vectors
+        return columns
 
     @torch.inference_mode()
-    def _forward(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> torch.Tensor:
+    def _forward(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         # From pinned memory the copy to a GPU overlaps what it computes.
         on_gpu = self._device.type == "cuda"
         x = torch.tensor(windows, pin_memory=on_gpu).to(self._device, non_blocking=True)
@@ -77,55 +87,67 @@ class Encoder:
         if self.settings.mask_padding and (n_audio < x.shape[1]).any():
             audio = torch.as_tensor(n_audio, device=self._device)
             mask = torch.arange(x.shape[1], device=self._device) >= audio[:, None]
-        features, padded = self._features(x, mask)
-        return pool(features.float(), self.settings.pooling, padded)
+        if isinstance(self._features, Layered):
+            (features, layers), padded = self._features(x), None
+        else:
+            (features, padded), layers = self._features(x, mask), {}
+        columns = {
+            name: pool(unpooled.float(), self.settings.pooling, padded)
+            for name, unpooled in {"embedding": features, **layers}.items()
+        }
+        if self._classifier is not None:
+            columns["labels"], columns["scores"] = self._classifier(features.float(), padded)
+        return columns
 
 
 def _features(
     settings: Settings, device: str, n_threads: int
-) -> Callable[[torch.Tensor, torch.Tensor | None], Features]:
+) -> Layered | Callable[[torch.Tensor, torch.Tensor | None], Features]:
     """What turns windows, and the mask of their padding, into features."""
     module = load(settings.model, settings.checkpoint)
+    if settings.layers:
+        return Layered(module.to(device), settings.layers, DTYPES[settings.precision])
     kind = lean_kind(module, settings.model.architecture)
     if device == "cpu" and issubclass(kind, LeanBeats | LeanEfficientNet):
         return Compiled(kind(module, torch.float32).eval(), settings.precision, n_threads)
     return kind(module, DTYPES[settings.precision]).eval().to(device)
 
 
-def pool(features: torch.Tensor, pooling: str, padded: torch.Tensor | None = None) -> torch.Tensor:
-    """One vector per window, ``[batch, dim]``.
-
-    Args:
-        features: tokens ``[batch, tokens, dim]`` or a map ``[batch, dim, freq, time]``.
-        padded: ``[batch, tokens]``, true where a token is padding and does not count.
-    """
-    tokens = features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
-    if pooling == "cls":
-        return tokens[:, 0]
-    if padded is None:
-        return tokens.amax(1) if pooling == "max" else tokens.mean(1)
-    padded = padded[..., None]
-    if pooling == "max":
-        return tokens.masked_fill(padded, float("-inf")).amax(1)
-    return tokens.masked_fill(padded, 0).sum(1) / (~padded).sum(1)
-
-
 def encode_table(
     encoder: Encoder, table: pa.Table, stopping: Callable[[], bool] = lambda: False
 ) -> tuple[pa.Table, list[Failure]]:
-    """A table of windows with ``embedding`` in the place of ``window``; a window whose vector is not finite fails.
+    """A table of windows with what ``encoder`` gives (``embedding`` and more) in the place of ``window``.
 
-    Fewer rows than came in once ``stopping`` says so.
+    Fewer rows than came in once ``stopping`` says so. A window of which a vector is not finite fails.
     """
     spec = encoder.settings.windows
-    samples = matrix(table["window"])
     n_audio = spec.audio_samples(table["start_time"].to_numpy(), table["end_time"].to_numpy())
-    vectors = encoder.encode(samples, n_audio, stopping)
-    table = table.slice(0, len(vectors))
-    finite = np.isfinite(vectors).all(axis=1)
-    failures = []
-    for row in table.drop_columns("window").filter(pa.array(~finite)).to_pylist():
-        message = f"the model gave no finite vector for window {row['window_index']} at {row['start_time']:g} s"
-        failures.append(Failure(row["file"], row["file_id"], -1, "encode", "nonfinite", message))
-    encoded = table.drop_columns("window").append_column("embedding", column(vectors))
-    return encoded.filter(pa.array(finite)) if failures else encoded, failures
+    encoded = encoder.encode(matrix(table["window"]), n_audio, stopping)
+    table = table.drop_columns("window").slice(0, len(encoded["embedding"]))
+    for name, rows in encoded.items():
+        table = table.append_column(name, _as_column(name, rows, encoder.settings))
+    finite = np.ones(len(table), bool)
+    for rows in encoded.values():
+        finite &= np.isfinite(rows).all(axis=1)
+    failures = [_nonfinite(row) for row in table.select(_OF_FAILURE).filter(pa.array(~finite)).to_pylist()]
+    return table.filter(pa.array(finite)) if failures else table, failures
+
+
+_OF_FAILURE = ["file", "file_id", "window_index", "start_time"]
+
+
+def _nonfinite(row: dict[str, Any]) -> Failure:
+    message = f"the model gave no finite vector for window {row['window_index']} at {row['start_time']:g} s"
+    return Failure(row["file"], row["file_id"], -1, "encode", "nonfinite", message)
+
+
+def _as_column(name: str, rows: NDArray[Any], settings: Settings) -> pa.Array:
+    """Vectors as lists of fixed size; labels by name and their scores as plain lists."""
+    if name not in ("labels", "scores"):
+        return column(rows)
+    assert settings.labels is not None
+    values = (
+        pa.array(settings.labels.names).take(pa.array(rows.ravel())) if name == "labels" else pa.array(rows.ravel())
+    )
+    offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1])
+    return pa.ListArray.from_arrays(offsets, values)

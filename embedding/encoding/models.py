@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from embedding.config import EmbedConfig
+from embedding.config import ALL, LAST, EmbedConfig
 from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint
 from embedding.errors import RequestError, root_cause
 
@@ -34,10 +34,15 @@ class Architecture:
     ``dim``: length of a pooled vector. ``min_samples``: the shortest window that yields one token or one frame.
     ``unused``: tensors that ``return_features_only`` never reads or that are constants, which a checkpoint may lack.
     ``not_needed``: packages that only other architectures import.
+    ``layer_dims``: lengths of the vectors of each of avex's ``get_model_layers()``.
+    ``classifier``: its name in a checkpoint of a supervised model; ``classified``: how what it sees is pooled.
     """
 
     dim: int
     min_samples: int
+    layer_dims: tuple[int, ...]
+    classifier: str = "classifier"
+    classified: str = "mean"
     has_cls: bool = False
     can_mask: bool = False
     unused: tuple[str, ...] = ()
@@ -49,14 +54,22 @@ ARCHITECTURES = {
     "beats": Architecture(
         768,
         400 + 15 * 160,
+        layer_dims=(768,) * 13,
         can_mask=True,
         unused=("backbone.predictor.", "backbone.fbank."),
         not_needed=("transformers", "torchvision"),
     ),
     # torch.stft pads by reflection, half its 800-sample transform, and needs more audio than that.
-    "efficientnet": Architecture(1280, 401, unused=("model.classifier.",), not_needed=("transformers",)),
+    "efficientnet": Architecture(
+        1280,
+        401,
+        layer_dims=(32, 24, 24, 40, 40, 80, 80, 80, 112, 112, 112, 192, 192, 192, 192, 320, 1280),
+        classifier="model.classifier.1",
+        unused=("model.classifier.",),
+        not_needed=("transformers",),
+    ),
     # One 25 ms frame; the processor pads the rest to 1024 frames itself.
-    "eat_hf": Architecture(768, 400, has_cls=True),
+    "eat_hf": Architecture(768, 400, layer_dims=(768,) * 12, classified="cls", has_cls=True),
 }
 
 
@@ -69,6 +82,7 @@ class Model:
     rate_hz: int
     native_s: float
     checkpoint: str  # where its own weights lie, hf://owner/repo/file
+    label_map: str | None  # likewise what its classifier's outputs mean; None if it has no classifier
 
     @property
     def traits(self) -> Architecture:
@@ -105,6 +119,7 @@ def find_model(name: str) -> Model:
         int(audio["sample_rate"]),
         float(audio["target_length_seconds"]),
         packaged["checkpoint_path"],
+        packaged.get("class_mapping_path"),
     )
 
 
@@ -119,11 +134,31 @@ def check_fits(model: Model, config: EmbedConfig, window_samples: int) -> None:
         raise RequestError(f"--pooling: {model.name} has no CLS token; use mean or max")
     if config.mask_padding and not traits.can_mask:
         raise RequestError(f"--mask-padding: {model.name} takes no padding mask; only BEATs models do")
+    if config.layers != LAST and config.mask_padding:
+        raise RequestError("--mask-padding: inner layers (--layers) say nothing of what was padding; leave one out")
     if window_samples < traits.min_samples:
         raise RequestError(
             f"--window-s: {model.name} needs windows of at least {traits.min_samples / model.rate_hz:g} s "
             f"({traits.min_samples} samples at {model.rate_hz} Hz)"
         )
+
+
+def layer_numbers(model: Model, layers: str | tuple[int, ...]) -> tuple[int, ...]:
+    """Which of avex's ``get_model_layers()`` are asked for, from 0, in order; none for ``last``.
+
+    Raises:
+        RequestError: it has no such layer.
+    """
+    n_layers = len(model.traits.layer_dims)
+    if isinstance(layers, str):
+        return tuple(range(n_layers)) if layers == ALL else ()
+    for layer in layers:
+        if not -n_layers <= layer < n_layers:
+            raise RequestError(
+                f"--layers: {model.name} has no layer {layer}; they are 0 to {n_layers - 1}, or -1 to -{n_layers} from "
+                "the end"
+            )
+    return tuple(sorted({layer % n_layers for layer in layers}))
 
 
 def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
@@ -146,7 +181,7 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
             module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
         else:
             avex.register_model_class(_counting(avex_class, model.architecture))
-            with _tensors_only(checkpoint) as path, _unset_weights():
+            with tensors_only(checkpoint) as path, _unset_weights():
                 module = avex.load_model(model.name, device="cpu", checkpoint_path=path, return_features_only=True)
             assert isinstance(module, torch.nn.Module)
             _refuse_misfit(model, checkpoint, module)
@@ -230,7 +265,7 @@ def _refuse_misfit(model: Model, checkpoint: Checkpoint, module: "torch.nn.Modul
 
 
 @contextmanager
-def _tensors_only(checkpoint: Checkpoint) -> Iterator[str]:
+def tensors_only(checkpoint: Checkpoint) -> Iterator[str]:
     """A safetensors file with the checkpoint's tensors.
 
     avex opens other formats with ``weights_only=False``, which runs whatever code a pickle holds. They are read here

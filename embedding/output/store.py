@@ -42,6 +42,8 @@ FAILURES = pa.schema(
 # Read back, each with the run that recorded it.
 STORED_FAILURES = FAILURES.append(pa.field("run_id", pa.string()))
 
+_EXPECTED = {name for name, _ in WINDOW_COLUMNS} | {"embedding"}
+
 # In the metadata of a shard: its settings; and of the recordings that end in it the hashes of their audio, as base64
 # of pairs of int64 (file_id, hash). A column would be part of what readers rely on.
 SETTINGS_KEY = "avex_batch.settings"
@@ -51,9 +53,9 @@ AUDIO_HASHES_KEY = "avex_batch.audio_hashes"
 DO_ANEW = "delete it and run jobs.embed again, which does anew what was in it"
 
 
-def embeddings_schema(dim: int) -> pa.Schema:
-    """Columns of a shard; ``dim`` is the length of a vector."""
-    return pa.schema([*WINDOW_COLUMNS, ("embedding", pa.list_(pa.float32(), dim))])
+def embeddings_schema(dim: int, *more: tuple[str, pa.DataType]) -> pa.Schema:
+    """Columns of a shard; ``dim`` is the length of a vector, ``more`` what else the run was asked for."""
+    return pa.schema([*WINDOW_COLUMNS, ("embedding", pa.list_(pa.float32(), dim)), *more])
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,14 @@ class Store:
             table: the columns of ``embeddings_schema`` and, optionally, AUDIO_HASH, which goes into the metadata.
         """
         uri = storage.join(self.root, "embeddings", f"{name}.parquet")
-        dim = table.schema.field("embedding").type.list_size
-        metadata = {AUDIO_HASHES_KEY: _pack_hashes(table)} if AUDIO_HASH[0] in table.column_names else {}
-        columns = table.select(embeddings_schema(dim).names)
-        storage.write_bytes(uri, self._parquet(columns.cast(embeddings_schema(dim)), metadata))
+        metadata = {}
+        if AUDIO_HASH[0] in table.column_names:
+            metadata[AUDIO_HASHES_KEY] = _pack_hashes(table)
+            table = table.drop_columns(AUDIO_HASH[0])
+        vectors = table.schema.field("embedding")
+        more = [(field.name, field.type) for field in table.schema if field.name not in _EXPECTED]
+        schema = embeddings_schema(vectors.type.list_size, *more)
+        storage.write_bytes(uri, self._parquet(table.select(schema.names).cast(schema), metadata))
         return uri
 
     def read_shard(self, uri: str, columns: list[str] | None = None) -> pa.Table:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedding import storage
 from embedding.errors import RequestError, storage_failure
 from embedding.output.store import DO_ANEW, Store, undamaged
-from embedding.search.nearest import best, nearest
+from embedding.search.nearest import HITS, best, nearest
 from embedding.search.query import of_clip, of_window
 
 
@@ -79,4 +79,4 @@ def search_shards(shards: pa.Table, query: NDArray[np.float32], k: int) -> pa.Ta
 
 def _read(uri: str) -> pa.Table:
     with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
-        return pq.ParquetFile(stream).read(use_threads=False)
+        return pq.ParquetFile(stream).read(columns=[*HITS.names[:-1], "embedding"], use_threads=False)

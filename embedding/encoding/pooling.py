@@ -1,0 +1,21 @@
+"""Unpooled features to one vector per window."""
+
+import torch
+
+
+def pool(features: torch.Tensor, pooling: str, padded: torch.Tensor | None = None) -> torch.Tensor:
+    """One vector per window, ``[batch, dim]``.
+
+    Args:
+        features: tokens ``[batch, tokens, dim]`` or a map ``[batch, dim, freq, time]``.
+        padded: ``[batch, tokens]``, true where a token is padding and does not count.
+    """
+    tokens = features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
+    if pooling == "cls":
+        return tokens[:, 0]
+    if padded is None:
+        return tokens.amax(1) if pooling == "max" else tokens.mean(1)
+    padded = padded[..., None]
+    if pooling == "max":
+        return tokens.masked_fill(padded, float("-inf")).amax(1)
+    return tokens.masked_fill(padded, 0).sum(1) / (~padded).sum(1)

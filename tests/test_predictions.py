@@ -1,0 +1,109 @@
+"""Predictions: the classifier that a checkpoint brings, by its label map, from the pass that gives the embedding."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import avex
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from embedding.config import make_config
+from embedding.encoding.encoder import Encoder, encode_table
+from embedding.errors import RequestError
+from embedding.settings import Settings
+from tests.conftest import BEATS, EFFICIENTNET, tone
+from tests.test_encoder import windows_table
+
+MODELS = {BEATS: ("classifier", 768), EFFICIENTNET: ("model.classifier.1", 1280)}
+N_LABELS = 7
+
+
+def write_classifier(
+    folder: Path, features: Path, model: str, n_labels: int = N_LABELS, n_outputs: int = N_LABELS
+) -> Path:
+    """A checkpoint with a classifier, and its label map beside it. Labels are not in the order of their numbers."""
+    name, dim = MODELS[model]
+    random = torch.Generator().manual_seed(5)
+    tensors = load_file(features) | {
+        f"{name}.weight": torch.randn(n_outputs, dim, generator=random),
+        f"{name}.bias": torch.randn(n_outputs, generator=random),
+    }
+    path = folder / "supervised.safetensors"
+    save_file(tensors, path)
+    labels = {f"Species {chr(97 + i)}": (3 * i + 1) % N_LABELS for i in range(N_LABELS)}
+    (folder / "label_map.json").write_text(json.dumps(labels))
+    return path
+
+
+def settings(checkpoint: object, model: str, k: int) -> Settings:
+    request = {"input": "a", "output": "b", "model": model, "checkpoint": str(checkpoint), "window_s": 1.0}
+    return Settings.of(make_config(request | {"predict": k}))
+
+
+def some_windows(n: int) -> np.ndarray:
+    return np.stack([tone(1.0, 16_000, 200.0 * (i + 1), seed=i) for i in range(n)])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("options", [{}, {"pooling": "max"}, {"layers": "0"}])
+def test_predictions_are_those_of_avex(
+    model: str, options: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    path = write_classifier(tmp_path, checkpoints[model], model)
+    windows = some_windows(4)
+    request = {"input": "a", "output": "b", "model": model, "checkpoint": str(path), "window_s": 1.0, "predict": 3}
+    encoder = Encoder(Settings.of(make_config(request | options)), "cpu", 2)
+    table, failures = encode_table(encoder, windows_table(windows))
+    assert not failures
+
+    spec = avex.get_model_spec(model)
+    assert spec is not None
+    supervised: Any = avex.build_model_from_spec(spec, "cpu", num_classes=N_LABELS, pretrained=False)
+    supervised.load_state_dict(load_file(path))
+    supervised.eval()
+    with torch.inference_mode():
+        logits = torch.cat([supervised(torch.from_numpy(row)[None]) for row in windows])
+    by_number = {number: label for label, number in json.loads((tmp_path / "label_map.json").read_text()).items()}
+    best = logits.topk(3)
+    assert table["labels"].to_pylist() == [[by_number[i] for i in row] for row in best.indices.tolist()]
+    assert np.abs(np.array(table["scores"].to_pylist()) - best.values.sigmoid().numpy()).max() <= 1e-5
+    if model == BEATS:  # or any order of windows would do; EfficientNet's fresh weights give all sounds the same vector
+        assert np.ptp(best.values.numpy(), axis=0).max() > 1e-3
+
+
+def test_random_weights_predict_labels_that_say_so() -> None:
+    table, _ = encode_table(Encoder(settings("random", EFFICIENTNET, 2), "cpu", 1), windows_table(some_windows(2)))
+    assert all(len(row) == 2 and row[0].startswith("random label ") for row in table["labels"].to_pylist())
+
+
+def test_a_model_without_a_classifier_says_so_before_any_work(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(RequestError, match=r"--predict: esp_aves2_sed_birdcode_beats_encoder has no classifier, and"):
+        settings(checkpoints[BEATS], "esp_aves2_sed_birdcode_beats_encoder", 1)
+    (tmp_path / "label_map.json").write_text('{"a": 0}')
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(checkpoints[BEATS]), bare)
+    with pytest.raises(RequestError, match=r"--predict: .*bare.safetensors holds no classifier \(classifier.weight\)"):
+        settings(bare, BEATS, 1)
+
+
+def test_a_label_map_that_does_not_fit_is_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    path = write_classifier(tmp_path, checkpoints[BEATS], BEATS, n_outputs=5)
+    with pytest.raises(RequestError, match=r"has a classifier of 5 outputs, its label map 7 labels"):
+        settings(path, BEATS, 1)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"a": 1}', '{"a": 0, "b": 0}', '{"a": "x"}', '{"a": null}'])
+def test_a_damaged_label_map_is_refused(content: str, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    path = write_classifier(tmp_path, checkpoints[BEATS], BEATS)
+    (tmp_path / "label_map.json").write_text(content)
+    with pytest.raises(RequestError, match=r"--predict: .*label_map.json is no label map"):
+        settings(path, BEATS, 1)
+
+
+def test_more_labels_than_there_are_cannot_be_told(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
+    with pytest.raises(RequestError, match=r"--predict: esp_aves2_effnetb0_all knows 7 labels, fewer than 8"):
+        settings(path, EFFICIENTNET, 8)
