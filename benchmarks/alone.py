@@ -177,7 +177,8 @@ def _blocks(path: Path, rate_hz: int) -> Iterator[Any]:
     from embedding.decoding.audio import open_recording
 
     with open_recording(str(path)) as recording:
-        yield from recording.blocks(rate_hz)
+        for (block,) in recording.blocks(rate_hz):
+            yield block
 
 
 def decode(task: Mapping[str, Any]) -> dict[str, float]:
@@ -194,7 +195,7 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
         def decoded(self, audio_s: float, n_bytes: int) -> None:
             self.audio_s += audio_s
 
-        def failed(self, failure: Any) -> None:
+        def failed(self, failure: Any, wanted: int) -> None:
             raise AssertionError(failure)
 
     settings = settings_of(dict(task) | {"checkpoint": "random", "precision": "fp32"})
@@ -205,7 +206,7 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
     count = Count()
     began = _go()
     while time.perf_counter() - began < task["seconds"]:
-        for table in to_windows(recordings, windows, size, count):
+        for table in to_windows(recordings, [windows], size, count):
             del table
     return {"audio_s": count.audio_s, "seconds": time.perf_counter() - began}
 
@@ -218,8 +219,8 @@ def settings_of(task: Mapping[str, Any]) -> Any:
         EmbedConfig(
             input=(),
             output="",
-            model=task["model"],
-            checkpoint=task["checkpoint"],
+            model=(task["model"],),
+            checkpoint=(task["checkpoint"],),
             window_s=task.get("window_s", WINDOW_S),
             precision=task["precision"],
         )

@@ -60,7 +60,7 @@ def measure(n: int) -> dict[str, Any]:
     """The steps in this process: seconds of each, and its peak memory."""
     from embedding.listing import sources
     from embedding.output.store import Store
-    from embedding.output.work import Work, former_versions
+    from embedding.output.work import Work, former_versions, left
     from embedding.scheduling import sizes
 
     seconds: dict[str, float] = {}
@@ -79,7 +79,7 @@ def measure(n: int) -> dict[str, Any]:
         stored = timed("read back", store.read)
         former = timed("former versions", lambda: former_versions(recordings, stored, store, thorough=True))
         work = timed("compare", lambda: Work.of(recordings, former, stored, retry_failed=False))
-        todo = timed("what is left", lambda: work.left(stored))
+        todo = timed("what is left", lambda: left([(work, stored)]))
     batches_per_byte = len(todo) * WINDOWS_EACH / BATCH_SIZE / sources.n_bytes(todo)
     legs = timed("legs", lambda: sizes.legs(todo, batches_per_byte))
     n_tasks = timed("tasks", lambda: sum(len(sizes.tasks(leg, N_DECODERS)) for leg in legs))

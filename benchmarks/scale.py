@@ -24,18 +24,18 @@ import pyarrow as pa
 
 from archive import add_cache_option
 from embedding import pipeline
-from embedding.decoding.decode import windows_schema
 from embedding.decoding.windows import WindowSpec
 from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.encoding.models import find_model
 from embedding.listing.sources import RECORDINGS
 from embedding.output.claim import claimed
 from embedding.output.store import Store
+from embedding.rows import hash_column, output_column, window_column, windows_schema
 from embedding.scheduling.cluster import session
 from embedding.scheduling.line import Line, Reporter, watching
 from embedding.scheduling.resources import Plan
 from embedding.scheduling.sizes import LEG_BATCHES
-from embedding.settings import Job, Settings
+from embedding.settings import Job, Settings, Target
 from harness import say
 from job import Workplace
 from tables import add_options, markdown, page, publish, question
@@ -78,12 +78,15 @@ def decode_nothing(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa
                 "sample_rate": np.full(n, SPEC.rate_hz),
                 "channels": np.full(n, 1),
                 "duration": np.full(n, WINDOWS_PER_RECORDING * 0.001),
-                "audio_hash": ids[part],
-                "window": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(n * 16, np.float32)), 16),
+                "wanted": np.ones(n),
+                hash_column(SPEC.rate_hz): ids[part],
+                window_column(SPEC.rate_hz): pa.FixedSizeListArray.from_arrays(
+                    pa.array(np.zeros(n * 16, np.float32)), 16
+                ),
             }
         )
         report.add("decode", 0.001, audio_s=0.001 * n)
-        yield table.cast(windows_schema(SPEC))
+        yield table.cast(windows_schema([SPEC]))
         report.is_stopping()
 
 
@@ -101,8 +104,10 @@ class EncodeNothing:
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(len(windows) * DIM, np.float32)), DIM)
         self._report.is_stopping()
         self._report.end_batch(batch)
-        self._report.add("encode", 0.001, windows_encoded=len(windows), audio_encoded_s=1.0, recordings=1)
-        return windows.drop_columns("window").append_column("embedding", embedding)
+        counts = {"windows_encoded": len(windows), "audio_encoded_s": 1.0}
+        self._report.add("encode", 0.001, {0: counts}, recordings=1)
+        rows = windows.drop_columns(window_column(SPEC.rate_hz))
+        return rows.append_column(output_column(0, "embedding"), embedding)
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
@@ -154,7 +159,8 @@ def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str,
         began = time.perf_counter()
         with watching(line, lambda _: None, lambda: False):
             for leg in range(n_legs):
-                pipeline.embed(tables, Job(settings, store, "scale", batch_size, 32_768, leg=leg), plan, nodes, line)
+                job = Job((Target(settings, store),), "scale", batch_size, 32_768, leg=leg)
+                pipeline.embed(tables, job, plan, nodes, line)
                 found.append(costs())
         wall_s = time.perf_counter() - began
         assert line.ask().tally.windows_written == n_legs * n * WINDOWS_PER_RECORDING

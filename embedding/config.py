@@ -18,6 +18,8 @@ from embedding.errors import RequestError
 RANDOM_CHECKPOINT = "random"
 AUTO = "auto"
 LAST, ALL = "last", "all"  # layers
+MODEL_FOLDER = "model="  # begins the name of a model's folder, which readers of Parquet take for a column `model`
+MOST_MODELS = 16  # as many as rows.WANTED has bits
 
 
 def _text(name: str, value: object) -> str:
@@ -29,7 +31,7 @@ def _text(name: str, value: object) -> str:
 def _texts(name: str, value: object) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not items:
-        raise RequestError(f"{name}: expected one or more paths, got {value!r}")
+        raise RequestError(f"{name}: expected one or more texts, got {value!r}")
     return tuple(_text(name, item) for item in items)
 
 
@@ -98,7 +100,8 @@ def _option(
 ) -> Any:
     choices = getattr(parse, "choices", None)
     metavar = metavar or ("{" + ",".join(choices) + "}" if choices else None)
-    metadata = {"parse": parse, "help": help, "metavar": metavar, "default_text": default_text}
+    several = parse is _texts
+    metadata = {"parse": parse, "help": help, "metavar": metavar, "default_text": default_text, "several": several}
     return field(metadata=metadata, **kwargs)
 
 
@@ -117,11 +120,17 @@ class EmbedConfig:
         "directory or s3:// prefix for embeddings/, failures/, run.json and report.json",
         metavar="PATH",
     )
-    model: str = _option(_text, "avex model name", metavar="NAME", default="esp_aves2_sl_beats_all")
-    checkpoint: str | None = _option(
-        _text,
+    model: tuple[str, ...] = _option(
+        _texts,
+        "avex model name; of several each gets OUTPUT/model=NAME, and recordings are decoded once for all",
+        metavar="NAME",
+        default=("esp_aves2_sl_beats_all",),
+        default_text="esp_aves2_sl_beats_all",
+    )
+    checkpoint: tuple[str, ...] | None = _option(
+        _texts,
         "path or URI of weights to use instead of the model's own; the word 'random' means seeded random "
-        "weights, for trials without a download",
+        "weights, for trials without a download; of several models each needs its own, in their order",
         metavar="PATH",
         default=None,
         default_text="the model's own, from the Hugging Face hub",
@@ -213,6 +222,33 @@ class EmbedConfig:
     )
     verbose: bool = _option(_flag, "show what Ray and avex log", default=False)
 
+    def per_model(self) -> "list[EmbedConfig]":
+        """The same request for each model alone; of several, each with its folder of the output."""
+        if len(self.model) == 1:
+            return [self]
+        checkpoints = [None] * len(self.model) if self.checkpoint is None else [(each,) for each in self.checkpoint]
+        if self.checkpoint == (RANDOM_CHECKPOINT,):
+            checkpoints *= len(self.model)
+        return [
+            dataclasses.replace(
+                self, model=(name,), checkpoint=checkpoint, output=f"{self.output.rstrip('/')}/{MODEL_FOLDER}{name}"
+            )
+            for name, checkpoint in zip(self.model, checkpoints, strict=True)
+        ]
+
+
+def _check_models(config: EmbedConfig) -> EmbedConfig:
+    n_models, n_checkpoints = len(config.model), len(config.checkpoint or config.model)
+    if len(set(config.model)) < n_models:
+        raise RequestError(f"--model: {', '.join(config.model)} names the same twice")
+    if n_models > MOST_MODELS:
+        raise RequestError(f"--model: {n_models} models, and a run takes {MOST_MODELS} at most")
+    if n_checkpoints != n_models and config.checkpoint != (RANDOM_CHECKPOINT,):
+        raise RequestError(
+            f"--checkpoint: {n_checkpoints} for {n_models} models; give one for each, in their order, or leave all out"
+        )
+    return config
+
 
 def option_name(field_name: str) -> str:
     """``window_s`` → ``--window-s``."""
@@ -242,7 +278,7 @@ def make_config(values: Mapping[str, object]) -> EmbedConfig:
     for name, f in fields.items():
         if f.default is dataclasses.MISSING and name not in checked:
             raise RequestError(f"{option_name(name)} is required; see --help")
-    return EmbedConfig(**checked)
+    return _check_models(EmbedConfig(**checked))
 
 
 def read_config_file(path: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ Each stage is a plain function or class of another module; what follows only say
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ from embedding.decoding.decode import Failure, Observer, decode
 from embedding.encoding.checkpoints import keep
 from embedding.errors import RequestError, RunError
 from embedding.output.claim import check_holder
+from embedding.rows import WANTED, of_target, targets_in
 from embedding.scheduling import data
 from embedding.scheduling.cluster import plain_errors
 from embedding.scheduling.line import Line, Reporter
 from embedding.scheduling.progress import ENCODE_TRIES
 from embedding.scheduling.resources import Cluster, Plan
-from embedding.settings import Job, Settings
+from embedding.settings import Job, Settings, Target
+
+# The bytes of checkpoints in Ray, by their digests; of random weights there are none.
+Weights = dict[str, ray.ObjectRef]
 
 # Deaths of encoders in a row while they load, after which it is not bad luck.
 ENCODER_STARTS = 20
@@ -40,13 +44,13 @@ def embed(
     cluster: Cluster,
     line: Line,
     *,
-    weights: ray.ObjectRef | None = None,
+    weights: Weights | None = None,
     verbose: bool = False,
 ) -> None:
     """Embed ``recordings`` (one table per decode task): a leg of a run.
 
     Args:
-        weights: ``share_weights``, for nodes that do not have the checkpoint.
+        weights: ``share_weights``, for nodes that do not have the checkpoints.
         verbose: let Ray Data speak for itself.
 
     Raises:
@@ -96,7 +100,7 @@ def decode_stage(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa.T
     observer = _Observer()
     decoding = decode if report.begin_task() == 1 else decode_apart
     began = time.perf_counter()
-    for windows in decoding(recordings, job.settings.windows, job.batch_size, observer):
+    for windows in decoding(recordings, job.windows, job.batch_size, observer):
         observer.flush(job, report, time.perf_counter() - began)
         yield windows
         if report.is_stopping():
@@ -109,17 +113,17 @@ class _Observer(Observer):
     """Collects what decoding reports between two batches."""
 
     def __init__(self) -> None:
-        self._failures: list[Failure] = []
-        self._unchanged: list[int] = []
+        self._failures: list[tuple[int, Failure]] = []
+        self._unchanged: list[tuple[int, int]] = []
         self._audio_s = 0.0
         self._read_bytes = 0
         self._without_windows = 0
 
-    def failed(self, failure: Failure) -> None:
-        self._failures.append(failure)
+    def failed(self, failure: Failure, wanted: int) -> None:
+        self._failures += [(target, failure) for target in targets_in(wanted)]
 
-    def unchanged(self, file_id: int) -> None:
-        self._unchanged.append(file_id)
+    def unchanged(self, file_id: int, wanted: int) -> None:
+        self._unchanged.append((file_id, wanted))
 
     def decoded(self, audio_s: float, n_bytes: int) -> None:
         self._audio_s += audio_s
@@ -143,24 +147,26 @@ class _Observer(Observer):
         self.__init__()
 
 
-def store_failures(failures: list[Failure], job: Job, report: Reporter) -> None:
+def store_failures(failures: list[tuple[int, Failure]], job: Job, report: Reporter) -> None:
+    """Each with its target."""
+    for at, target in enumerate(job.targets):
+        target.store.write_failures((failure for of_target, failure in failures if of_target == at), job.run_id)
     if failures:
-        job.store.write_failures(failures, job.run_id)
-        report.failed(failures)
+        report.failed(list(dict.fromkeys(failure for _, failure in failures)))
 
 
-def share_weights(settings: Settings) -> ray.ObjectRef | None:
-    """The checkpoint's bytes, for nodes that do not have it: one of them gets it from the driver's, others from it."""
-    path = settings.checkpoint.path
-    return None if path is None else ray.put(np.fromfile(Path(path), np.uint8))
+def share_weights(targets: Sequence[Target]) -> Weights:
+    """For nodes that do not have the checkpoints: one of them gets them from the driver's, others from it."""
+    checkpoints = [target.settings.checkpoint for target in targets]
+    return {each.digest: ray.put(np.fromfile(Path(each.path), np.uint8)) for each in checkpoints if each.path}
 
 
 class EncodeStage:
-    """Windows to vectors, one actor of the pool: it holds a loaded model."""
+    """Windows to vectors, one actor of the pool: it holds a loaded model for each target."""
 
-    def __init__(self, job: Job, device: str, n_threads: int, progress: Any, weights: ray.ObjectRef | None) -> None:
+    def __init__(self, job: Job, device: str, n_threads: int, progress: Any, weights: Weights | None) -> None:
         # Imported here, not above: torch and avex take seconds and belong to the actors alone.
-        from embedding.encoding.encoder import Encoder
+        from embedding.encoding.encoder import load_encoders
 
         self._job = job
         self._report = Reporter(progress)
@@ -169,7 +175,8 @@ class EncodeStage:
         self._fatal = self._report.fatal_batches()
         try:
             job.shared_paths.check()
-            self._encoder = Encoder(_with_own_weights(job, weights).settings, device, n_threads)
+            settings = [_with_own_weights(target.settings, weights or {}) for target in job.targets]
+            self._encoders = load_encoders(settings, device, n_threads)
             self._report.encoder_ready()
         except (RequestError, RunError) as error:
             # An error of an actor's constructor reaches the driver as a text; one of a call, as itself.
@@ -189,27 +196,35 @@ class EncodeStage:
         report = self._report
         report.begin_batch(batch, len(windows) / self._job.batch_size)
         began = time.perf_counter()
-        vectors, failures = encode_table(self._encoder, windows, report.is_stopping)
+        vectors, failures = encode_table(self._encoders, windows, report.is_stopping)
         store_failures(failures, self._job, report)
         report.end_batch(batch)
         report.add(
             "encode",
             time.perf_counter() - began,
-            windows_encoded=len(vectors),
-            audio_encoded_s=self._job.settings.windows.covered_s(
-                vectors["start_time"].to_numpy(), vectors["duration"].to_numpy()
-            ),
+            _encoded(vectors, self._job),
             recordings=int((vectors["window_index"].to_numpy() + 1 == vectors["n_windows"].to_numpy()).sum()),
         )
         return vectors
 
 
-def _with_own_weights(job: Job, weights: ray.ObjectRef | None) -> Job:
-    """The same job with the checkpoint as it lies on this node."""
-    if weights is None:
-        return job
-    checkpoint = keep(job.settings.checkpoint, lambda: ray.get(weights))
-    return replace(job, settings=replace(job.settings, checkpoint=checkpoint))
+def _encoded(vectors: pa.Table, job: Job) -> dict[int, dict[str, float]]:
+    """What to count of a batch, by target."""
+    start_s, duration_s = vectors["start_time"].to_numpy(), vectors["duration"].to_numpy()
+    counts = {}
+    for target, spec in enumerate(job.windows):
+        own = (vectors[WANTED[0]].to_numpy() >> target & 1).astype(bool)
+        audio_s = spec.covered_s(start_s[own], duration_s[own])
+        counts[target] = {"windows_encoded": int(own.sum()), "audio_encoded_s": audio_s}
+    return counts
+
+
+def _with_own_weights(settings: Settings, weights: Weights) -> Settings:
+    """The same with the checkpoint as it lies on this node."""
+    digest = settings.checkpoint.digest
+    if digest not in weights:
+        return settings
+    return replace(settings, checkpoint=keep(settings.checkpoint, lambda: ray.get(weights[digest])))
 
 
 def _name_of(windows: pa.Table) -> str:
@@ -217,7 +232,7 @@ def _name_of(windows: pa.Table) -> str:
 
 
 class WriteStage(ray.data.Datasink[None]):
-    """Vectors to shards, one shard per write task.
+    """Vectors to shards, one shard per write task and target.
 
     Ray gathers at least ``min_rows_per_write`` rows for a task. A task that is tried again has the same index and so
     overwrites its own shard.
@@ -239,11 +254,15 @@ class WriteStage(ray.data.Datasink[None]):
             return
         table = pa.concat_tables(filled)
         self._job.shared_paths.check()
-        # This task may have outlived its driver, and another run may have begun.
-        check_holder(self._job.store.root, self._job.run_id)
-        self._job.store.write_shard(table, f"{self._job.shard_prefix}-{ctx.task_idx:06d}")
-        report = Reporter(self._progress)
-        report.add("write", time.perf_counter() - began, windows_written=len(table), shards=1)
+        written: dict[int, dict[str, float]] = {}
+        for at, target in enumerate(self._job.targets):
+            rows = of_target(table, at, target.settings.windows.rate_hz)
+            if len(rows):
+                # This task may have outlived its driver, and another run may have begun.
+                check_holder(target.store.root, self._job.run_id)
+                target.store.write_shard(rows, f"{self._job.shard_prefix}-{ctx.task_idx:06d}")
+                written[at] = {"windows_written": len(rows), "shards": 1}
+        Reporter(self._progress).add("write", time.perf_counter() - began, written)
 
 
 def _configure_data(job: Job, plan: Plan, cluster: Cluster, *, verbose: bool) -> None:
@@ -252,7 +271,7 @@ def _configure_data(job: Job, plan: Plan, cluster: Cluster, *, verbose: bool) ->
         warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
     context = data.context(verbose=verbose)
     # One batch of windows, one block: a larger target would merge batches, a smaller one would split them.
-    context.target_max_block_size = int(0.8 * job.batch_size * job.settings.window_bytes)
+    context.target_max_block_size = int(0.8 * job.batch_size * job.window_bytes)
     # An encoder whose process dies while it loads ends a run, unless it is replaced. One that comes up proves that they
     # can, and the count begins anew.
     context.max_consecutive_actor_init_deaths = ENCODER_STARTS

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from embedding import storage
 from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
 from embedding.console import People, audio_length, plural, size
+from embedding.errors import RequestError
 from embedding.listing import sources
 from embedding.output.store import Store
 from embedding.output.stored import Each, Stored, threads
@@ -20,41 +22,74 @@ VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarr
 
 
 @dataclass(frozen=True)
+class Part:
+    """What is asked for of one model, looked up."""
+
+    config: EmbedConfig
+    settings: Settings
+    store: Store
+
+    @classmethod
+    def of(cls, config: EmbedConfig) -> "Part":
+        output = storage.normalise(config.output, "--output")
+        settings = Settings.of(config)
+        return cls(config, settings, Store(output, json.dumps(redact_all(described(settings)))))
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """``run.json``: every setting, and the versions of what computes the vectors."""
+        return describe_run(self.config, self.settings)
+
+
+@dataclass(frozen=True)
 class Request:
-    """What is asked for, looked up."""
+    """What is asked for, looked up: of one listing, a part for each model."""
 
     config: EmbedConfig
     listing: sources.Listing
-    settings: Settings
-    store: Store
-    description: dict[str, Any]  # run.json
+    parts: tuple[Part, ...]
 
     @classmethod
     def of(cls, config: EmbedConfig) -> "Request":
-        output = storage.normalise(config.output, "--output")
-        listing = sources.list_recordings(config.input, config.limit)
-        settings = Settings.of(config)
-        description = describe_run(config, settings)
-        store = Store(output, json.dumps(redact_all(description["settings"])))
-        return cls(config, listing, settings, store, description)
+        """Look it up.
 
-    def look(self, *, thorough: bool, each: Each = threads) -> tuple[Stored, Work]:
-        """What the output holds, and what is left to do."""
-        stored = self.store.read(each=each)
+        Raises:
+            RequestError: it makes no sense.
+        """
+        alone = config.per_model()
+        for each in alone:
+            storage.normalise(each.output, "--output")  # before a long listing
+        listing = sources.list_recordings(config.input, config.limit)
+        parts = tuple(Part.of(each) for each in alone)
+        _refuse_unequal_windows([part.settings for part in parts])
+        return cls(config, listing, parts)
+
+    def look(self, part: Part, *, thorough: bool, each: Each = threads) -> tuple[Stored, Work]:
+        """What the output of a part holds, and what is left to do."""
+        stored = part.store.read(each=each)
         listed = self.listing.recordings
-        former = former_versions(listed, stored, self.store, thorough=thorough, each=each)
+        former = former_versions(listed, stored, part.store, thorough=thorough, each=each)
         return stored, Work.of(listed, former, stored, retry_failed=self.config.retry_failed)
+
+
+def _refuse_unequal_windows(settings: Sequence[Settings]) -> None:
+    """Windows of a run begin and end at the same times, whatever the models' sample rates."""
+    first, *others = settings
+    for other in others:
+        mine, its = first.windows, other.windows
+        for option, samples, other_samples in (("--window-s", mine.length, its.length), ("--hop-s", mine.hop, its.hop)):
+            if samples * its.rate_hz != other_samples * mine.rate_hz:
+                raise RequestError(
+                    f"{option}: {first.model.name} would have {samples / mine.rate_hz:g} s, {other.model.name} "
+                    f"{other_samples / its.rate_hz:g} s; give a length that is a whole number of samples at "
+                    f"{mine.rate_hz} and {its.rate_hz} Hz"
+                )
 
 
 def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
     """``run.json``: every setting, and the versions of what computes the vectors."""
     return {
-        "settings": settings.guarded()
-        | {
-            "checkpoint": settings.checkpoint.uri,
-            "sample_rate_hz": settings.windows.rate_hz,
-            "embedding_size": settings.model.traits.dim,
-        },
+        "settings": described(settings),
         "options": {
             "input": list(config.input),
             "batch_size": config.batch_size,
@@ -67,41 +102,63 @@ def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
     }
 
 
+def described(settings: Settings) -> dict[str, Any]:
+    """The settings for a reader of the output: what is guarded, and what follows from it."""
+    return settings.guarded() | {
+        "checkpoint": settings.checkpoint.uri,
+        "sample_rate_hz": settings.windows.rate_hz,
+        "embedding_size": settings.model.traits.dim,
+    }
+
+
 def greet(people: People, request: Request) -> None:
-    settings, windows = request.settings, request.settings.windows
+    settings = [part.settings for part in request.parts]
+    windows = settings[0].windows
+    models = " + ".join(f"{each.model.name} · {each.windows.rate_hz / 1000:g} kHz" for each in settings)
     people.say(
-        f"avex-batch {metadata.version('avex-batch')} · {settings.model.name} · {windows.rate_hz / 1000:g} kHz · "
-        f"window {windows.length / windows.rate_hz:g} s, hop {windows.hop / windows.rate_hz:g} s · {settings.precision}"
+        f"avex-batch {metadata.version('avex-batch')} · {models} · window {windows.length / windows.rate_hz:g} s, "
+        f"hop {windows.hop / windows.rate_hz:g} s · {settings[0].precision}"
     )
-    if request.config.checkpoint == RANDOM_CHECKPOINT:
-        people.warn("RANDOM WEIGHTS: these vectors mean nothing; for trials only (--checkpoint random)")
+    random = [each.model.name for each in settings if each.checkpoint.uri == RANDOM_CHECKPOINT]
+    if random:
+        whose = "these vectors mean" if len(random) == len(settings) else f"the vectors of {', '.join(random)} mean"
+        people.warn(f"RANDOM WEIGHTS: {whose} nothing; for trials only (--checkpoint random)")
 
 
-def describe_work(people: People, listing: sources.Listing, work: Work) -> None:
-    parts = [f"{plural(len(work.listed), 'recording')}, {size(listing.n_bytes)}"]
+def describe_work(people: People, request: Request, works: Sequence[Work]) -> None:
+    """What is listed, and what of it is to be done; with several models, a line for each."""
+    listing = request.listing
+    parts = [f"{plural(len(listing.recordings), 'recording')}, {size(listing.n_bytes)}"]
     if listing.left_out:
         parts.append(f"left out: {sources.describe_left_out(listing.left_out)}")
-    progress = []
-    if len(work.done_before):
-        progress.append(f"{len(work.done_before):,} done before")
-    if len(work.failed_before):
-        progress.append(f"{len(work.failed_before):,} failed before (--retry-failed tries them again)")
-    if progress:
-        parts.append(", ".join([*progress, f"{len(work.todo):,} to do"]))
-    people.say(" · ".join(parts))
-    if work.n_changed:
-        people.say(
-            f"{work.n_changed:,} of them were embedded before with another size or time: their audio is compared, and "
-            "only what differs is embedded anew"
-        )
+    if len(works) > 1:
+        people.say(" · ".join(parts))
+    for part, work in zip(request.parts, works, strict=True):
+        progress = []
+        if len(work.done_before):
+            progress.append(f"{len(work.done_before):,} done before")
+        if len(work.failed_before):
+            progress.append(f"{len(work.failed_before):,} failed before (--retry-failed tries them again)")
+        to_do = [", ".join([*progress, f"{len(work.todo):,} to do"])] if progress else []
+        if len(works) == 1:
+            people.say(" · ".join(parts + to_do))
+        elif to_do:
+            people.say(f"  {part.settings.model.name}: {to_do[0]}")
+        if work.n_changed:
+            people.say(
+                f"{work.n_changed:,} of them were embedded before with another size or time: their audio is compared, "
+                "and only what differs is embedded anew"
+            )
 
 
-def describe_dry_run(people: People, request: Request, audio_s: float) -> None:
-    """What a run over about ``audio_s`` seconds of audio would write."""
-    windows = request.settings.windows
-    n_windows = int(audio_s * windows.rate_hz / windows.hop)
-    n_bytes = n_windows * request.settings.row_bytes
+def describe_dry_run(people: People, request: Request, audio_s: Sequence[float]) -> None:
+    """What a run over about ``audio_s`` seconds of audio, of each part, would write."""
+    n_windows, n_bytes = 0, 0
+    for part, seconds in zip(request.parts, audio_s, strict=True):
+        of_part = int(seconds * part.settings.windows.rate_hz / part.settings.windows.hop)
+        n_windows += of_part
+        n_bytes += of_part * part.settings.row_bytes
     people.say(
-        f"dry run, nothing written: about {audio_length(audio_s)} of audio, {plural(n_windows, 'window')}, "
+        f"dry run, nothing written: about {audio_length(max(audio_s))} of audio, {plural(n_windows, 'window')}, "
         f"{size(n_bytes)} of vectors; try --limit on a few recordings to see the speed"
     )

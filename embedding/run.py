@@ -22,12 +22,13 @@ from embedding.output.claim import LAPSE_S, Claim, Owner, claimed
 from embedding.output.ledger import Ledger
 from embedding.output.report import Books, Tally
 from embedding.output.settle import settle, settle_failures
-from embedding.output.stored import threads
-from embedding.request import Request, describe_dry_run, describe_work, greet
+from embedding.output.stored import Each, threads
+from embedding.output.work import left, n_wanted
+from embedding.request import Part, Request, describe_dry_run, describe_work, greet
 from embedding.scheduling import sizes
 from embedding.scheduling.resources import Cluster, plan
 from embedding.scheduling.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
-from embedding.settings import Job
+from embedding.settings import Job, Target
 from embedding.stopping import Stop, on_signals
 
 # A round ends with everything done; another one follows only where a worker that died took windows with it.
@@ -39,61 +40,118 @@ SPREAD_FROM = 1_000
 _NONE = np.empty(0, np.int64)
 
 
-def embed(config: EmbedConfig, people: People) -> Books | None:
-    """Embed what ``config`` asks for; None after ``--dry-run``.
+def embed(config: EmbedConfig, people: People) -> list[Books] | None:
+    """Embed what ``config`` asks for; the books of each model, or None after ``--dry-run``.
 
     Raises:
         RequestError: the request makes no sense as it stands.
         RunError: the run could not go on, or was stopped.
     """
     request = Request.of(config)
-    request.store.refuse_other_settings(request.settings.guarded())
+    for part in request.parts:
+        part.store.refuse_other_settings(part.settings.guarded())
     greet(people, request)
     if config.dry_run:
         _dry_run(people, request)
         return None
     run_id = uuid.uuid4().hex[:12]
-    with (
-        claimed(request.store.root, run_id, lambda owner: _say_waiting(people, owner)) as claim,
-        on_signals() as stop,
-        ExitStack() as stack,
-    ):
+    with ExitStack() as claims, on_signals() as stop, ExitStack() as stack:
+        held = [
+            claims.enter_context(claimed(part.store.root, run_id, lambda owner: _say_waiting(people, owner)))
+            for part in request.parts
+        ]
         try:
-            request.store.sweep()
-            request.store.write_json("run.json", request.description)
-            return _Run(request, people, claim, stop, stack).embed()
+            for part in request.parts:
+                part.store.sweep()
+                part.store.write_json("run.json", part.description)
+            return _Run(request, people, held, stop, stack).embed()
         except OSError as error:
             raise storage_failure(error) from error
 
 
-class _Run:
-    """A run that holds its output. ``_stored`` is what the output held when it was last looked at."""
+class _Output:
+    """The output of one model, while a run holds it. ``stored`` is what it held when it was last looked at."""
 
-    def __init__(self, request: Request, people: People, claim: Claim, stop: Stop, stack: ExitStack) -> None:
-        self._request, self._people, self._claim, self._stop = request, people, claim, stop
-        self._store, self._id = request.store, claim.owner.run_id
+    def __init__(self, request: Request, part: Part, claim: Claim, each: Each) -> None:
+        self._claim, self._each = claim, each
+        self._store, self._id = part.store, claim.owner.run_id
+        self.part = part
+        self.ledger = Ledger(self._store, self._id, listed=len(request.listing.recordings))
+        self.stored, self.work = request.look(part, thorough=not self.ledger.last_run_was_complete, each=each)
+        self._unchanged: set[int] = set()
+
+    def look(self) -> None:
+        self.stored = self._store.read(known=self.stored, each=self._each)
+
+    def keep(self, unchanged: set[int]) -> None:
+        """Look, and let recordings whose audio is the same as before have their rows, under their present identity."""
+        self._unchanged |= unchanged
+        self.look()
+        if touched := self.work.touched(self._unchanged):
+            self._claim.check()
+            self._forget(settle(self._store, self.stored, _NONE, touched))
+
+    def settle(self) -> None:
+        """Put in order what this run and those before have left behind."""
+        self._claim.check()
+        self._forget(settle(self._store, self.stored, self.work.superseded(self.stored), {}))
+        left = self.work.listed["file_id"].to_numpy()[self.work.is_left(self.stored, self._id)]
+        tried = np.setdiff1d(self.work.todo, left)
+        if settle_failures(self._store, self.stored, self.work.listed, tried, self._id):
+            self.look()
+
+    def books(self) -> Books:
+        self.look()
+        return self.balance()
+
+    def balance(self) -> Books:
+        """The books, of what was last seen."""
+        return self.work.balance(self.stored, self._unchanged)
+
+    def _forget(self, changed: list[str]) -> None:
+        """Look again at shards that are not what they were."""
+        if changed:
+            self.stored = self.stored.only(set(self.stored.shards) - set(changed))
+            self.look()
+
+
+class _Run:
+    """A run that holds its outputs."""
+
+    def __init__(self, request: Request, people: People, claims: list[Claim], stop: Stop, stack: ExitStack) -> None:
+        self._request, self._people, self._stop = request, people, stop
+        self._id = claims[0].owner.run_id
         self._stack = stack
         self._nodes: Cluster | None = None
-        self._ledger = Ledger(self._store, self._id, listed=len(request.listing.recordings))
-        self._stored, self._work = request.look(thorough=not self._ledger.last_run_was_complete, each=self._each)
+        self._outputs = [
+            _Output(request, part, claim, self._each) for part, claim in zip(request.parts, claims, strict=True)
+        ]
         self._tally = Tally()
-        self._unchanged: set[int] = set()
-        describe_work(people, request.listing, self._work)
+        describe_work(people, request, [output.work for output in self._outputs])
 
-    def embed(self) -> Books:
-        todo = self._work.left(self._stored)
-        with self._ledger.closing(self._books):
+    def embed(self) -> list[Books]:
+        with ExitStack() as ledgers:
+            for output in self._outputs:
+                ledgers.enter_context(output.ledger.closing(output.books))
+            todo = self._left()
             if len(todo):
                 self._embed(todo)
-            self._settle()
-        books = self._work.balance(self._stored, self._unchanged)  # which closing has just looked at
-        summarise(self._people, books, self._tally, self._ledger.wall_s, self._store.root)
-        return books
+            for output in self._outputs:
+                output.settle()
+        for at, output in enumerate(self._outputs):
+            of_it = self._tally.of_target(at)
+            summarise(self._people, output.balance(), of_it, output.ledger.wall_s, output.part.store.root)
+        return [output.balance() for output in self._outputs]
+
+    def _left(self, run_id: str | None = None) -> pa.Table:
+        """What is to be decoded, for one model or more."""
+        return left([(output.work, output.stored) for output in self._outputs], run_id)
 
     def _embed(self, todo: pa.Table) -> None:
         from embedding.scheduling import cluster
 
-        config, settings = self._request.config, self._request.settings
+        config, parts = self._request.config, self._request.parts
+        settings = [part.settings for part in parts]
         with ThreadPoolExecutor(1) as beside:
             estimate = beside.submit(_prepare, todo)
             nodes = self._connect()
@@ -101,26 +159,29 @@ class _Run:
         from embedding import pipeline
         from embedding.scheduling import line
 
-        placement = plan(nodes, config.device, config.actors, config.gpus_per_actor)
+        placement = plan(nodes, config.device, config.actors, config.gpus_per_actor, n_models=len(parts))
         shared = NOTHING_LOCAL if nodes.is_own else self._shared_paths(todo)
-        self._ledger.expect(audio_s * self._request.listing.n_bytes / max(1, sources.n_bytes(todo)))
-        watch = self._people.progress(len(todo), audio_s)
+        watch = self._people.progress(len(todo), audio_s * n_wanted(todo) / len(todo))
         pieces = sizes.pieces(config, settings, placement, nodes, audio_s)
         batches_per_byte = pieces.n_batches / max(1, sources.n_bytes(todo))
-        job = Job(settings, self._store, self._id, pieces.batch_size, pieces.shard_rows, shared)
-        weights = None if nodes.is_own else pipeline.share_weights(settings)
+        targets = tuple(Target(part.settings, part.store) for part in parts)
+        job = Job(targets, self._id, pieces.batch_size, pieces.shard_rows, shared)
+        weights = None if nodes.is_own else pipeline.share_weights(targets)
         numbers = count()
+        for output in self._outputs:
+            output.ledger.expect(audio_s * self._request.listing.n_bytes / max(1, sources.n_bytes(todo)))
+            output.ledger.employ(placement)
 
         def on_tally(tally: Tally) -> None:
             self._tally = tally
-            self._ledger.refresh(tally)
+            for at, output in enumerate(self._outputs):
+                output.ledger.refresh(tally.of_target(at))
             watch(tally, lambda: cluster.look(is_own=nodes.is_own))
             if self._stop.asked_by is not None:
                 watch.stopping(self._stop.asked_by)
 
         with self._stop.gracefully(), watch:
             watch.starting(placement)
-            self._ledger.employ(placement)
             to_workers = line.Line()
             with line.watching(to_workers, on_tally, lambda: self._stop.asked_by is not None):
                 for _ in range(MAX_ROUNDS):
@@ -132,8 +193,10 @@ class _Run:
                         )
                         if self._stop.asked_by is not None:
                             break
-                    self._unchanged |= to_workers.ask().unchanged
-                    todo = self._left_after_round()
+                    unchanged = to_workers.ask().unchanged
+                    for at, output in enumerate(self._outputs):
+                        output.keep(unchanged[at])
+                    todo = self._left(self._id)
                     if self._stop.asked_by is not None or not len(todo):
                         break
                     self._people.say(f"{plural(len(todo), 'recording')} lost with a worker: once more")
@@ -143,17 +206,9 @@ class _Run:
         """Local paths, once every node has been found to see them."""
         from embedding.scheduling import cluster
 
-        shared = SharedPaths.of(todo, self._store.root, self._id)
+        shared = SharedPaths.of(todo, self._request.parts[0].store.root, self._id)
         refuse_unshared(cluster.on_every_node(shared.missing))
         return shared
-
-    def _left_after_round(self) -> pa.Table:
-        self._look()
-        # Recordings whose audio is the same as before keep their rows, under their present identity.
-        if touched := self._work.touched(self._unchanged):
-            self._claim.check()
-            self._forget(settle(self._store, self._stored, _NONE, touched))
-        return self._work.left(self._stored, self._id)
 
     def _connect(self) -> Cluster:
         """To Ray, once. It takes seconds to import: a request that makes no sense has been refused before."""
@@ -173,27 +228,6 @@ class _Run:
         self._connect()
         return cluster.spread(function, arguments)
 
-    def _look(self) -> None:
-        self._stored = self._store.read(known=self._stored, each=self._each)
-
-    def _settle(self) -> None:
-        self._claim.check()
-        self._forget(settle(self._store, self._stored, self._work.superseded(self._stored), {}))
-        left = self._work.left(self._stored, self._id)["file_id"].to_numpy()
-        tried = np.setdiff1d(self._work.todo, left)
-        if settle_failures(self._store, self._stored, self._work.listed, tried, self._id):
-            self._look()
-
-    def _forget(self, changed: list[str]) -> None:
-        """Look again at shards that are not what they were."""
-        if changed:
-            self._stored = self._stored.only(set(self._stored.shards) - set(changed))
-            self._look()
-
-    def _books(self) -> Books:
-        self._look()
-        return self._work.balance(self._stored, self._unchanged)
-
 
 def _prepare(todo: pa.Table) -> float:
     """What can be done while Ray starts, which is mostly waiting: its imports, and the estimate."""
@@ -202,10 +236,15 @@ def _prepare(todo: pa.Table) -> float:
 
 
 def _dry_run(people: People, request: Request) -> None:
-    stored, work = request.look(thorough=False)
-    describe_work(people, request.listing, work)
-    todo = work.left(stored)
-    describe_dry_run(people, request, audio_seconds(todo) if len(todo) else 0.0)
+    works = []
+    audio_s = []
+    for part in request.parts:
+        stored, work = request.look(part, thorough=False)
+        todo = left([(work, stored)])
+        works.append(work)
+        audio_s.append(audio_seconds(todo) if len(todo) else 0.0)
+    describe_work(people, request, works)
+    describe_dry_run(people, request, audio_s)
 
 
 def _say_waiting(people: People, owner: Owner) -> None:

@@ -9,6 +9,7 @@ from embedding.encoding.checkpoints import Checkpoint, fetch_checkpoint
 from embedding.encoding.labels import Labels, fetch_labels
 from embedding.encoding.models import Model, check_fits, find_model, layer_numbers
 from embedding.output.store import Store
+from embedding.rows import by_rate
 from embedding.scheduling.shared_paths import NOTHING_LOCAL, SharedPaths
 
 
@@ -27,16 +28,16 @@ class Settings:
 
     @classmethod
     def of(cls, config: EmbedConfig) -> "Settings":
-        """Resolve defaults that come from the model, and fetch its weights.
+        """Resolve defaults that come from the model (of one alone: ``config.per_model``), and fetch its weights.
 
         Raises:
             RequestError: no such model, options it cannot serve, or weights that cannot be had.
         """
-        model = find_model(config.model)
+        model = find_model(config.model[0])
         windows = WindowSpec.from_seconds(model.rate_hz, config.window_s or model.native_s, config.hop_s, config.tail)
         check_fits(model, config, windows.length)
         layers = layer_numbers(model, config.layers)
-        checkpoint = fetch_checkpoint(model.name, config.checkpoint or model.checkpoint)
+        checkpoint = fetch_checkpoint(model.name, config.checkpoint[0] if config.checkpoint else model.checkpoint)
         return cls(
             model=model,
             checkpoint=checkpoint,
@@ -54,11 +55,6 @@ class Settings:
         traits = self.model.traits
         n_numbers = traits.dim + sum(traits.layer_dims[layer] for layer in self.layers)
         return 4 * n_numbers + 50 + (12 * self.labels.k if self.labels else 0)
-
-    @property
-    def window_bytes(self) -> int:
-        """Of a window's samples in memory."""
-        return 4 * self.windows.length
 
     def guarded(self) -> dict[str, Any]:
         """The values an output directory belongs to, by the name a person knows them under."""
@@ -78,16 +74,33 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What every stage of a run needs to know; it travels to all of them."""
+class Target:
+    """One model of a run, and where its vectors go."""
 
     settings: Settings
     store: Store
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage of a run needs to know; it travels to all of them."""
+
+    targets: tuple[Target, ...]
     run_id: str
     batch_size: int  # windows
     shard_rows: int
     shared_paths: SharedPaths = NOTHING_LOCAL
     leg: int = 0  # of the run: its embedding may take several
+
+    @property
+    def windows(self) -> list[WindowSpec]:
+        """Of each target."""
+        return [target.settings.windows for target in self.targets]
+
+    @property
+    def window_bytes(self) -> int:
+        """Of a window's samples in memory, at all rates."""
+        return sum(spec.n_bytes for spec in by_rate(self.windows))
 
     @property
     def shard_prefix(self) -> str:

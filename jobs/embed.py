@@ -6,11 +6,15 @@ Exit codes: 0 the run is complete within the failure budget; 1 it is not; 2 the 
 import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from embedding.command_line import Parser, run_job
 from embedding.config import EmbedConfig, make_config, option_name, read_config_file
 from embedding.console import People
 from embedding.errors import RunError
+
+if TYPE_CHECKING:
+    from embedding.output.report import Books
 
 
 def make_parser() -> Parser:
@@ -30,8 +34,8 @@ def make_parser() -> Parser:
         if field.type is bool:
             parser.add_argument(option_name(field.name), action="store_true", default=None, help=help_text)
         else:
-            nargs = "+" if field.name == "input" else None
-            parser.add_argument(option_name(field.name), metavar=field.metadata["metavar"], help=help_text, nargs=nargs)
+            several: dict[str, Any] = {"nargs": "+", "action": "extend"} if field.metadata["several"] else {}
+            parser.add_argument(option_name(field.name), metavar=field.metadata["metavar"], help=help_text, **several)
     parser.add_argument("--config", metavar="FILE", help="the same options from YAML; the command line wins")
     return parser
 
@@ -58,9 +62,16 @@ def embed(arguments: Sequence[str] | None) -> None:
     from embedding.run import embed as run  # numpy, pyarrow and soundfile: not for --help
 
     config = parse(arguments)
-    books = run(config, People.on_stdout())
-    if books is None:
-        return
+    for books in run(config, People.on_stdout()) or []:
+        check(books, config)
+
+
+def check(books: "Books", config: EmbedConfig) -> None:
+    """Whether an output is complete within the failure budget.
+
+    Raises:
+        RunError: it is not.
+    """
     if books.failure_rate > config.max_failure_rate:
         raise RunError(
             f"{books.failed:,} of {books.listed:,} recordings failed, more than --max-failure-rate "

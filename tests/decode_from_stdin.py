@@ -36,7 +36,7 @@ class Observer(stage.Observer):
     def __init__(self) -> None:
         self.failures: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
 
-    def failed(self, failure: stage.Failure) -> None:
+    def failed(self, failure: stage.Failure, wanted: int) -> None:
         self.failures[failure.file].append((failure.stage, failure.kind, failure.message))
 
 
@@ -69,9 +69,9 @@ def outcomes(files: list[str]) -> Iterator[dict[str, Any]]:
     recordings = pa.table({"file": files, "size": sizes, "file_id": range(len(files))}, RECORDINGS)
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     observer = Observer()
-    for table in stage.decode(recordings, SECOND, 64, observer):
-        samples = table["window"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-        for row, window in zip(table.drop(["window"]).to_pylist(), samples, strict=True):
+    for table in stage.decode(recordings, [SECOND], 64, observer):
+        samples = table["window_16000"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        for row, window in zip(table.drop(["window_16000"]).to_pylist(), samples, strict=True):
             rows[row["file"]].append(row | {"finite": bool(np.isfinite(window).all())})
     for file in files:
         last = rows[file][-1] if rows[file] else {"n_windows": 0, "duration": 0, "sample_rate": 0}

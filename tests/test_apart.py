@@ -115,7 +115,7 @@ def run_apart(
 ) -> tuple[list[pa.Table], Recorder]:
     observer = Recorder()
     table = recordings_of(files) if table is None else table
-    return list(decode_apart(table, spec, batch_size, observer)), observer
+    return list(decode_apart(table, [spec], batch_size, observer)), observer
 
 
 def keys(tables: list[pa.Table]) -> list[tuple[str, int]]:
@@ -136,10 +136,10 @@ def test_tables_and_what_is_told_are_those_of_decoding_in_the_open(tmp_path: Pat
     files.insert(1, tmp_path / "gone.wav")
     files.insert(4, write_truncated(tmp_path / "cut.flac", tone(5, RATE_HZ), 0.5))
     table = recordings_of(files).append_column(
-        "stored", pa.array([[0], None, None, [1, 3], None, [], None], pa.list_(pa.int32()))
+        "stored", pa.array([[[0]], None, None, [[1, 3]], None, [[]], None], pa.list_(pa.list_(pa.int32())))
     )
     here = Recorder()
-    expected = list(decode(table, SECOND, batch_size, here))
+    expected = list(decode(table, [SECOND], batch_size, here))
     tables, observer = run_apart([], batch_size=batch_size, table=table)
     assert len(tables) == len(expected)
     assert all(one.equals(other) for one, other in zip(tables, expected, strict=True))
@@ -151,7 +151,7 @@ def test_tables_and_what_is_told_are_those_of_decoding_in_the_open(tmp_path: Pat
 def test_audio_that_is_known_is_told_as_unchanged(tmp_path: Path) -> None:
     files = recordings(tmp_path, ["a", "b"])
     (first,), _ = run_apart(files, batch_size=100)
-    known = pa.array([first["audio_hash"][0].as_py(), 17], pa.int64())
+    known = pa.array([[first["audio_hash_16000"][0].as_py()], [17]], pa.list_(pa.int64()))
     tables, observer = run_apart([], table=recordings_of(files).append_column("known_hash", known))
     assert observer.events == ["100 unchanged", "without windows"]
     assert keys(tables) == [("b", 0), ("b", 1), ("b", 2)]
@@ -202,7 +202,7 @@ def test_what_kills_its_reader_is_set_aside_and_all_others_come_out_once(
     assert observer.n_decoded == len(good)
     ids = dict(recordings_of(files).select(["file", "file_id"]).to_pandas().itertuples(index=False))
     assert {e.file_id for e in observer.events if isinstance(e, Failure)} == {ids[str(tmp_path / name)] for name in bad}
-    expected = list(decode(recordings_of(good), SECOND, batch_size, Observer()))
+    expected = list(decode(recordings_of(good), [SECOND], batch_size, Observer()))
     assert [len(table) for table in tables] == [len(table) for table in expected]
     for one, other in zip(tables, expected, strict=True):
         assert one.drop_columns("file_id").equals(other.drop_columns("file_id"))
@@ -347,7 +347,7 @@ def test_a_machine_s_own_limit_of_memory_stays(tmp_path: Path, monkeypatch: pyte
 
 def test_a_message_that_was_cut_off_is_the_end(tmp_path: Path) -> None:
     (table,), _ = run_apart(recordings(tmp_path, ["a"]))
-    told = [("reading", ("a",)), ("windows", (table.drop_columns("window"),))]
+    told = [("reading", ("a",)), ("windows", (table.drop_columns("window_16000"),))]
     stream = b"".join(map(pickle.dumps, told))
     n_first = len(pickle.dumps(told[0]))
     for n_bytes in range(len(stream)):
@@ -365,7 +365,7 @@ def children() -> list[psutil.Process]:
 
 
 def test_a_process_that_is_not_listened_to_any_more_ends(tmp_path: Path) -> None:
-    tables = decode_apart(recordings_of(recordings(tmp_path, "ab", 30.0)), SECOND, 1, Observer())
+    tables = decode_apart(recordings_of(recordings(tmp_path, "ab", 30.0)), [SECOND], 1, Observer())
     next(tables)
     (child,) = children()
     cast(Generator[pa.Table, None, None], tables).close()
@@ -379,7 +379,7 @@ def test_no_process_is_left_behind_when_its_listener_is_killed(tmp_path: Path) -
         "import sys, psutil\n"
         "from embedding.decoding.apart import decode_apart\n"
         "from tests.test_apart import SECOND, Observer, recordings_of\n"
-        "tables = decode_apart(recordings_of(sys.argv[1:]), SECOND, 1, Observer())\n"
+        "tables = decode_apart(recordings_of(sys.argv[1:]), [SECOND], 1, Observer())\n"
         "next(tables)\n"
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "sys.stdin.read()\n"
@@ -409,6 +409,8 @@ def test_vectors_are_not_disturbed_by_a_death(tmp_path: Path, monkeypatch: pytes
     tables, _ = run_apart(files, batch_size=3)
     for name in ("a", "b"):
         own = pa.concat_tables(tables).filter(pa.array([name == key for key, _ in keys(tables)]))
-        samples = own["window"].combine_chunks().flatten().to_numpy().reshape(5, RATE_HZ)
-        (alone,) = decode(recordings_of([tmp_path / f"{name}.wav"]), SECOND, 100, Observer())
-        np.testing.assert_array_equal(samples, alone["window"].combine_chunks().flatten().to_numpy().reshape(5, -1))
+        samples = own["window_16000"].combine_chunks().flatten().to_numpy().reshape(5, RATE_HZ)
+        (alone,) = decode(recordings_of([tmp_path / f"{name}.wav"]), [SECOND], 100, Observer())
+        np.testing.assert_array_equal(
+            samples, alone["window_16000"].combine_chunks().flatten().to_numpy().reshape(5, -1)
+        )

@@ -57,7 +57,7 @@ def decode(source: str | Path | bytes | BinaryIO, rate_hz: int = RATE_HZ) -> Dec
         n_promised = recording.n_frames
         blocks, fault = [], None
         try:
-            blocks.extend(recording.blocks(rate_hz))
+            blocks.extend(block for (block,) in recording.blocks(rate_hz))
         except AudioFault as error:
             fault = error
         samples = np.concatenate([np.empty(0, np.float32), *blocks])

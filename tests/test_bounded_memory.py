@@ -36,17 +36,17 @@ class Failures(Observer):
     def reading(self, file):
         pass
 
-    def failed(self, failure):
+    def failed(self, failure, wanted):
         failures.append((failure.kind, failure.message))
 
 n_windows, n_other, pair = 0, 0, None
-for table in decode(recordings, WindowSpec(16_000, 80_000, 80_000, "pad"), 16, Failures()):
-    windows = table["window"].combine_chunks().flatten().to_numpy().reshape(-1, 2, 80_000)
+for table in decode(recordings, [WindowSpec(16_000, 80_000, 80_000, "pad")], 16, Failures()):
+    windows = table["window_16000"].combine_chunks().flatten().to_numpy().reshape(-1, 2, 80_000)
     if pair is None:
         pair = windows[1].copy()  # the first two begin with silence before them
     n_other += int((np.abs(windows - pair).max(axis=(1, 2)) > 1e-4).sum())
     n_windows += len(table)
-    last = table.slice(len(table) - 1).drop(["window"]).to_pylist()[0]
+    last = table.slice(len(table) - 1).drop(["window_16000"]).to_pylist()[0]
 # Not getrusage: its peak is inherited from the process that started this one, torch and all.
 peak_mb = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 print(json.dumps({"peak_mb": peak_mb, "n_windows": n_windows, "n_other": n_other, "last": last, "failures": failures}))

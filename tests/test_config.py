@@ -18,7 +18,7 @@ def test_defaults_are_those_of_the_design() -> None:
     config = parse(REQUIRED)
     assert config == EmbedConfig(input=("a",), output="b")
     assert (config.model, config.tail, config.pooling, config.precision) == (
-        "esp_aves2_sl_beats_all",
+        ("esp_aves2_sl_beats_all",),
         "pad",
         "mean",
         "fp32",

@@ -20,7 +20,7 @@ def people(*, terminal: bool) -> tuple[People, io.StringIO]:
 
 def tally(**counts: float) -> Tally:
     made = Tally()
-    made.add("encode", 1.0, **counts)
+    made.add("encode", 1.0, {}, **counts)
     return made
 
 

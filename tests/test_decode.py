@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.decoding import decode as stage
-from embedding.decoding.decode import Failure, decode, windows_schema
+from embedding.decoding.decode import Failure, decode
 from embedding.decoding.windows import WindowSpec
 from embedding.listing.sources import RECORDINGS
+from embedding.rows import windows_schema
 from tests.conftest import tone, write_audio
 
 RATE_HZ = 16_000
@@ -36,10 +37,10 @@ class Observer(stage.Observer):
     def reading(self, file: str) -> None:
         self.read.append(file)
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: Failure, wanted: int) -> None:
         self.events.append(failure)
 
-    def unchanged(self, file_id: int) -> None:
+    def unchanged(self, file_id: int, wanted: int) -> None:
         self.events.append(f"{file_id} unchanged")
 
     def decoded(self, audio_s: float, n_bytes: int) -> None:
@@ -62,12 +63,12 @@ def recordings_of(files: Iterable[Path | str], sizes: Iterable[int] | None = Non
 
 def run(files: Iterable[Path | str], spec: WindowSpec = SECOND, batch_size: int = 8) -> tuple[list[pa.Table], Observer]:
     observer = Observer()
-    return list(decode(recordings_of(files), spec, batch_size, observer)), observer
+    return list(decode(recordings_of(files), [spec], batch_size, observer)), observer
 
 
 def samples_of(table: pa.Table) -> NDArray[np.float32]:
     """The windows, ``[n, length]``."""
-    column = table["window"].combine_chunks()
+    column = table["window_16000"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(table), -1)
 
 
@@ -106,7 +107,7 @@ def test_windows_hold_the_audio_their_times_name(tmp_path: Path) -> None:
 def test_rows_name_the_source_not_what_was_made_of_it(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", tone(1.5, 44_100, channels=2), 44_100)
     (table,), _ = run([path])
-    row = table.slice(1).drop(["window", "audio_hash"]).to_pylist()[0]
+    row = table.slice(1).drop(["window_16000", "audio_hash_16000", "wanted"]).to_pylist()[0]
     assert row == {
         "file": str(path),
         "file_id": 100,
@@ -123,11 +124,11 @@ def test_rows_name_the_source_not_what_was_made_of_it(tmp_path: Path) -> None:
 def test_columns_are_plain_arrow(tmp_path: Path) -> None:
     tables, _ = run([write_audio(tmp_path / "a.wav", tone(2, RATE_HZ), RATE_HZ)])
     schema = tables[0].schema
-    assert schema == windows_schema(SECOND)
-    assert schema.field("window").type == pa.list_(pa.float32(), RATE_HZ)
-    assert schema.field("audio_hash").type == pa.int64()
+    assert schema == windows_schema([SECOND])
+    assert schema.field("window_16000").type == pa.list_(pa.float32(), RATE_HZ)
+    assert schema.field("audio_hash_16000").type == pa.int64()
     assert not any(isinstance(field.type, pa.BaseExtensionType) for field in schema)
-    assert not tables[0]["window"].null_count
+    assert not tables[0]["window_16000"].null_count
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 1_000])
@@ -145,7 +146,7 @@ def test_every_table_but_the_last_has_exactly_the_rows_asked_for(tmp_path: Path,
     # … and the windows do not depend on how they were put into tables.
     (alone,), _ = run(files, spec, 10_000)
     whole = pa.concat_tables(tables)
-    assert whole.drop(["window"]).equals(alone.drop(["window"]))
+    assert whole.drop(["window_16000"]).equals(alone.drop(["window_16000"]))
     np.testing.assert_array_equal(samples_of(whole), samples_of(alone))
     n_windows = [spec.count(round(s * RATE_HZ)) for s in lengths_s]
     assert whole["n_windows"].to_pylist() == [n for n in n_windows for _ in range(n)]
@@ -154,7 +155,7 @@ def test_every_table_but_the_last_has_exactly_the_rows_asked_for(tmp_path: Path,
 def test_a_table_does_not_change_once_it_is_yielded(tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i}.wav", tone(4, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT") for i in range(3)]
     kept = []
-    for table in decode(recordings_of(files), SECOND, 2, Observer()):
+    for table in decode(recordings_of(files), [SECOND], 2, Observer()):
         kept.append((table, samples_of(table).copy()))
     for table, at_first in kept:
         np.testing.assert_array_equal(samples_of(table), at_first)
@@ -168,10 +169,10 @@ def test_no_recordings_are_no_tables() -> None:
 def test_windows_already_stored_are_left_out(tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i}.wav", tone(5, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT") for i in range(3)]
     recordings = recordings_of(files).append_column(
-        "stored", pa.array([[0, 3], None, [0, 1, 2, 3, 4]], pa.list_(pa.int64()))
+        "stored", pa.array([[[0, 3]], None, [[0, 1, 2, 3, 4]]], pa.list_(pa.list_(pa.int64())))
     )
     observer = Observer()
-    table = pa.concat_tables(decode(recordings, SECOND, 2, observer))
+    table = pa.concat_tables(decode(recordings, [SECOND], 2, observer))
     assert of_file([table], files[0])["window_index"].to_pylist() == [1, 2, 4]
     assert of_file([table], files[0])["start_time"].to_pylist() == [1, 2, 4]
     assert of_file([table], files[1])["window_index"].to_pylist() == [0, 1, 2, 3, 4]
@@ -328,7 +329,7 @@ def test_a_failure_is_told_before_the_last_window_leaves(
     path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
     spec = WindowSpec.from_seconds(RATE_HZ, 1.0, hop_s, tail)
     observer = Observer()
-    for table in decode(recordings_of([path]), spec, 1, observer):
+    for table in decode(recordings_of([path]), [spec], 1, observer):
         observer.events += [f"window {i}" for i in table["window_index"].to_pylist()]
     n_windows = spec.count(round(kept_s * RATE_HZ))
     told = next(i for i, event in enumerate(observer.events) if isinstance(event, Failure))
@@ -401,7 +402,7 @@ def test_small_objects_are_fetched_many_at_a_time(
 ) -> None:
     monkeypatch.setattr(stage, "FETCH_OBJECTS", 2)
     bucket = Bucket(monkeypatch, wavs)
-    (table,) = decode(bucket.recordings(), SECOND, 100, Observer())
+    (table,) = decode(bucket.recordings(), [SECOND], 100, Observer())
     names = list(wavs)
     assert bucket.fetched == [names[:2], names[2:4], names[4:]]
     assert bucket.sizes == bucket.recordings()["size"].to_pylist()
@@ -414,14 +415,14 @@ def test_a_group_is_no_larger_than_what_may_be_held(
 ) -> None:
     monkeypatch.setattr(stage, "FETCH_BYTES", 2 * 64_044)
     bucket = Bucket(monkeypatch, wavs)
-    list(decode(bucket.recordings(), SECOND, 100, Observer()))
+    list(decode(bucket.recordings(), [SECOND], 100, Observer()))
     assert list(map(len, bucket.fetched)) == [2, 2, 1]
 
 
 def test_long_objects_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]) -> None:
     monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", 1_000)
     bucket = Bucket(monkeypatch, wavs)
-    (table,) = decode(bucket.recordings(), SECOND, 100, Observer())
+    (table,) = decode(bucket.recordings(), [SECOND], 100, Observer())
     assert (bucket.fetched, bucket.opened) == ([], list(wavs))
     assert len(table) == 10
 
@@ -433,7 +434,7 @@ def test_an_object_that_cannot_be_had_leaves_the_others_unharmed(
     monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", whole_bytes)
     wavs["s3://bucket/2.wav"] = OSError("SlowDown: Please reduce your request rate")
     observer = Observer()
-    (table,) = decode(Bucket(monkeypatch, wavs).recordings(), SECOND, 100, observer)
+    (table,) = decode(Bucket(monkeypatch, wavs).recordings(), [SECOND], 100, observer)
     assert observer.failures == {"2.wav": ("io", "cannot be read: SlowDown: Please reduce your request rate")}
     assert set(table["file"].to_pylist()) == wavs.keys() - {"s3://bucket/2.wav"}
 
@@ -450,7 +451,7 @@ def test_a_store_that_cannot_be_reached_fails_its_objects_not_the_job(
     local = write_audio(tmp_path / "local.wav", tone(2, RATE_HZ), RATE_HZ)
     recordings = pa.concat_tables([bucket.recordings(), recordings_of([local])])
     observer = Observer()
-    (table,) = decode(recordings, SECOND, 100, observer)
+    (table,) = decode(recordings, [SECOND], 100, observer)
     assert set(table["file"].to_pylist()) == {str(local)}
     assert {kind for kind, _ in observer.failures.values()} == {"io"}
     assert len(observer.failures) == len(wavs)
@@ -470,7 +471,7 @@ def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
     content = write_audio(tmp_path / "a.wav", tone(10, RATE_HZ), RATE_HZ).read_bytes()
     monkeypatch.setattr(storage, "open_stream", lambda uri: LosesItsConnection(content))
     observer = Observer()
-    tables = list(decode(recordings_of(["s3://bucket/a.wav"], [1 << 40]), SECOND, 1, observer))
+    tables = list(decode(recordings_of(["s3://bucket/a.wav"], [1 << 40]), [SECOND], 1, observer))
     assert observer.failures == {"a.wav": ("io", "cannot be read: Connection reset by peer")}
     assert observer.audio_s == 0
     for table in tables:  # what left before is whole, and lacks the rest: it will be done again
@@ -483,18 +484,18 @@ def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
 
 def hash_of(path: Path) -> int:
     tables, _ = run([path])
-    return tables[-1]["audio_hash"][-1].as_py()
+    return tables[-1]["audio_hash_16000"][-1].as_py()
 
 
 def with_known(recordings: pa.Table, known: Sequence[int | None]) -> pa.Table:
-    return recordings.append_column("known_hash", pa.array(known, pa.int64()))
+    return recordings.append_column("known_hash", pa.array([[each] for each in known], pa.list_(pa.int64())))
 
 
 def test_audio_that_is_known_is_not_cut_again(tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i}.wav", tone(2.5, RATE_HZ, seed=i), RATE_HZ) for i in range(4)]
     known = [hash_of(files[0]), hash_of(files[0]), None, hash_of(files[3])]
     observer = Observer()
-    (table,) = decode(with_known(recordings_of(files), known), SECOND, 100, observer)
+    (table,) = decode(with_known(recordings_of(files), known), [SECOND], 100, observer)
     assert set(table["file"].to_pylist()) == {str(files[1]), str(files[2])}
     assert observer.events == ["100 unchanged", "without windows", "103 unchanged", "without windows"]
     assert observer.audio_s == 5.0
@@ -521,21 +522,24 @@ def test_a_name_a_time_or_tags_are_not_audio_but_a_sample_a_rate_and_a_channel_a
 def test_the_rows_of_a_recording_s_last_windows_carry_its_hash(tmp_path: Path) -> None:
     good = write_audio(tmp_path / "a.wav", tone(3.5, RATE_HZ), RATE_HZ)
     tables, _ = run([good], batch_size=1)
-    assert isinstance(tables[-1]["audio_hash"][0].as_py(), int)
-    assert {table["audio_hash"][0].as_py() for table in tables} <= {None, tables[-1]["audio_hash"][0].as_py()}
+    assert isinstance(tables[-1]["audio_hash_16000"][0].as_py(), int)
+    assert {table["audio_hash_16000"][0].as_py() for table in tables} <= {
+        None,
+        tables[-1]["audio_hash_16000"][0].as_py(),
+    }
     tables, _ = run([write_truncated(tmp_path / "b.wav", tone(3.5, RATE_HZ), 0.5)], batch_size=1)
-    assert [table["audio_hash"][0].as_py() for table in tables] == [None] * len(tables)
+    assert [table["audio_hash_16000"][0].as_py() for table in tables] == [None] * len(tables)
 
 
 def test_a_recording_with_a_fault_is_never_taken_for_known(tmp_path: Path) -> None:
     path = write_truncated(tmp_path / "a.wav", tone(4, RATE_HZ), 0.5)
     observer = Observer()
-    tables = list(decode(with_known(recordings_of([path]), [0]), SECOND, 100, observer))
+    tables = list(decode(with_known(recordings_of([path]), [0]), [SECOND], 100, observer))
     assert sum(map(len, tables)) == 2
     assert observer.failures["a.wav"][0] == "truncated"
     observer = Observer()
     text(tmp_path / "b.wav")
-    assert list(decode(with_known(recordings_of([tmp_path / "b.wav"]), [0]), SECOND, 100, observer)) == []
+    assert list(decode(with_known(recordings_of([tmp_path / "b.wav"]), [0]), [SECOND], 100, observer)) == []
     assert {kind for kind, _ in observer.failures.values()} == {"corrupt"}
     assert observer.events.count("without windows") == 1
 
@@ -548,7 +552,7 @@ def test_an_object_is_compared_and_then_cut_from_its_beginning(
     bucket = Bucket(monkeypatch, wavs)
     known = [hash_of(tmp_path / f"{i}.wav") for i in (0, 0, 2, 3, 0)]
     observer = Observer()
-    (table,) = decode(with_known(bucket.recordings(), known), SECOND, 100, observer)
+    (table,) = decode(with_known(bucket.recordings(), known), [SECOND], 100, observer)
     names = list(wavs)
     assert table["file"].to_pylist() == [names[1]] * 2 + [names[4]] * 2
     assert observer.events.count("without windows") == 3

@@ -24,8 +24,8 @@ rng = np.random.default_rng(0)
 windows = rng.standard_normal((3, 80_000)).astype(np.float32)
 vectors = {}
 for pooling in ("cls", "mean", "max"):
-    config = EmbedConfig(input=("a",), output="b", model="esp_aves2_eat_all", checkpoint=sys.argv[1], window_s=5.0,
-                         pooling=pooling)
+    config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
+                         window_s=5.0, pooling=pooling)
     encoder = Encoder(Settings.of(config), "cpu", 1)
     assert not encoder._features.training
     vectors[pooling] = encoder.encode(windows, np.full(3, 80_000))["embedding"].tolist()

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from embedding.config import make_config
-from embedding.decoding.decode import windows_schema
 from embedding.decoding.windows import WindowSpec
 from embedding.encoding.encoder import Encoder
 from embedding.encoding.pooling import pool
+from embedding.rows import windows_schema
 from embedding.settings import Settings
 from tests import reference
 from tests.conftest import BEATS, EFFICIENTNET, tone
@@ -40,9 +40,15 @@ def windows_table(windows: np.ndarray) -> pa.Table:
         "n_windows": [1] * n,
     }
     rows |= {"start_time": [0.0] * n, "end_time": [length / 16_000] * n, "duration": [length / 16_000] * n}
-    rows |= {"sample_rate": [16_000] * n, "channels": [1] * n, "audio_hash": [None] * n, "window": list(windows)}
+    rows |= {
+        "sample_rate": [16_000] * n,
+        "channels": [1] * n,
+        "wanted": [1] * n,
+        "audio_hash_16000": [None] * n,
+        "window_16000": list(windows),
+    }
     spec = WindowSpec(16_000, length, length, "pad")
-    return pa.table({name: rows[name] for name in windows_schema(spec).names}, windows_schema(spec))
+    return pa.table({name: rows[name] for name in windows_schema([spec]).names}, windows_schema([spec]))
 
 
 def full(windows: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def test_predictions_are_those_of_avex(
     windows = some_windows(4)
     request = {"input": "a", "output": "b", "model": model, "checkpoint": str(path), "window_s": 1.0, "predict": 3}
     encoder = Encoder(Settings.of(make_config(request | options)), "cpu", 2)
-    table, failures = encode_table(encoder, windows_table(windows))
+    table, failures = encode_table([encoder], windows_table(windows))
     assert not failures
 
     spec = avex.get_model_spec(model)
@@ -68,15 +68,15 @@ def test_predictions_are_those_of_avex(
         logits = torch.cat([supervised(torch.from_numpy(row)[None]) for row in windows])
     by_number = {number: label for label, number in json.loads((tmp_path / "label_map.json").read_text()).items()}
     best = logits.topk(3)
-    assert table["labels"].to_pylist() == [[by_number[i] for i in row] for row in best.indices.tolist()]
-    assert np.abs(np.array(table["scores"].to_pylist()) - best.values.sigmoid().numpy()).max() <= 1e-5
+    assert table["0.labels"].to_pylist() == [[by_number[i] for i in row] for row in best.indices.tolist()]
+    assert np.abs(np.array(table["0.scores"].to_pylist()) - best.values.sigmoid().numpy()).max() <= 1e-5
     if model == BEATS:  # or any order of windows would do; EfficientNet's fresh weights give all sounds the same vector
         assert np.ptp(best.values.numpy(), axis=0).max() > 1e-3
 
 
 def test_random_weights_predict_labels_that_say_so() -> None:
-    table, _ = encode_table(Encoder(settings("random", EFFICIENTNET, 2), "cpu", 1), windows_table(some_windows(2)))
-    assert all(len(row) == 2 and row[0].startswith("random label ") for row in table["labels"].to_pylist())
+    table, _ = encode_table([Encoder(settings("random", EFFICIENTNET, 2), "cpu", 1)], windows_table(some_windows(2)))
+    assert all(len(row) == 2 and row[0].startswith("random label ") for row in table["0.labels"].to_pylist())
 
 
 def test_a_model_without_a_classifier_says_so_before_any_work(tmp_path: Path, checkpoints: dict[str, Path]) -> None:

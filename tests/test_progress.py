@@ -48,7 +48,7 @@ def test_a_wish_to_stop_stays() -> None:
     assert progress.is_stopping()
 
 
-def tell(progress: Progress, heard: Heard) -> list[int]:
+def tell(progress: Progress, heard: Heard) -> list[tuple[int, int]]:
     """One question and its answer, as between two processes; the recordings that were told in it."""
     tally, unchanged = pickle.loads(pickle.dumps(progress.snapshot(*heard.known)))
     heard.hear(tally, unchanged)
@@ -76,16 +76,16 @@ def test_what_was_heard_of_a_process_that_died_still_counts() -> None:
 
 def test_unchanged_recordings_are_told_once_and_by_each_process_from_its_first() -> None:
     heard, first, second = Heard(), Progress(), Progress()
-    first.add_unchanged([1, 2])
-    assert tell(first, heard) == [1, 2]
+    first.add_unchanged([(1, 1), (2, 1)])
+    assert tell(first, heard) == [(1, 1), (2, 1)]
     assert tell(first, heard) == []
-    first.add_unchanged([3])
-    assert tell(first, heard) == [3]
-    second.add_unchanged([4, 3])
-    assert tell(second, heard) == [4, 3]
-    second.add_unchanged([5])
-    assert tell(second, heard) == [5]
-    assert heard.unchanged == {1, 2, 3, 4, 5}
+    first.add_unchanged([(3, 1)])
+    assert tell(first, heard) == [(3, 1)]
+    second.add_unchanged([(4, 1), (3, 1)])
+    assert tell(second, heard) == [(4, 1), (3, 1)]
+    second.add_unchanged([(5, 3)])
+    assert tell(second, heard) == [(5, 3)]
+    assert heard.unchanged == {0: {1, 2, 3, 4, 5}, 1: {5}}
 
 
 def test_two_processes_never_have_the_same_origin() -> None:

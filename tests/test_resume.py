@@ -252,7 +252,8 @@ def test_looking_at_an_output_starts_no_process_and_writes_nothing(embedded: Pat
     config = make_config({"input": [str(embedded.parent / "in")], "output": str(embedded)} | GUARDED)
     before = {path: path.stat().st_mtime_ns for path in embedded.rglob("*")}
     children = psutil.Process().children()
-    stored, work = Request.of(config).look(thorough=True)
+    request = Request.of(config)
+    stored, work = request.look(request.parts[0], thorough=True)
     assert len(work.todo) == 0
     assert len(stored.shards) == 1
     assert psutil.Process().children() == children

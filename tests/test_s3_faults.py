@@ -318,7 +318,7 @@ class Failures(Observer):
     def __init__(self) -> None:
         self.failures: list[Failure] = []
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: Failure, wanted: int) -> None:
         self.failures.append(failure)
 
 
@@ -342,7 +342,7 @@ def test_a_recording_that_stays_out_of_reach_is_a_row_of_failures(
     proxy.slow_s = 1
     proxy.choose = lambda request: kind if request.command == "GET" and request.path.endswith("/1.wav") else None
     observer = Failures()
-    (table,) = decode(archive, WindowSpec(8_000, 8_000, 8_000, "pad"), 100, observer)
+    (table,) = decode(archive, [WindowSpec(8_000, 8_000, 8_000, "pad")], 100, observer)
     first_file, failed_file, last_file = archive["file"].to_pylist()
     assert [(failure.file, failure.kind) for failure in observer.failures] == [(failed_file, "io")]
     assert table["file"].to_pylist() == [first_file, first_file, last_file, last_file]

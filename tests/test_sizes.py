@@ -32,7 +32,7 @@ def options(**more: object) -> tuple:
     config = make_config(
         {"input": ["in"], "output": "out", "model": EFFICIENTNET, "checkpoint": "random", "window_s": WINDOW_S} | more
     )
-    return config, Settings.of(config)
+    return config, [Settings.of(config)]
 
 
 # --- batches and shards -----------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_batches_are_large_only_where_the_run_is_long_and_the_store_holds_them(
     assert least <= found.batch_size <= sizes.BATCH_GROWTH * least
     if found.batch_size > least:
         assert n_windows / found.batch_size >= sizes.BATCHES_PER_ENCODER * n_actors
-        assert store_bytes >= sizes.BATCHES_PER_STORE * found.batch_size * settings.window_bytes
+        assert store_bytes >= sizes.BATCHES_PER_STORE * found.batch_size * settings[0].windows.n_bytes
     assert 256 <= found.shard_rows <= 32_768
 
 

@@ -13,6 +13,7 @@ from embedding.decoding.decode import Failure
 from embedding.output.settle import settle
 from embedding.output.store import Store
 from embedding.output.work import FORMER, Work, failures_by_kind, former_versions
+from embedding.output.work import left as work_left
 from tests.shards import ids, listing, shard
 
 RUN = "run"
@@ -147,10 +148,14 @@ def test_failures_are_to_do_when_they_are_to_be_tried_again(mixed: Store) -> Non
 
 
 def left(found: Work, store: Store, run_id: str | None = None) -> list[tuple[int, list[int] | None, int | None]]:
-    table = found.left(store.read(), run_id)
-    assert table.schema.field("stored").type == pa.list_(pa.int32())
-    assert table.schema.field("known_hash").type == pa.int64()
-    return [(row["file_id"], row["stored"], row["known_hash"]) for row in table.to_pylist()]
+    table = work_left([(found, store.read())], run_id)
+    assert table.schema.field("stored").type == pa.list_(pa.list_(pa.int32()))
+    assert table.schema.field("known_hash").type == pa.list_(pa.int64())
+    assert set(table["wanted"].to_pylist()) <= {1}
+    return [
+        (row["file_id"], *(row[name] and row[name][0] for name in ("stored", "known_hash")))
+        for row in table.to_pylist()
+    ]
 
 
 def test_of_what_is_begun_the_windows_that_are_there_are_named(mixed: Store) -> None:
@@ -279,7 +284,7 @@ def test_the_books_of_a_run_that_loses_nothing_balance(
         _bring(store, {int(i): data.draw(afterwards) for i in found.todo}, RUN)
         settle(store, store.read(), ids([]), {})
         assert found.balance(store.read(), set()).balanced
-        assert len(found.left(store.read(), RUN)) == 0
+        assert len(work_left([(found, store.read())], RUN)) == 0
 
 
 def _bring(store: Store, states: dict[int, str], run_id: str) -> None:

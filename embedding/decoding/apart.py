@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.decoding.windows import WindowSpec
+from embedding.rows import WANTED, wanted_by_all
 
 # Deaths of one recording here, after one in the open: once may be the kernel's choice of a victim.
 TRIES = 2
@@ -33,7 +34,9 @@ MEMORY_BYTES = 4 << 30
 _Message = tuple[str, tuple[Any, ...]]
 
 
-def decode_apart(recordings: pa.Table, spec: WindowSpec, batch_size: int, observer: Observer) -> Iterator[pa.Table]:
+def decode_apart(
+    recordings: pa.Table, specs: Sequence[WindowSpec], batch_size: int, observer: Observer
+) -> Iterator[pa.Table]:
     """``decode``, with the same arguments and results, and one kind of failure more.
 
     After a death another process goes on behind the last table. Tables but the last are full, so they are those of a
@@ -43,14 +46,14 @@ def decode_apart(recordings: pa.Table, spec: WindowSpec, batch_size: int, observ
         RuntimeError: the process could not do its work, which is nobody's recording's fault; with its traceback.
     """
     deaths: Counter[str] = Counter()
-    rest = _Rest.of(recordings)
+    rest = _Rest.of(recordings, len(specs))
     while len(rest.recordings):
         reading: str | None = None
         n_since = 0  # messages since it was begun
         n_heard = 0
         pending: list[_Message] = []  # handed on with the next table: after a death, what came behind it is told again
         following = rest
-        with _child(rest.recordings, spec, batch_size) as (process, messages):
+        with _child(rest.recordings, specs, batch_size) as (process, messages):
             for name, values in messages:
                 if name == "finished":
                     _tell(observer, pending)
@@ -74,7 +77,7 @@ def decode_apart(recordings: pa.Table, spec: WindowSpec, batch_size: int, observ
         rest = following
         deaths[reading] += 1
         if deaths[reading] == TRIES:
-            _set_aside(rest.recordings, reading, death, observer)
+            _set_aside(rest, reading, death, observer)
             rest = rest.without(reading)
 
 
@@ -83,13 +86,15 @@ class _Rest:
     """What is left to decode, as ``decode`` takes it."""
 
     recordings: pa.Table
+    n_targets: int
     n_told: int = 0  # of what decoding it will tell, so much at its beginning has been told
 
     @classmethod
-    def of(cls, recordings: pa.Table) -> "_Rest":
+    def of(cls, recordings: pa.Table, n_targets: int) -> "_Rest":
         if "stored" not in recordings.column_names:
-            recordings = recordings.append_column("stored", pa.nulls(len(recordings), pa.list_(pa.int32())))
-        return cls(recordings)
+            nothing = pa.nulls(len(recordings), pa.list_(pa.list_(pa.int32())))
+            recordings = recordings.append_column("stored", nothing)
+        return cls(recordings, n_targets)
 
     def behind(self, table: pa.Table, reading: str, n_told: int) -> "_Rest":
         """What follows ``table``, the last window of which is of ``reading`` or of one before."""
@@ -97,13 +102,16 @@ class _Rest:
         index = table.select(["file", "window_index"])  # without the samples
         windows = index.filter(pc.field("file") == reading)["window_index"].to_pylist()
         stored = rest["stored"].to_pylist()
-        stored[0] = [*(stored[0] or []), *windows]
+        stored[0] = [[*(of_target or []), *windows] for of_target in stored[0] or [None] * self.n_targets]
         at = rest.column_names.index("stored")
-        return _Rest(rest.set_column(at, "stored", pa.array(stored, rest.schema.field(at).type)), n_told)
+        return _Rest(
+            rest.set_column(at, "stored", pa.array(stored, rest.schema.field(at).type)), self.n_targets, n_told
+        )
 
     def without(self, file: str) -> "_Rest":
         is_first = self.recordings["file"][0].as_py() == file
-        return _Rest(self.recordings.filter(pc.field("file") != file), 0 if is_first else self.n_told)
+        others = self.recordings.filter(pc.field("file") != file)
+        return _Rest(others, self.n_targets, 0 if is_first else self.n_told)
 
 
 def _tell(observer: Observer, messages: list[_Message]) -> None:
@@ -111,10 +119,11 @@ def _tell(observer: Observer, messages: list[_Message]) -> None:
         getattr(observer, name)(*values)
 
 
-def _set_aside(recordings: pa.Table, file: str, death: str, observer: Observer) -> None:
-    for row in recordings.filter(pc.field("file") == file).to_pylist():
+def _set_aside(rest: _Rest, file: str, death: str, observer: Observer) -> None:
+    for row in rest.recordings.filter(pc.field("file") == file).to_pylist():
         message = f"the process that read it {death}, {TRIES + 1} times in a row"
-        observer.failed(Failure(file, row["file_id"], row["size"], "decode", "crash", message))
+        failure = Failure(file, row["file_id"], row["size"], "decode", "crash", message)
+        observer.failed(failure, row.get(WANTED[0], wanted_by_all(rest.n_targets)))
         observer.without_windows()
 
 
@@ -128,7 +137,9 @@ def _death(returncode: int) -> str:
 
 
 @contextmanager
-def _child(recordings: pa.Table, spec: WindowSpec, batch_size: int) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
+def _child(
+    recordings: pa.Table, specs: Sequence[WindowSpec], batch_size: int
+) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
     """The process and what it tells, as pairs of a name and values, until it ends."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(
@@ -138,7 +149,7 @@ def _child(recordings: pa.Table, spec: WindowSpec, batch_size: int) -> Iterator[
         assert stdin is not None
         assert process.stdout is not None
         try:
-            for give in (lambda: pickle.dump((recordings, spec, batch_size), stdin), stdin.close):
+            for give in (lambda: pickle.dump((recordings, specs, batch_size), stdin), stdin.close):
                 with suppress(BrokenPipeError):  # it has died already: how, its exit code says
                     give()
             yield process, _messages(process.stdout)
@@ -168,11 +179,11 @@ class _Teller(Observer):
     def reading(self, file: str) -> None:
         self.tell("reading", file)
 
-    def failed(self, failure: Failure) -> None:
-        self.tell("failed", failure)
+    def failed(self, failure: Failure, wanted: int) -> None:
+        self.tell("failed", failure, wanted)
 
-    def unchanged(self, file_id: int) -> None:
-        self.tell("unchanged", file_id)
+    def unchanged(self, file_id: int, wanted: int) -> None:
+        self.tell("unchanged", file_id, wanted)
 
     def decoded(self, audio_s: float, n_bytes: int) -> None:
         self.tell("decoded", audio_s, n_bytes)
@@ -190,13 +201,13 @@ def _main() -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         teller = _Teller(stream)
-        recordings, spec, batch_size = pickle.load(sys.stdin.buffer)
+        recordings, specs, batch_size = pickle.load(sys.stdin.buffer)
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         most = psutil.Process().memory_info().vms + MEMORY_BYTES
         if hard == resource.RLIM_INFINITY or most < hard:
             resource.setrlimit(resource.RLIMIT_AS, (most, hard))
         try:
-            for table in decode(recordings, spec, batch_size, teller):
+            for table in decode(recordings, specs, batch_size, teller):
                 teller.tell("windows", table)
             teller.tell("finished")
         except MemoryError:

@@ -7,7 +7,7 @@ or Ray.
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -90,9 +90,9 @@ def resampled_length(n_frames: int, source_rate_hz: int, rate_hz: int) -> int:
 class Recording:
     """An open recording.
 
-    ``n_frames`` is what the header promises and, once ``blocks`` has ended, what was decoded. ``audio_hash`` is then a
-    hash of all samples that ``blocks`` yielded, None until then and after a fault: recordings with equal hashes have
-    equal windows, whatever their names, times and tags.
+    ``n_frames`` is what the header promises and, once ``blocks`` has ended, what was decoded. ``audio_hashes`` has then
+    by sample rate a hash of all samples that ``blocks`` yielded, and nothing until then and after a fault: recordings
+    with equal hashes have equal windows, whatever their names, times and tags.
     """
 
     sample_rate: int  # Hz, of the source
@@ -102,7 +102,7 @@ class Recording:
     _bytes: ByteView
     _length_known: bool
     _pipe: int | None  # descriptor, if _file reads from one
-    audio_hash: int | None = None
+    audio_hashes: dict[int, int] = field(default_factory=dict)
 
     @property
     def duration_s(self) -> float:
@@ -112,20 +112,19 @@ class Recording:
         """Length at ``rate_hz``."""
         return resampled_length(self.n_frames, self.sample_rate, rate_hz)
 
-    def blocks(self, rate_hz: int) -> Iterator[NDArray[np.float32]]:
-        """Mono blocks of shape ``[n]`` at ``rate_hz``; together ``resampled_length`` samples of what was decoded.
+    def blocks(self, *rates_hz: int) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        """Mono blocks of shape ``[n]``, of each of ``rates_hz`` one, which may be empty.
+
+        Those of a rate are together ``resampled_length`` samples of what was decoded.
 
         Raises:
             AudioFault: after everything decodable before the fault has been yielded.
             OSError: the storage failed meanwhile.
         """
-        resampler = None
-        if self.sample_rate != rate_hz:
-            resampler = soxr.ResampleStream(self.sample_rate, rate_hz, 1, dtype="float32", quality="HQ")
+        outlets = [_Outlet(self, rate_hz) for rate_hz in rates_hz]
         fault: AudioFault | None = None
-        n_decoded = n_out = 0
-        digest = xxhash.xxh3_64(f"{self.sample_rate}/{self.channels}".encode())  # both are columns of the output
-        mono_blocks = self._mono_blocks(BLOCK_SAMPLES * self.sample_rate // rate_hz)
+        n_decoded = 0
+        mono_blocks = self._mono_blocks(BLOCK_SAMPLES * self.sample_rate // max(rates_hz))
         while True:
             try:
                 mono = next(mono_blocks, None)
@@ -134,23 +133,17 @@ class Recording:
             if mono is None:
                 break
             n_decoded += len(mono)
-            block = resampler.resample_chunk(mono) if resampler else mono
-            n_out += len(block)
-            if len(block):
-                digest.update(block.data)
-                yield block
-        # soxr rounds the length to the nearest sample where resampled_length rounds up: at most one sample differs.
-        tail = resampler.resample_chunk(np.empty(0, np.float32), last=True) if resampler else np.empty(0, np.float32)
-        missing = resampled_length(n_decoded, self.sample_rate, rate_hz) - n_out
-        tail = np.pad(tail[:missing], (0, max(0, missing - len(tail))))
-        if len(tail):
-            digest.update(tail.data)
-            yield tail
+            blocks = tuple(outlet.pass_on(mono) for outlet in outlets)
+            if any(len(block) for block in blocks):
+                yield blocks
+        tails = tuple(outlet.end(n_decoded) for outlet in outlets)
+        if any(len(tail) for tail in tails):
+            yield tails
         promised, self.n_frames = self.n_frames, n_decoded
         fault = fault or self._shortfall(promised)
         if fault is not None:
             raise fault
-        self.audio_hash = digest.intdigest() - (1 << 63)  # into the range of int64
+        self.audio_hashes = {outlet.rate_hz: outlet.audio_hash for outlet in outlets}
 
     def _mono_blocks(self, block_frames: int) -> Iterator[NDArray[np.float32]]:
         """Decoded audio, channels averaged, up to the first fault (which is raised)."""
@@ -224,6 +217,41 @@ class Recording:
         if not n_frames:
             raise _empty()
         return n_frames
+
+
+class _Outlet:
+    """A recording on its way out at one sample rate."""
+
+    def __init__(self, recording: Recording, rate_hz: int) -> None:
+        self.rate_hz = rate_hz
+        self._source_hz = recording.sample_rate
+        self._resampler = None
+        if self._source_hz != rate_hz:
+            self._resampler = soxr.ResampleStream(self._source_hz, rate_hz, 1, dtype="float32", quality="HQ")
+        # Rate and channels of the source are columns of the output.
+        self._digest = xxhash.xxh3_64(f"{self._source_hz}/{recording.channels}".encode())
+        self._n_out = 0
+
+    def pass_on(self, mono: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._out(self._resampler.resample_chunk(mono) if self._resampler else mono)
+
+    def end(self, n_decoded: int) -> NDArray[np.float32]:
+        """What is still to come once ``n_decoded`` frames have passed."""
+        nothing = np.empty(0, np.float32)
+        tail = self._resampler.resample_chunk(nothing, last=True) if self._resampler else nothing
+        # soxr rounds the length to the nearest sample where resampled_length rounds up: at most one sample differs.
+        missing = resampled_length(n_decoded, self._source_hz, self.rate_hz) - self._n_out
+        return self._out(np.pad(tail[:missing], (0, max(0, missing - len(tail)))))
+
+    def _out(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._n_out += len(block)
+        self._digest.update(block.data)
+        return block
+
+    @property
+    def audio_hash(self) -> int:
+        """Of all that came out; in the range of int64."""
+        return self._digest.intdigest() - (1 << 63)
 
 
 def _average(frames: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -36,6 +36,11 @@ class WindowSpec:
                 raise RequestError(f"{option}: {seconds} s is less than one sample at {rate_hz} Hz")
         return cls(rate_hz, length, hop, tail)
 
+    @property
+    def n_bytes(self) -> int:
+        """Of a window's samples in memory."""
+        return 4 * self.length
+
     def count(self, n_samples: int) -> int:
         """Number of windows of a recording of ``n_samples``."""
         if self.tail == "drop":

@@ -9,7 +9,7 @@ import functools
 import pickle
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -167,7 +167,7 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
     Raises:
         RequestError: the weights are not tensors only, or do not fit the model.
     """
-    _import_only_what(model.architecture)
+    import_only_what({model.architecture})
     import avex
     import torch
 
@@ -202,14 +202,14 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
     return module.requires_grad_(False)
 
 
-def _import_only_what(architecture: str) -> None:
-    """Let ``import avex`` pass over the other architectures, as it does where what they need is not installed.
+def import_only_what(architectures: Set[str]) -> None:
+    """Let ``import avex`` pass over other architectures, as it does where what they need is not installed.
 
     It imports every architecture it knows: 20 s of one core, of which 8 are transformers and 4 torchvision (measured
-    2026-11-20; docs/decisions.md, "Models"). One process loads one model, so nothing misses them.
+    2026-11-20; docs/decisions.md, "Models"). A process loads the models of one run, so nothing misses them.
     """
     if "avex" not in sys.modules:
-        for package in ARCHITECTURES[architecture].not_needed:
+        for package in set.intersection(*(set(ARCHITECTURES[name].not_needed) for name in architectures)):
             sys.modules.setdefault(package, None)  # type: ignore[arg-type]
 
 

@@ -3,10 +3,16 @@
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 EXAMPLES_PER_KIND = 3
+
+
+# Of no target.
+NOTHING: Mapping[int, Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass
@@ -29,15 +35,28 @@ class Tally:
     first_window_at_s: float | None = None  # when that batch was done
     failed: int = 0  # recordings
     busy_s: dict[str, float] = field(default_factory=dict)  # stage → seconds of work, over all its workers
+    by_target: dict[int, dict[str, float]] = field(default_factory=dict)  # of the above, what is one model's alone
 
-    def add(self, stage: str, busy_s: float, **counts: float) -> None:
-        """Add to any of the counters above, and to the busy time of ``stage``."""
+    def add(
+        self, stage: str, busy_s: float, by_target: Mapping[int, Mapping[str, float]] = NOTHING, **counts: float
+    ) -> None:
+        """Add to any of the counters above, and to the busy time of ``stage``; ``by_target`` to both."""
         self.busy_s[stage] = self.busy_s.get(stage, 0.0) + busy_s
         for name, count in counts.items():
             setattr(self, name, getattr(self, name) + count)
+        for target, own in by_target.items():
+            counted = self.by_target.setdefault(target, {})
+            for name, count in own.items():
+                setattr(self, name, getattr(self, name) + count)
+                counted[name] = counted.get(name, 0) + count
         if self.windows_encoded and self.first_window_at_s is None:
             self.first_window_at_s = time.time()
             self.encoding_since_s = self.first_window_at_s - busy_s
+
+    def of_target(self, target: int) -> "Tally":
+        """What concerns one model: windows and shards of its own, and all else of the run."""
+        none: dict[str, Any] = {"windows_encoded": 0, "audio_encoded_s": 0.0, "windows_written": 0, "shards": 0}
+        return replace(self, **none | self.by_target.get(target, {}))
 
     @property
     def done_again(self) -> dict[str, int]:
@@ -58,6 +77,9 @@ class Tally:
             elif isinstance(mine, int | float) and isinstance(its, int | float):
                 setattr(total, counter.name, mine + its)
         total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))
+        for target in self.by_target.keys() | later.by_target.keys():
+            both = Counter(self.by_target.get(target, {})) + Counter(later.by_target.get(target, {}))
+            total.by_target[target] = dict(both)
         return total
 
 

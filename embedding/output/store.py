@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.decoding.decode import AUDIO_HASH, WINDOW_COLUMNS, Failure
+from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
 from embedding.output.stored import Each, Stored, threads
 from embedding.redact import redact, redact_all
+from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
 
 FAILURES = pa.schema(
     [

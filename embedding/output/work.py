@@ -1,5 +1,6 @@
 """A listing against what the output holds: what is done, what is left, what has changed since."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding.decoding.decode import AUDIO_HASH
 from embedding.output.report import EXAMPLES_PER_KIND, Books
 from embedding.output.store import Store, find_hashes
 from embedding.output.stored import Each, Stored, threads
+from embedding.rows import AUDIO_HASH, WANTED
 
 # Recordings that are stored under another identity than the listing's: same name, other size or version.
 FORMER = pa.schema(
@@ -88,21 +89,20 @@ class Work:
         """Recordings to do of which another version is stored."""
         return int(np.isin(self.todo, self.former["file_id"].to_numpy()).sum())
 
-    def left(self, stored: Stored, run_id: str | None = None) -> pa.Table:
-        """What is still to be decoded: columns of the listing, ``stored`` and ``known_hash`` (see ``decode``).
+    def is_left(self, stored: Stored, run_id: str | None = None) -> NDArray[np.bool_]:
+        """Of each listed recording, whether it is still to be decoded.
 
         Args:
-            run_id: leave out what this run has finished, one way or the other; None before it has begun.
+            run_id: not what this run has finished, one way or the other; None before it has begun.
         """
-        recordings = stored.recordings()
-        left = self.is_todo
-        if run_id is not None:
-            ids = self.listed["file_id"].to_numpy()
-            left = left & ~(recordings.complete(ids) | stored.is_failed(ids, run_id))
-        table = self.listed if left.all() else self.listed.filter(pa.array(left))  # else 100 MB per 10⁶, for nothing
-        ids = table["file_id"].to_numpy()
-        hashes = find_hashes(ids, self._recognisable())
-        return table.append_column("stored", _windows_stored(stored, ids)).append_column("known_hash", hashes)
+        if run_id is None:
+            return self.is_todo
+        ids = self.listed["file_id"].to_numpy()
+        return self.is_todo & ~(stored.recordings().complete(ids) | stored.is_failed(ids, run_id))
+
+    def known_hashes(self, ids: NDArray[np.int64]) -> pa.Array:
+        """Of audio that need not be embedded again; null where there is none to compare with."""
+        return find_hashes(ids, self._recognisable())
 
     def _recognisable(self) -> pa.Table:
         """FORMER rows with a hash, one per recording: with that one its audio is compared.
@@ -147,6 +147,44 @@ class Work:
             failures=failures_by_kind(stored.failures, self.listed["file_id"].to_numpy()),
             output=stored.totals(),
         )
+
+
+def left(works: Sequence[tuple[Work, Stored]], run_id: str | None = None) -> pa.Table:
+    """What is still to be decoded for any of several targets, each with what its output holds.
+
+    Columns of the listing, which is the same for all; and WANTED, ``stored`` and ``known_hash``, see ``decode``.
+    """
+    listed = works[0][0].listed
+    is_left = [work.is_left(stored, run_id) for work, stored in works]
+    for_any = np.logical_or.reduce(is_left)
+    table = listed if for_any.all() else listed.filter(pa.array(for_any))  # else 100 MB per 10⁶, for nothing
+    ids = table["file_id"].to_numpy()
+    wanted = np.zeros(len(ids), np.uint16)
+    for target, of_target in enumerate(is_left):
+        wanted |= of_target[for_any].astype(np.uint16) << np.uint16(target)
+    windows = [_windows_stored(stored, ids) for _, stored in works]
+    hashes = [work.known_hashes(ids) for work, _ in works]
+    return (
+        table.append_column(WANTED[0], pa.array(wanted))
+        .append_column("stored", _listed_by_target(windows))
+        .append_column("known_hash", _listed_by_target(hashes))
+    )
+
+
+def n_wanted(todo: pa.Table) -> int:
+    """How often a recording of ``left`` is wanted, all targets together."""
+    return int(np.bitwise_count(todo[WANTED[0]].to_numpy()).sum())
+
+
+def _listed_by_target(columns: list[pa.Array]) -> pa.Array:
+    """One column of lists, null where all of ``columns`` are, as in nearly all rows."""
+    kind = pa.list_(columns[0].type)
+    known = np.logical_or.reduce([column.is_valid().to_numpy(zero_copy_only=False) for column in columns])
+    if not known.any():
+        return pa.nulls(len(known), kind)
+    some = pa.array(known)
+    rows = zip(*(column.filter(some).to_pylist() for column in columns), strict=True)
+    return pa.array([list(row) for row in rows], kind).take(pa.array(np.cumsum(known) - 1, mask=~known))
 
 
 def _windows_stored(stored: Stored, ids: NDArray[np.int64]) -> pa.Array:

@@ -6,7 +6,8 @@ It lives on the driver's own node, so that it is lost with the run and not befor
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,8 +16,9 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from embedding.decoding.decode import Failure
-from embedding.output.report import Tally
+from embedding.output.report import NOTHING, Tally
 from embedding.redact import redact
+from embedding.rows import targets_in
 from embedding.scheduling import metrics
 from embedding.scheduling.progress import Progress
 
@@ -55,7 +57,8 @@ class Heard:
     """What the actor told: what one that died had said counts on, as far as it was heard."""
 
     def __init__(self) -> None:
-        self.unchanged: set[int] = set()  # recordings whose audio is that of a former version
+        # By target the recordings whose audio is that of a former version.
+        self.unchanged: defaultdict[int, set[int]] = defaultdict(set)
         self._before = Tally()  # counted by former processes of the actor
         self._last = Tally(origin=self._before.origin)
         self._n_unchanged = 0  # told by the present one
@@ -70,14 +73,16 @@ class Heard:
         """What need not be told again: arguments of ``Progress.snapshot``."""
         return self._last.origin, self._n_unchanged
 
-    def hear(self, now: Tally, unchanged: list[int]) -> None:
+    def hear(self, now: Tally, unchanged: list[tuple[int, int]]) -> None:
         """An answer to a question that said ``known``."""
         if now.origin != self._last.origin:
             self._before = self._before.plus(self._last)
             self._n_unchanged = 0
         self._last = now
         self._n_unchanged += len(unchanged)
-        self.unchanged.update(unchanged)
+        for file_id, wanted in unchanged:
+            for target in targets_in(wanted):
+                self.unchanged[target].add(file_id)
 
 
 @contextmanager
@@ -140,9 +145,12 @@ class Reporter:
     def end_batch(self, batch: str) -> None:
         self._actor.end_batch.remote(batch)
 
-    def add(self, stage: str, busy_s: float, **counts: float) -> None:
-        metrics.add(stage, busy_s, **counts)
-        self._actor.add.remote(stage, busy_s, **counts)
+    def add(
+        self, stage: str, busy_s: float, by_target: Mapping[int, Mapping[str, float]] = NOTHING, **counts: float
+    ) -> None:
+        """What ``Tally.add`` counts."""
+        metrics.add(stage, busy_s, **sum(map(Counter, by_target.values()), Counter(counts)))
+        self._actor.add.remote(stage, busy_s, dict(by_target), **counts)
 
     def failed(self, failures: list[Failure]) -> None:
         """These are stored as rows already."""
@@ -151,6 +159,6 @@ class Reporter:
             logger.warning(redact(f"{failure.file}: {failure.kind}: {failure.message}"))
         self._actor.add_failed.remote([failure.file_id for failure in failures])
 
-    def unchanged(self, file_ids: list[int]) -> None:
-        """Heard before the task ends, and with it perhaps the round."""
-        ray.get(self._actor.add_unchanged.remote(file_ids))
+    def unchanged(self, recordings: list[tuple[int, int]]) -> None:
+        """``Progress.add_unchanged``, heard before the task ends, and with it perhaps the round."""
+        ray.get(self._actor.add_unchanged.remote(recordings))

@@ -1,9 +1,10 @@
 """What the workers of a run tell its driver, and the driver them. It lives in an actor; nothing here is Ray."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from embedding.output.report import Tally
+from embedding.output.report import NOTHING, Tally
 
 # Deaths of an encoder over one batch of windows before the run gives up: a lost machine is not the batch's fault.
 ENCODE_TRIES = 5
@@ -18,7 +19,7 @@ class Progress:
     _begun_tasks: Counter[str] = field(default_factory=Counter)
     _open_batches: Counter[str] = field(default_factory=Counter)  # begun and not finished, by how often
     _failed: set[int] = field(default_factory=set)
-    _unchanged: list[int] = field(default_factory=list)
+    _unchanged: list[tuple[int, int]] = field(default_factory=list)
 
     def begin_leg(self) -> None:
         """The encoders from here on are others."""
@@ -45,17 +46,19 @@ class Progress:
         """Batches that ended their encoder's process ENCODE_TRIES times."""
         return {batch for batch, n in self._open_batches.items() if n >= ENCODE_TRIES}
 
-    def add(self, stage: str, busy_s: float, **counts: float) -> None:
-        self.tally.add(stage, busy_s, **counts)
+    def add(
+        self, stage: str, busy_s: float, by_target: Mapping[int, Mapping[str, float]] = NOTHING, **counts: float
+    ) -> None:
+        self.tally.add(stage, busy_s, by_target, **counts)
 
     def add_failed(self, file_ids: list[int]) -> None:
         """Recordings that failed; one may be told several times."""
         self._failed.update(file_ids)
         self.tally.failed = len(self._failed)
 
-    def add_unchanged(self, file_ids: list[int]) -> None:
-        """Recordings whose audio is that of a former version."""
-        self._unchanged.extend(file_ids)
+    def add_unchanged(self, recordings: list[tuple[int, int]]) -> None:
+        """``file_id`` of recordings whose audio is that of a former version, and bits of the targets that have it."""
+        self._unchanged.extend(recordings)
 
     def stop(self) -> None:
         """Read and encode no more."""
@@ -64,7 +67,7 @@ class Progress:
     def is_stopping(self) -> bool:
         return self._stopping
 
-    def snapshot(self, origin: str = "", n_unchanged: int = 0) -> tuple[Tally, list[int]]:
+    def snapshot(self, origin: str = "", n_unchanged: int = 0) -> tuple[Tally, list[tuple[int, int]]]:
         """The counts, and the unchanged recordings beyond those ``n_unchanged`` that the asker has of this ``origin``.
 
         Not all of them each time: of 10⁷ they would be 100 MB twice a second.

@@ -61,7 +61,7 @@ class Plan:
     may_wait: bool = False  # for nodes that are not there yet
 
 
-def plan(cluster: Cluster, device: str, actors: int | str, gpus_per_actor: float = 1.0) -> Plan:
+def plan(cluster: Cluster, device: str, actors: int | str, gpus_per_actor: float = 1.0, *, n_models: int = 1) -> Plan:
     """Shares for every stage such that all of them can run at once.
 
     Of a cluster, other than of a Ray of our own, more actors may be asked for than it carries now: an autoscaler is
@@ -85,7 +85,7 @@ def plan(cluster: Cluster, device: str, actors: int | str, gpus_per_actor: float
         raise RequestError(f"Ray offers {n_cpus:g} CPUs, and decoding alone needs some: start Ray with --num-cpus")
     if device == "cuda" or (device == AUTO and cluster.n_gpus):
         return _on_gpus(cluster, actors, gpus_per_actor)
-    return _on_cpus(cluster, actors)
+    return _on_cpus(cluster, actors, n_models)
 
 
 def _on_gpus(cluster: Cluster, actors: int | str, gpus_per_actor: float) -> Plan:
@@ -118,9 +118,9 @@ def _on_gpus(cluster: Cluster, actors: int | str, gpus_per_actor: float) -> Plan
     )
 
 
-def _on_cpus(cluster: Cluster, actors: int | str) -> Plan:
+def _on_cpus(cluster: Cluster, actors: int | str, n_models: int) -> Plan:
     n_cores = max(1, math.floor(cluster.n_cpus))
-    carried = max(1, min(n_cores, int(cluster.memory_bytes // ENCODER_MEMORY_BYTES)))
+    carried = max(1, min(n_cores, int(cluster.memory_bytes // (n_models * ENCODER_MEMORY_BYTES))))
     n_actors = carried if actors == AUTO else int(actors)
     if n_actors > n_cores and cluster.is_own:
         raise RequestError(f"--actors: {n_actors} actors need a CPU core each, and Ray sees {cluster.n_cpus:g}")

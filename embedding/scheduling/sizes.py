@@ -3,6 +3,7 @@
 Pieces must be few, since the driver pays for each; and small, since each is lost as a whole and fills memory.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from embedding.config import AUTO, EmbedConfig
 from embedding.listing import sources
+from embedding.rows import by_rate
 from embedding.scheduling.resources import Cluster, Plan
 from embedding.settings import Settings
 
@@ -54,13 +56,15 @@ class Pieces:
     n_batches: int
 
 
-def pieces(config: EmbedConfig, settings: Settings, placement: Plan, nodes: Cluster, audio_s: float) -> Pieces:
+def pieces(config: EmbedConfig, targets: Sequence[Settings], placement: Plan, nodes: Cluster, audio_s: float) -> Pieces:
     """For a run over about ``audio_s`` seconds of audio; what ``config`` asks for stands."""
-    n_windows = int(audio_s * settings.windows.rate_hz / settings.windows.hop)
+    specs = by_rate(settings.windows for settings in targets)
+    n_windows = int(audio_s * specs[0].rate_hz / specs[0].hop)
+    window_bytes = sum(spec.n_bytes for spec in specs)
     batch_size, shard_rows = config.batch_size, config.shard_rows
     if batch_size == AUTO:
-        least = least_batch(placement.device, settings.model.architecture)
-        most_in_store = nodes.store_bytes // (BATCHES_PER_STORE * settings.window_bytes)
+        least = min(least_batch(placement.device, settings.model.architecture) for settings in targets)
+        most_in_store = nodes.store_bytes // (BATCHES_PER_STORE * window_bytes)
         batch_size = grown(least, min(n_windows // (placement.n_actors * BATCHES_PER_ENCODER), most_in_store))
     if shard_rows == AUTO:
         shard_rows = np.clip(n_windows // SHARDS_PER_RUN, *SHARD_ROWS)

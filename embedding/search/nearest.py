@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.decoding.decode import WINDOW_COLUMNS
+from embedding.rows import WINDOW_COLUMNS
 from embedding.vectors import matrix
 
 # A window and how near it is: the cosine to the nearest of the query's vectors.

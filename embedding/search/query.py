@@ -15,11 +15,14 @@ from embedding.errors import RequestError
 from embedding.listing.sources import list_recordings
 from embedding.output.store import DO_ANEW, Store, undamaged
 from embedding.output.stored import threads
+from embedding.rows import window_column
 from embedding.settings import Settings
 from embedding.vectors import matrix
 
 # What run.json says of the settings, under the names of the options.
 OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
+# What stands beside the vectors that are compared.
+BESIDE = ("layers", "predict", "labels_digest")
 # Of a clip: a query is a sound, not a recording of a day.
 MOST_WINDOWS = 256
 
@@ -33,18 +36,22 @@ def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
     run = store.read_json("run.json")
     if run is None or "settings" not in run:
         raise RequestError(f"{store.root} has no run.json, so nothing says how to encode a clip: search with --like")
-    options = {name: run["settings"][name] for name in OPTIONS}
+    options = {name: run["settings"].get(name) for name in OPTIONS}
     settings = Settings.of(make_config(options | {"input": [clip], "output": store.root}))
-    store.refuse_other_settings(settings.guarded())
-    from embedding.encoding.encoder import Encoder, encode_table  # torch and avex take seconds
+    store.refuse_other_settings({name: value for name, value in settings.guarded().items() if name not in BESIDE})
+    from embedding.encoding.encoder import load_encoders  # torch and avex take seconds
 
     observer = _Failures()
-    windows = next(decode(_recording(clip), settings.windows, MOST_WINDOWS + 1, observer), None)
+    windows = next(decode(_recording(clip), [settings.windows], MOST_WINDOWS + 1, observer), None)
     if windows is None or observer.said:
         raise RequestError(f"--clip: {clip}: {observer.said or 'no audio in it'}")
     if len(windows) > MOST_WINDOWS:
         raise RequestError(f"--clip: {clip} has more than {MOST_WINDOWS} windows: cut out the sound to search for")
-    return matrix(encode_table(Encoder(settings, "cpu", n_threads), windows)[0]["embedding"])
+    spec = settings.windows
+    n_audio = spec.audio_samples(windows["start_time"].to_numpy(), windows["end_time"].to_numpy())
+    (encoder,) = load_encoders([settings], "cpu", n_threads)
+    vectors = encoder.encode(matrix(windows[window_column(spec.rate_hz)]), n_audio)["embedding"]
+    return vectors[np.isfinite(vectors).all(axis=1)]
 
 
 def _recording(clip: str) -> pa.Table:
@@ -64,7 +71,7 @@ class _Failures(Observer):
 
     said = ""
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: Failure, wanted: int) -> None:
         self.said = f"{failure.kind}: {failure.message}"
 
 
