@@ -179,8 +179,8 @@ class Watch:
         )
 
 
-def summarise(people: People, books: Books, tally: Tally, wall_s: float, output: str) -> None:
-    """The end of a run: what was done, where it lies, how to read it."""
+def summarise(people: People, books: Books, tally: Tally, wall_s: float, output: str, *, model: str = "") -> None:
+    """The end of a run: what was done, where it lies, how to read it; with several models, of ``model``."""
     done = [f"{books.embedded:,} embedded"]
     if books.changed:
         done.append(f"{books.changed:,} of them changed since and done anew")
@@ -190,7 +190,7 @@ def summarise(people: People, books: Books, tally: Tally, wall_s: float, output:
         kinds = ", ".join(f"{kind} {failure['recordings']:,}" for kind, failure in books.failures.items())
         done.append(f"{books.failed:,} failed ({kinds})")
     people.say(
-        f"done in {duration(wall_s)}: {', '.join(done)} · "
+        f"{model and f'{model} '}done in {duration(wall_s)}: {', '.join(done)} · "
         f"{plural(tally.windows_written, 'window')} in {plural(tally.shards, 'shard')}"
     )
     again = [plural(n, what.replace("_", " ").removesuffix("s")) for what, n in tally.done_again.items() if n]

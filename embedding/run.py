@@ -140,7 +140,8 @@ class _Run:
                 output.settle()
         for at, output in enumerate(self._outputs):
             of_it = self._tally.of_target(at)
-            summarise(self._people, output.balance(), of_it, output.ledger.wall_s, output.part.store.root)
+            name = output.part.settings.model.name if len(self._outputs) > 1 else ""
+            summarise(self._people, output.balance(), of_it, output.ledger.wall_s, output.part.store.root, model=name)
         return [output.balance() for output in self._outputs]
 
     def _left(self, run_id: str | None = None) -> pa.Table:

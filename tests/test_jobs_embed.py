@@ -33,7 +33,7 @@ def test_the_exit_code_says_how_it_went(
     def embed(*_: object) -> object:
         if isinstance(ending, BaseException):
             raise ending
-        return ending
+        return ending and [ending]
 
     monkeypatch.setattr(embedding.run, "embed", embed)
     assert main(["--input", "a", "--output", "b"]) == code

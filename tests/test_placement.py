@@ -22,7 +22,7 @@ import embedding.console, embedding.run
 from jobs.embed import main
 
 plan = embedding.run.plan
-embedding.run.plan = lambda *arguments: dataclasses.replace(plan(*arguments), device="cpu")
+embedding.run.plan = lambda *arguments, **more: dataclasses.replace(plan(*arguments, **more), device="cpu")
 embedding.console.QUIET_S = 3.0
 sys.exit(main())
 """

@@ -142,7 +142,8 @@ def test_other_settings_are_refused_before_any_work(
     options: tuple[object, ...], difference: str, embedded: Path, embed: Embed
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in embedded.rglob("*")}
-    outcome = embed("--input", embedded.parent / "in", "--output", embedded, *OPTIONS, *options)
+    others = OPTIONS[2:] if "--model" in options else OPTIONS
+    outcome = embed("--input", embedded.parent / "in", "--output", embedded, *others, *options)
     assert outcome.code == 2
     assert difference in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1
@@ -150,8 +151,8 @@ def test_other_settings_are_refused_before_any_work(
 
 
 def test_another_checkpoint_is_refused(embedded: Path, embed: Embed, checkpoints: dict[str, Path]) -> None:
-    arguments = ("--input", embedded.parent / "in", "--output", embedded, *OPTIONS)
-    outcome = embed(*arguments, "--checkpoint", checkpoints[EFFICIENTNET])
+    others = [checkpoints[EFFICIENTNET] if option == "random" else option for option in OPTIONS]
+    outcome = embed("--input", embedded.parent / "in", "--output", embedded, *others)
     assert outcome.code == 2
     assert "checkpoint_digest was random, seed 0, is sha256:" in outcome.stderr
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import tee
+from operator import itemgetter
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -179,10 +180,10 @@ def _wanted(row: _Row, index: NDArray[np.int64]) -> NDArray[np.uint16]:
 def _side_by_side(blocks: Iterator[tuple[NDArray[np.float32], ...]], specs: Sequence[WindowSpec]) -> Iterator[_Windows]:
     """The windows of each rate, as many of one as of the others."""
     if len(specs) == 1:
-        yield from ((windows,) for windows in cut((block for (block,) in blocks), specs[0]))
+        yield from ((windows,) for windows in cut(map(itemgetter(0), blocks), specs[0]))
         return
     streams = [
-        cut((each[at] for each in same), spec)
+        cut(map(itemgetter(at), same), spec)
         for at, (same, spec) in enumerate(zip(tee(blocks, len(specs)), specs, strict=True))
     ]
     held = [next(stream, None) for stream in streams]
