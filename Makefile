@@ -46,6 +46,7 @@ bench: setup
 	$(BIN)/python benchmarks/start_up.py --small
 	$(BIN)/python benchmarks/s3_latency.py --small
 	$(BIN)/python benchmarks/overlap.py --small
+	$(BIN)/python benchmarks/models.py --small
 	$(BIN)/python benchmarks/hand_over.py --small
 	$(BIN)/python benchmarks/driver_memory.py --small
 	$(BIN)/python benchmarks/gpu.py --case memory --device cpu --cores 2 --small

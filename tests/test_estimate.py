@@ -75,6 +75,6 @@ def test_a_recording_that_kills_its_reader_does_not_kill_who_asks(
         "import os, signal, soundfile\n"
         "soundfile.SoundFile.__init__ = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     n_bytes = path.stat().st_size
     assert audio_seconds(list_recordings([str(path)]).recordings) == pytest.approx(n_bytes / DEFAULT_BYTES_PER_S)

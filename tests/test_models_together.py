@@ -14,6 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jobs.pool
+import jobs.report
+import jobs.search
 from embedding.config import make_config
 from embedding.decoding.apart import decode_apart
 from embedding.decoding.decode import decode
@@ -125,6 +128,20 @@ def test_each_model_resumes_by_itself(
         assert rows_of(folder).drop(columns="embedding").equals(expected.drop(columns="embedding"))
     assert _json(first, "report.json")["runs"][-1]["windows_written"] == 2
     assert _json(second, "report.json")["runs"][-1]["windows_written"] == 3
+
+
+@pytest.mark.parametrize(
+    ("main", "options"), [(jobs.report.main, []), (jobs.pool.main, []), (jobs.search.main, ["--like", "a.wav"])]
+)
+def test_a_job_over_the_outputs_of_several_models_asks_for_one(
+    main: Callable[[list[str]], int],
+    options: list[str],
+    together: tuple[Path, Outcome],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, _ = together
+    assert main([str(output), *options]) == 2
+    assert f"holds the outputs of several models: name one of them, like {output}/model=" in capsys.readouterr().err
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------

@@ -272,3 +272,16 @@ def test_a_folder_that_does_not_exist_holds_no_names(root: str) -> None:
 def test_a_bucket_that_does_not_exist_cannot_be_listed(bucket: str) -> None:
     with pytest.raises(FileNotFoundError, match="The specified bucket does not exist"):
         list(storage.list_names(f"s3://{bucket}-gone/a", ""))
+
+
+def test_the_first_folder_of_a_prefix_is_found_on_a_disk_and_in_s3(bucket: str, s3_api: Any, tmp_path: Path) -> None:
+    for name in ("model.txt", "model=b/x/1", "model=a/2", "other/3"):
+        s3_api.put_object(Bucket=bucket, Key=f"out/{name}", Body=b"")
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "model=0").write_bytes(b"")  # no folder
+    for root in (str(tmp_path), f"s3://{bucket}/out"):
+        assert storage.first_folder(root, "model=") == "model=a"
+        assert storage.first_folder(root, "nothing=") is None
+    assert storage.first_folder(f"{tmp_path}/nowhere", "model=") is None

@@ -8,11 +8,10 @@ import pyarrow.parquet as pq
 
 from embedding import storage
 from embedding.console import plural
-from embedding.errors import RequestError
 from embedding.output import ledger
 from embedding.output.claim import NAME as CLAIM
 from embedding.output.claim import Owner, read_owner
-from embedding.output.store import SETTINGS_KEY, Store
+from embedding.output.store import SETTINGS_KEY, Store, no_embeddings
 from embedding.output.stored import Stored, threads
 from embedding.output.work import failures_by_kind
 
@@ -41,7 +40,7 @@ def audit(root: str) -> Audit:
     stored = store.read()
     report, run = store.read_json(ledger.NAME), store.read_json("run.json")
     if run is None and report is None and not stored.shards and not len(stored.failures):
-        raise RequestError(f"{root} holds no embeddings: no run.json, no report.json, no shards")
+        raise no_embeddings(root)
     totals = stored.totals()
     writer = read_owner(storage.join(root, CLAIM))
     if writer is not None and writer.is_dead():

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
+from embedding.config import MODEL_FOLDER
 from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
 from embedding.output.stored import Each, Stored, threads
@@ -187,6 +188,14 @@ class Store:
         """Remove what dead runs left half-written. For the holder of the claim: a live run's would look the same."""
         for folder in ("", "embeddings", "failures"):
             storage.sweep(storage.join(self.root, folder) if folder else self.root)
+
+
+def no_embeddings(root: str) -> RequestError:
+    """That there are none at ``root``, and where there may be some: of a run with several models each has a folder."""
+    folder = storage.first_folder(root, MODEL_FOLDER)
+    if folder is None:
+        return RequestError(f"{root} holds no embeddings: write them with jobs.embed")
+    return RequestError(f"{root} holds the outputs of several models: name one of them, like {root}/{folder}")
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.console import People, duration, plural
-from embedding.errors import RequestError, RunError, storage_failure
+from embedding.errors import RunError, storage_failure
 from embedding.output import ledger
 from embedding.output.claim import LAPSE_S, claimed
-from embedding.output.store import DO_ANEW, Store, undamaged
+from embedding.output.store import DO_ANEW, Store, no_embeddings, undamaged
 from embedding.pooling.pooled import Plan, Pooled, complete, plan
 from embedding.pooling.tables import COLUMNS, merged, parts_of_windows, recordings_of
 
@@ -45,7 +45,7 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
     stored = store.read()
     settings = store.stored_settings()
     if settings is None:
-        raise RequestError(f"{root} holds no embeddings: write them with jobs.embed")
+        raise no_embeddings(root)
     pooled = Pooled(root, poolings, json.dumps(settings, sort_keys=True))
     state = (store.read_json(ledger.NAME) or {}).get("state")
     with claimed(

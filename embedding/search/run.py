@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.errors import RequestError, storage_failure
-from embedding.output.store import DO_ANEW, Store, undamaged
+from embedding.output.store import DO_ANEW, Store, no_embeddings, undamaged
 from embedding.search.nearest import HITS, best, nearest
 from embedding.search.query import of_clip, of_window
 
@@ -41,7 +41,7 @@ def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
     try:
         shards = list(storage.list_names(storage.join(wanted.root, "embeddings"), ".parquet"))
         if not shards:
-            raise RequestError(f"{wanted.root} holds no embeddings: write them with jobs.embed")
+            raise no_embeddings(wanted.root)
         itself: dict[str, Any] = {}
         if wanted.like is not None:
             query, itself = of_window(wanted.like, wanted.at_s, shards)

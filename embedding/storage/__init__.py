@@ -154,6 +154,15 @@ def list_names(uri: str, suffix: str) -> Iterator[str]:
             yield join(uri, name)
 
 
+def first_folder(uri: str, prefix: str) -> str | None:
+    """The first folder directly under ``uri`` whose name begins with ``prefix``; None if there is none."""
+    if is_s3(uri):
+        found = next(s3.objects(join(uri, prefix)), None)
+        return None if found is None else found[0].removeprefix(s3.bucket_key(uri) + "/").partition("/")[0]
+    names = sorted(os.listdir(uri)) if Path(uri).is_dir() else []  # noqa: PTH208 — names are what is wanted
+    return next((name for name in names if name.startswith(prefix) and Path(uri, name).is_dir()), None)
+
+
 def sweep(uri: str) -> None:
     """Remove unfinished writes directly under ``uri``. In S3 there are none: a PUT is there or not."""
     if is_s3(uri) or not Path(uri).is_dir():
