@@ -48,10 +48,10 @@ def main() -> int:
     module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
     if model == EFFICIENTNET:
         # Fresh batch norms shrink everything layer by layer, until all sounds have the same vector. With statistics of
-        # noise, and nearly nothing of what they began with, vectors differ by a percent from sound to sound.
+        # noise, and nearly nothing of what they began with, they differ.
         for norm in module.modules():
             if isinstance(norm, torch.nn.BatchNorm2d):
-                norm.momentum = 0.999
+                norm.momentum = 0.998
         module.train()
         with torch.no_grad():
             module(0.1 * torch.randn(8, 16_000) * torch.logspace(-2, 0, 8)[:, None])

@@ -1,7 +1,7 @@
 """The job on twelve synthetic clips: four tones, three takes each, 3 s at 16 kHz in noise at 15 dB SNR.
 
-Embeds them with both architectures (seeded random weights: nothing is downloaded), says what lies where, and shows
-the norms of the vectors by tone.
+Embeds them with both architectures (seeded random weights: nothing is downloaded), says what lies where, shows the
+norms of the vectors by tone, and draws a page of them.
 """
 
 import shutil
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from embedding.console import size
 from jobs.embed import main as embed
+from jobs.report import main as report
 
 DEMO = Path("demo")
 RATE_HZ = 16_000
@@ -71,7 +72,7 @@ def main() -> int:
         console.print(f"  {path} ({size(path.stat().st_size)})", highlight=False)
     for model in MODELS:
         show(console, DEMO / model)
-    return 0
+    return report([str(DEMO / MODELS[0]), "--html", str(DEMO / "report.html")])
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_vectors_are_those_of_the_reference_loop(
     vectors = make_encoder(checkpoints[model], model, pooling=pooling).encode(windows, full(windows))["embedding"]
     assert vectors.dtype == np.float32
     assert relative_error(vectors, expected) <= 1e-5
-    assert relative_error(vectors[1:], vectors[:-1]) > 1e-2  # or those of any sound would do
+    assert relative_error(vectors[1:], vectors[:-1]) > 1e-3  # or those of any sound would do
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -70,7 +70,7 @@ def test_predictions_are_those_of_avex(
     best = logits.topk(3)
     assert table["0.labels"].to_pylist() == [[by_number[i] for i in row] for row in best.indices.tolist()]
     assert np.abs(np.array(table["0.scores"].to_pylist()) - best.values.sigmoid().numpy()).max() <= 1e-5
-    assert np.ptp(best.values.numpy(), axis=0).max() > 1e-2  # or any order of windows would do
+    assert np.ptp(best.values.numpy(), axis=0).max() > 1e-3  # or any order of windows would do
 
 
 def test_random_weights_predict_labels_that_say_so() -> None:
