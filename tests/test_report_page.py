@@ -230,6 +230,15 @@ def test_every_figure_is_drawn(seen: Opened, archive: Archive) -> None:
 
 
 @needs_chromium
+def test_no_button_sends_a_figure_anywhere(seen: Opened) -> None:
+    """Plotly has one that opens its makers' site and hands the figure over."""
+    for name in ("hours", "norms", "umap", "pca"):
+        buttons = seen.page.locator(f"#{name} .modebar-btn")
+        titles = buttons.evaluate_all("(all) => all.map((one) => one.dataset.title)")
+        assert titles == ["Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"]
+
+
+@needs_chromium
 def test_hours_are_those_of_the_names(seen: Opened, archive: Archive) -> None:
     text = seen.page.locator("#time").inner_text()
     untimed = sum("2025" not in name for name in archive.recordings)
@@ -463,7 +472,18 @@ def test_a_manifest_that_was_the_input_and_is_gone_is_said(tmp_path: Path) -> No
     output(tmp_path / "out", {"/a.wav": RNG.standard_normal((3, DIM))}, [], "/data", str(tmp_path / "gone.csv"))
     page = tmp_path / "page.html"
     assert main([str(tmp_path / "out"), "--html", str(page)]) == 0
-    assert f"{tmp_path}/gone.csv (which cannot be read now: --manifest says where it is)" in page.read_text()
+    said = f"{tmp_path}/gone.csv, which was the input, cannot be read now: --manifest says where it is"
+    assert f'<p class="warning">{said}</p>' in page.read_text()
+
+
+def test_a_manifest_of_other_recordings_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    output(tmp_path / "out", {"/a.wav": RNG.standard_normal((3, DIM))}, [])
+    (tmp_path / "m.csv").write_text("file,label\na.wav,robin\n")  # relative: below tmp_path
+    page = tmp_path / "page.html"
+    assert main([str(tmp_path / "out"), "--html", str(page), "--manifest", str(tmp_path / "m.csv")]) == 0
+    said = f"{tmp_path}/m.csv has a row for none of the recordings that were drawn: other paths?"
+    assert said in capfd.readouterr().out
+    assert f'<p class="warning">{said}</p>' in page.read_text()
 
 
 def test_outputs_and_pages_may_lie_in_s3(bucket: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -501,6 +521,8 @@ def test_json_stays_json_beside_a_page(tmp_path: Path, capfd: pytest.CaptureFixt
         ),
         (["--htlm", "p.html"], "unknown option --htlm (did you mean '--html'?)"),
         (["--png", "{folder}/file"], "--png: cannot make {folder}/file: File exists"),
+        (["--png", ""], "--png: expected a path or an s3:// URI, got an empty name"),
+        (["--png", "s3://bucket/png"], "--png: s3://bucket/png is no folder of this machine"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_the_work(

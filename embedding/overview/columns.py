@@ -38,6 +38,10 @@ class Columns:
             tables.append(table if name is None else table.drop_columns(name))
         return cls(tables, {file: time for file, time in starts.items() if time is not None})
 
+    def names_any(self, files: pa.ChunkedArray) -> bool:
+        """Whether a manifest has a row for any of ``files``."""
+        return any(pc.any(pc.is_in(table["file"], files)).as_py() for table in self.tables)  # type: ignore[attr-defined]
+
     def recorded_at(self, file: str) -> datetime | None:
         """When a recording began, without a zone: as a manifest says, else as its name says; None if neither does."""
         return self.starts.get(file) or recorded_at(file)

@@ -22,8 +22,6 @@ AUDIO_UNITS = {"hours": 3600, "minutes": 60, "seconds": 1}
 SHOWN_SPREADS = 8
 N_BARS = 64
 
-RING = "rgba(128,128,128,1)"
-
 
 def _figure(*traces: go.Scatter | go.Bar | go.Heatmap, **layout: object) -> go.Figure:
     """Without Plotly's own template: nothing is drawn that is not asked for here."""
@@ -146,7 +144,7 @@ def scatter(xy: NDArray[np.floating], titles: tuple[str, str], colouring: Colour
             mode="markers",
             hoverinfo="skip",
             showlegend=False,
-            marker={"symbol": symbol, "size": size, "color": RING, "line": {"width": 2, "color": RING}},
+            marker={"symbol": symbol, "size": size, "line": {"width": 1.5}},
         )
         for symbol, size in (("circle-open", 12), ("cross-thin-open", 22))
     ]

@@ -74,5 +74,5 @@ def write_png(overview: Overview, folder: Path) -> list[Path]:
             scale=SCALE,
         )
     except (BrowserFailedError, BrowserClosedError, KaleidoError) as error:
-        raise RunError(f"--png: the browser failed: {str(error).splitlines()[0]}") from error
+        raise RunError(f"--png: the browser failed: {error.args[0] if error.args else error!r}") from error
     return files

@@ -54,7 +54,7 @@ class Pictures:
             table = (uri, read_manifest(uri, "--manifest"))
         return cls(
             None if html is None else _page(storage.normalise(html, "--html")),
-            None if png is None else _folder(Path(png), "--png"),
+            None if png is None else _folder(_local(png), "--png"),
             table,
             n_drawn,
         )
@@ -68,17 +68,22 @@ class Pictures:
         from embedding.overview.run import look  # scikit-learn takes a second
 
         run, report = store.read_json("run.json") or {}, store.read_json(ledger.NAME) or {}
-        columns, named = self._columns(run)
+        columns, named, warnings = self._columns(run)
         with people.counting("shards", len(stored.shards)) as count:
             seen = look(stored, columns, self.n_drawn, count)
+        if named and len(seen.sums.drawn) and not columns.names_any(seen.sums.drawn["file"]):
+            warnings.append(f"{' and '.join(named)} has a row for none of the recordings that were drawn: other paths?")
+        for warning in warnings:
+            people.warn(warning)
         try:
             if self.html is not None:
                 from embedding.overview.page import page
                 from embedding.overview.words import Output
 
                 settings = run.get("settings") or store.stored_settings() or {}
-                of_last_run = report.get("recordings", {})
-                content = page(Output(store.root, audit, settings, of_last_run, stored.failures, named), seen).encode()
+                balance = report.get("recordings", {})
+                output = Output(store.root, audit, settings, balance, stored.failures, named, warnings)
+                content = page(output, seen).encode()
                 storage.write_bytes(self.html, content)
                 people.say(f"page: {self.html} ({size(len(content))})")
             if self.png is not None:
@@ -89,20 +94,27 @@ class Pictures:
         except OSError as error:
             raise storage_failure(error) from error
 
-    def _columns(self, run: dict[str, Any]) -> tuple[Columns, list[str]]:
-        """Of the manifest that was given, else of those that were the input; and their names."""
+    def _columns(self, run: dict[str, Any]) -> tuple[Columns, list[str], list[str]]:
+        """Of the manifest that was given, else of those that were the input; their names, and what is wrong."""
         if self.manifest is not None:
             name, table = self.manifest
-            return Columns.of([table]), [name]
-        tables, named = [], []
+            return Columns.of([table]), [name], []
+        tables, named, warnings = [], [], []
         for uri in run.get("options", {}).get("input", []):
             if uri.lower().endswith(MANIFEST_SUFFIXES):
                 try:
                     tables.append(read_manifest(storage.normalise(uri, "--input"), "--input"))
                     named.append(uri)
                 except RequestError:  # it was the run's; the report is of the output
-                    named.append(f"{uri} (which cannot be read now: --manifest says where it is)")
-        return Columns.of(tables), named
+                    warnings.append(f"{uri}, which was the input, cannot be read now: --manifest says where it is")
+        return Columns.of(tables), named, warnings
+
+
+def _local(png: str) -> Path:
+    uri = storage.normalise(png, "--png")
+    if storage.is_s3(uri):
+        raise RequestError(f"--png: {uri} is no folder of this machine, where the browser could write")
+    return Path(uri)
 
 
 def _page(uri: str) -> str:

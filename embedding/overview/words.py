@@ -35,6 +35,7 @@ class Output:
     recordings: dict[str, Any]  # of report.json: the balance of the last run
     failures: pa.Table  # store.FAILURES
     manifests: list[str]  # that columns are from
+    warnings: list[str]
 
 
 def everything(output: Output, overview: Overview) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _header(output: Output) -> dict[str, Any]:
         "pooling": "pooled by {}",
         "embedding_size": "{:,} numbers a window",
     }
-    warnings = list(output.audit.disagreements)
+    warnings = [*output.audit.disagreements, *output.warnings]
     if writer is not None:
         warnings.insert(0, f"A run is writing just now ({writer}): what is here is not all.")
     return {

@@ -7,17 +7,18 @@ const isTouched = matchMedia("(pointer: coarse)").matches;
 const isDark = matchMedia("(prefers-color-scheme: dark)");
 
 // Text and hover in the page's colours; a finger scrolls the page, and does not zoom by accident.
-function themed({font, hoverlabel}) {
-  const style = getComputedStyle(document.documentElement);
-  const [text, page] = ["--text", "--page"].map((name) => style.getPropertyValue(name).trim());
-  return {
-    font: {...font, color: text}, hoverlabel: {...hoverlabel, bgcolor: page, font: {color: text}},
-    dragmode: isTouched ? false : "zoom",
-  };
-}
+const own = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const themed = ({font, hoverlabel}) => ({
+  font: {...font, color: own("--text")},
+  hoverlabel: {...hoverlabel, bgcolor: own("--page"), font: {color: own("--text")}},
+  modebar: {bgcolor: "transparent", color: own("--muted"), activecolor: own("--text")},
+  dragmode: isTouched ? false : "zoom",
+});
+// These buttons and no others: one of Plotly's own sends the figure to Plotly's cloud.
 const config = {
   responsive: true, displaylogo: false, displayModeBar: isTouched ? false : "hover",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: {scale: 2},
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+  toImageButtonOptions: {scale: 2},
 };
 
 // Plotly takes some HTML in a text for what it means.
@@ -72,8 +73,8 @@ function show(i) {
     ...near.index.map((other, rank) => row(other, near.similarity[rank].toFixed(4))));
   for (const id of maps) {
     const {x, y} = data.figures[id].data[0];
-    const places = [near.index, [i]];
-    Plotly.restyle(id, {x: places.map((all) => all.map((j) => x[j])), y: places.map((all) => all.map((j) => y[j]))}, [1, 2]);
+    const [xs, ys] = [x, y].map((all) => [near.index, [i]].map((some) => some.map((j) => all[j])));
+    Plotly.restyle(id, {x: xs, y: ys, "marker.color": own("--text")}, [1, 2]);
   }
 }
 
