@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from embedding import storage
 from embedding.decoding.decode import Failure
 from embedding.output.store import Store, embeddings_schema
 from embedding.overview import projections
+from embedding.overview.figures import scatter
+from embedding.overview.points import Colouring
 from jobs.report import main
 from tests.conftest import ROOT
 
@@ -287,12 +291,18 @@ def test_choosing_a_colour_colours_the_points(seen: Opened, archive: Archive) ->
     assert seen.evaluate("document.getElementById('umap').data[0].marker.color.join()") == before
 
 
+def files_of(data: dict[str, Any]) -> list[str]:
+    """Of each point."""
+    file = data["points"]["file"]
+    return [file["distinct"][at] for at in file["which"]]
+
+
 def lonely(data: dict[str, Any], name: str) -> int:
     """The point that is furthest from all others, so that it can be hit; not the silent one, to which none is near."""
     xy = np.stack([data["figures"][name]["data"][0][axis] for axis in "xy"], axis=1)
     apart = np.linalg.norm(xy[:, None] - xy[None], axis=2)
     np.fill_diagonal(apart, np.inf)
-    is_silent = np.array(data["points"]["file"]) == data["points"]["files"].index("Heide/silent.wav")
+    is_silent = np.array(files_of(data)) == "Heide/silent.wav"
     return int(np.where(is_silent, -1, apart.min(axis=1)).argmax())
 
 
@@ -308,8 +318,7 @@ def test_a_click_lists_what_is_nearest(name: str, seen: Opened, archive: Archive
 
     keys = [(file.removeprefix("/data/"), at) for file, own in archive.recordings.items() for at in range(len(own))]
     vectors = np.concatenate(list(archive.recordings.values())).astype(np.float32).astype(np.float64)
-    points = data["points"]
-    own = (points["files"][points["file"][clicked]], points["time"][clicked])
+    own = (files_of(data)[clicked], data["points"]["time"][clicked])
     times = [f"0:{5 * at:04.1f}–0:{5 * at + 5:04.1f}" for _, at in keys]
     itself = [(file, time) for (file, _), time in zip(keys, times, strict=True)].index(own)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vectors[itself])
@@ -320,6 +329,7 @@ def test_a_click_lists_what_is_nearest(name: str, seen: Opened, archive: Archive
     assert page.locator("#clicked").inner_text() == f"Nearest to {own[0]}, {own[1]}"
     rows = [row.locator("td").all_inner_texts() for row in page.locator("#nearest tbody tr").all()]
     assert [(row[1], row[2]) for row in rows] == [(keys[at][0], times[at]) for at in best]
+    assert [row[4] for row in rows] == [keys[at][0].partition("/")[0] for at in best]  # by which they are coloured
     assert [float(row[0]) for row in rows] == pytest.approx(cosines[best].tolist(), abs=6e-5)
     for each in ("umap", "pca"):
         marked = page.locator(f"#{each} .scatterlayer .trace").nth(1).locator("path.point")
@@ -328,11 +338,11 @@ def test_a_click_lists_what_is_nearest(name: str, seen: Opened, archive: Archive
 
 @needs_chromium
 def test_hover_shows_names_as_they_are(seen: Opened, data: dict[str, Any]) -> None:
-    page, points = seen.page, data["points"]
-    hostile = next(at for at, file in enumerate(points["file"]) if SCRIPT[:8] in points["files"][file])
+    page, files = seen.page, files_of(data)
+    hostile = next(at for at, file in enumerate(files) if SCRIPT[:8] in file)
     seen.evaluate(f"Plotly.Fx.hover('pca', [{{curveNumber: 0, pointNumber: {hostile}}}])")
     lines = page.locator("#pca .hovertext .nums tspan.line").all_text_contents()
-    assert lines[0] == points["files"][points["file"][hostile]]
+    assert lines[0] == files[hostile]
     assert lines[1].startswith("0:0")
     assert f"label: {CLOSE}" in lines
 
@@ -427,7 +437,7 @@ LITTLE: dict[str, tuple[dict[str, np.ndarray], list[Failure], list[str]]] = {
     "mostly silence": (
         {"/a.wav": np.concatenate([np.zeros((12, DIM)), RNG.standard_normal((3, DIM))])},
         [],
-        ["3 windows outside.", "All 15 windows, each a point."],
+        ["; 3 lie outside.", "All 15 windows, each a point."],
     ),
     "not finite": (
         {"/a.wav": np.full((3, DIM), np.nan)},
@@ -624,3 +634,11 @@ def test_clusters_are_numbered_by_size() -> None:
         0,
         1,
     ]
+
+
+@given(exponent=st.integers(-30, 30), values=st.lists(st.integers(0, 9999), min_size=2, max_size=50, unique=True))
+def test_points_keep_their_places_whatever_their_size(exponent: int, values: list[int]) -> None:
+    xy = np.array([values, values[::-1]], np.float64).T * 10.0**exponent
+    drawn = scatter(xy, ("x", "y"), Colouring.of("nothing", ["a"] * len(xy)), ticks=True).data[0]
+    for shown, expected in ((drawn.x, xy[:, 0]), (drawn.y, xy[:, 1])):  # type: ignore[attr-defined]
+        assert np.abs(np.array(shown) - expected).max() <= np.ptp(expected) / 10_000

@@ -1,5 +1,7 @@
 """The pictures, as Plotly figures: for the page, which gives them its own colours of text and lines, and for PNG."""
 
+import math
+
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
@@ -125,8 +127,8 @@ def scatter(xy: NDArray[np.floating], titles: tuple[str, str], colouring: Colour
         ticks: whether the numbers of the axes mean anything.
     """
     points = go.Scatter(
-        x=xy[:, 0].round(4).tolist(),
-        y=xy[:, 1].round(4).tolist(),
+        x=_short(xy[:, 0]),
+        y=_short(xy[:, 1]),
         mode="markers",
         marker={
             "size": 8 if len(xy) < 500 else 6 if len(xy) < 2500 else 5,
@@ -156,6 +158,12 @@ def scatter(xy: NDArray[np.floating], titles: tuple[str, str], colouring: Colour
         xaxis={"title": {"text": titles[0]}, **axis},
         yaxis={"title": {"text": titles[1]}, **axis},
     )
+
+
+def _short(values: NDArray[np.floating]) -> list[float]:
+    """With as many digits as a screen shows, whatever the size of the numbers: they are most of the page's data."""
+    extent = float(np.ptp(values)) or 1.0
+    return values.astype(np.float64).round(4 - math.floor(math.log10(extent))).tolist()
 
 
 def with_legend(figure: go.Figure, colouring: Colouring) -> go.Figure:

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from embedding.overview.drawn import N_NEAREST, Drawn
 from embedding.overview.pictures import charts, maps
-from embedding.overview.points import MOST_COLUMNS
+from embedding.overview.points import MOST_COLUMNS, Values
 from embedding.overview.run import Overview
 from embedding.overview.words import Output, everything
 
@@ -38,23 +38,20 @@ def page(output: Output, overview: Overview) -> str:
 
 def _sample(drawn: Drawn) -> dict[str, Any]:
     """What page.js knows of the points, each known by its number."""
-    points = drawn.points
-    names = sorted(set(points.file))
-    number = {name: at for at, name in enumerate(names)}
-    columns = list(points.columns.items())[:MOST_COLUMNS]
+    points, columns = drawn.points, list(drawn.points.columns.items())[:MOST_COLUMNS]
     return {
         "points": {
-            "files": names,
-            "file": [number[name] for name in points.file],
+            "file": _distinct(points.file),
             "time": points.time,
             "recorded_at": points.recorded_at,
-            "columns": [{"name": name, "values": values} for name, values in columns],
+            "columns": [{"name": name, **_distinct(values)} for name, values in columns],
         },
         "colourings": [
             {
                 "name": colouring.name,
                 "groups": [{"name": name, "colour": colour, "points": n} for name, colour, n in colouring.groups],
                 "group": colouring.group.tolist(),
+                **_distinct(colouring.values),
             }
             for colouring in drawn.colourings
         ],
@@ -63,3 +60,9 @@ def _sample(drawn: Drawn) -> dict[str, Any]:
             for index, cosine in zip(drawn.nearest.index, drawn.nearest.cosine, strict=True)
         ],
     }
+
+
+def _distinct(values: Values) -> dict[str, Any]:
+    """Each value once, and for each point which of them it has: a page is sent by mail."""
+    distinct = {value: at for at, value in enumerate(dict.fromkeys(values))}
+    return {"distinct": list(distinct), "which": [distinct[value] for value in values]}

@@ -36,6 +36,7 @@ class Colouring:
     name: str
     groups: list[tuple[str, str, int]]  # name, colour, points
     group: NDArray[np.intp]  # [points]
+    values: Values  # [points]; of ``others`` each its own
 
     @classmethod
     def of(cls, name: str, values: Values, unknown: str = UNKNOWN) -> "Colouring":
@@ -51,7 +52,7 @@ class Colouring:
         colours = [*HUES[:n_hues], OTHERS_COLOUR, UNKNOWN_COLOUR]
         kept = np.flatnonzero(sizes)
         groups = [(names[at], colours[at], int(sizes[at])) for at in kept]
-        return cls(name, groups, np.searchsorted(kept, group))
+        return cls(name, groups, np.searchsorted(kept, group), values)
 
     @property
     def colours(self) -> list[str]:

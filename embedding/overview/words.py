@@ -75,13 +75,13 @@ def _header(output: Output) -> dict[str, Any]:
 
 def _books(output: Output) -> dict[str, Any]:
     counts, last = output.audit.output, output.recordings
-    tiles = [(f"{counts['recordings']:,}", "recordings embedded"), (f"{counts['failed']:,}", "recordings failed")]
+    tiles = [_tile(counts["recordings"], "recording", " embedded"), _tile(counts["failed"], "recording", " failed")]
     if counts["incomplete"]:
-        tiles.append((f"{counts['incomplete']:,}", "recordings half-done"))
+        tiles.append(_tile(counts["incomplete"], "recording", " half-done"))
     tiles += [
-        (f"{counts['windows']:,}", "windows"),
+        _tile(counts["windows"], "window"),
         (audio_length(counts["audio_s"]), "of audio"),
-        (f"{counts['shards']:,}", "shards"),
+        _tile(counts["shards"], "shard"),
     ]
     balance = ""
     if "balanced" in last:
@@ -96,6 +96,12 @@ def _books(output: Output) -> dict[str, Any]:
         "runs": [_run(run) for run in reversed(runs[-MOST_RUNS:])],
         "n_more_runs": max(0, len(runs) - MOST_RUNS),
     }
+
+
+def _tile(n: float, noun: str, more: str = "") -> tuple[str, str]:
+    """A number, and of what."""
+    number, _, noun = plural(int(n), noun).partition(" ")
+    return number, noun + more
 
 
 def _run(run: dict[str, Any]) -> dict[str, str]:
@@ -146,15 +152,16 @@ def _norms(overview: Overview) -> dict[str, Any]:
     if not sums.norms.values[-1]:
         return {"norms": f"{plural(n, 'vector')}, and every one is zero.{not_finite}", "outliers": []}
     usual = (
-        f"Usual is {max(0, fence.low):.4g} to {fence.high:.4g}: within {OUTLIER_SPREADS:g} spreads "
-        f"(1.4826 × the median absolute deviation) of the median, {fence.median:.4g}."
+        f"The length of each vector, of {plural(n, 'window')}: the median is {fence.median:.4g}. Usual is "
+        f"{max(0, fence.low):.4g} to {fence.high:.4g}, within {OUTLIER_SPREADS:g} spreads (1.4826 × the median "
+        "absolute deviation) of it"
     )
     outliers = overview.outliers().to_pylist()
-    outside = f"{plural(n_outliers, 'window')} outside." if n_outliers else "None lies outside."
+    outside = f"; {n_outliers:,} lie{'s' * (n_outliers == 1)} outside." if n_outliers else "; none lies outside."
     more = len(outliers) < n_outliers
     root = overview.drawn.points.root
     return {
-        "norms": f"The length of each vector, of {plural(n, 'window')}. {usual} {outside}{not_finite}",
+        "norms": usual + outside + not_finite,
         "outliers_shown": f"The {len(outliers)} furthest from the median" if more else "Outliers",
         "outliers": [
             {

@@ -23,10 +23,12 @@ const config = {
 
 // Plotly takes some HTML in a text for what it means.
 const literal = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-const fileOf = (i) => data.points.files[data.points.file[i]];
+const valueOf = ({distinct, which}, i) => distinct[which[i]];
+const fileOf = (i) => valueOf(data.points.file, i);
 const hover = (i) => {
   const time = data.points.recorded_at[i];
-  const said = data.points.columns.flatMap(({name, values}) => (values[i] === null ? [] : [`${name}: ${values[i]}`]));
+  const said = data.points.columns.map((column) => [column.name, valueOf(column, i)])
+    .filter(([, value]) => value !== null).map((both) => both.join(": "));
   return [fileOf(i), data.points.time[i] + (time === null ? "" : ` · ${time}`), ...said].map(literal).join("<br>");
 };
 
@@ -58,7 +60,7 @@ function row(i, similarity) {
   number.dataset.name = "similarity";
   made.append(
     number, element("td", fileOf(i), "name"), element("td", data.points.time[i]),
-    element("td", data.points.recorded_at[i] ?? "–"), element("td", colouring.groups[colouring.group[i]].name),
+    element("td", data.points.recorded_at[i] ?? "–"), element("td", valueOf(colouring, i) ?? "–"),
   );
   return made;
 }
@@ -80,7 +82,7 @@ function show(i) {
 
 async function drawAll() {
   for (const [id, {data: traces, layout}] of Object.entries(data.figures)) {
-    if (maps.includes(id)) traces[0].text = data.points.file.map((_, i) => hover(i));
+    if (maps.includes(id)) traces[0].text = data.points.time.map((_, i) => hover(i));
     await Plotly.newPlot(id, traces, {...layout, ...themed(layout)}, config);
     isDark.addEventListener("change", () => Plotly.relayout(id, themed(layout)));
   }
