@@ -54,12 +54,15 @@ def number(option: str, text: str, kind: type, least: float, most: float) -> flo
     return value
 
 
-def run_job(job: Callable[[], None]) -> int:
-    """Run ``job`` as a command; every way it may end is said in one line, but a bug, and has its exit code."""
+def run_job(job: Callable[[], int | None]) -> int:
+    """Run ``job`` as a command; every way it may end is said in one line, but a bug, and has its exit code.
+
+    A job that comes to its end may return one of its own.
+    """
     if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
         logging.lastResort.addFilter(redact_log)
     try:
-        job()
+        code = job()
     except RequestError as error:
         complain(error)
         return EXIT_BAD_REQUEST
@@ -72,4 +75,4 @@ def run_job(job: Callable[[], None]) -> int:
     except Exception as error:  # noqa: BLE001 — a bug, said in full
         print_bug(error)
         return EXIT_INCOMPLETE
-    return EXIT_COMPLETE
+    return EXIT_COMPLETE if code is None else code

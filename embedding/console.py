@@ -67,6 +67,11 @@ class People:
     def on_stdout(cls) -> "People":
         return cls(Console(highlight=False, soft_wrap=True, emoji=False))
 
+    @classmethod
+    def on_stderr(cls) -> "People":
+        """Where what goes to stdout is for programs."""
+        return cls(Console(highlight=False, soft_wrap=True, emoji=False, stderr=True))
+
     def say(self, line: str) -> None:
         self.console.print(redact(line), markup=False)
 

@@ -1,4 +1,4 @@
-"""What an output holds, from its shards alone: ``python -m jobs.report OUTPUT``.
+"""What an output holds, from its shards alone: ``python -m jobs.report OUTPUT``; as a page to look at with ``--html``.
 
 Exit codes: 0 everything is there and agrees; 1 it does not; 2 there is no such output.
 """
@@ -6,12 +6,17 @@ Exit codes: 0 everything is there and agrees; 1 it does not; 2 there is no such 
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from embedding.command_line import Parser
-from embedding.console import People, audio_length, complain, duration, plural
+from embedding.command_line import EXIT_COMPLETE, EXIT_INCOMPLETE, Parser, number, run_job
+from embedding.console import People, audio_length, duration, plural
 from embedding.errors import RequestError
 
-EXIT_AGREES, EXIT_DISAGREES, EXIT_BAD_REQUEST = 0, 1, 2
+if TYPE_CHECKING:
+    from embedding.output.audit import Audit
+
+# Windows that are drawn; more are neither clearer nor quick in a browser.
+DEFAULT_SAMPLE, MOST_SAMPLE = 5_000, 20_000
 
 
 def make_parser() -> Parser:
@@ -22,24 +27,57 @@ def make_parser() -> Parser:
     )
     parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write a page to look at, which needs nothing but a browser")
+    parser.add_argument("--png", metavar="DIR", help="write its pictures into this folder")
+    parser.add_argument(
+        "--manifest",
+        metavar="FILE",
+        help="a .csv or .parquet with a column 'file', whose other columns (labels, site, time) are shown (default: "
+        "manifests that were the input)",
+    )
+    parser.add_argument(
+        "--sample",
+        metavar="N",
+        help=f"windows to draw in UMAP and PCA, at random but the same each time (default: {DEFAULT_SAMPLE:,})",
+    )
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Count and compare; the exit code says how it went."""
-    try:
-        given = make_parser().parse_args(arguments)
-        from embedding import storage  # numpy and pyarrow: not for --help
-        from embedding.output.audit import audit
+def report(arguments: Sequence[str] | None) -> int:
+    """Count and compare, and draw what is asked for; the exit code says whether everything agrees.
 
-        found = audit(storage.normalise(given.output, "OUTPUT"))
-    except RequestError as error:
-        complain(error)
-        return EXIT_BAD_REQUEST
+    Raises:
+        RequestError: the request makes no sense.
+        RunError: something cannot be drawn or written.
+    """
+    given = make_parser().parse_args(arguments)
+    pictures = None
+    if given.html is not None or given.png is not None:
+        from embedding.overview.publish import Pictures
+
+        n_drawn = number("--sample", given.sample or str(DEFAULT_SAMPLE), int, 1, MOST_SAMPLE)
+        pictures = Pictures.of(given.html, given.png, given.manifest, int(n_drawn))
+    elif given.manifest is not None or given.sample is not None:
+        raise RequestError("--manifest and --sample are for pictures: say with --html FILE or --png DIR where they go")
+    from embedding import storage  # numpy and pyarrow: not for --help
+    from embedding.output.audit import audit
+    from embedding.output.store import Store
+
+    store = Store(storage.normalise(given.output, "OUTPUT"), "")
+    stored = store.read()
+    found = audit(store, stored)
     people = People.on_stdout()
     if given.json:
         people.say(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
-        return EXIT_DISAGREES if found.disagreements else EXIT_AGREES
+    else:
+        tell(found, people)
+    if pictures is not None:
+        pictures.publish(store, stored, found, People.on_stderr() if given.json else people)
+    return EXIT_INCOMPLETE if found.disagreements else EXIT_COMPLETE
+
+
+def tell(found: "Audit", people: People) -> None:
+    """The counts, the runs, and what disagrees."""
     output = found.output
     kinds = ", ".join(f"{kind} {failure['recordings']:,}" for kind, failure in found.failures.items())
     people.say(
@@ -60,7 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         people.warn(disagreement)
     if not found.disagreements:
         people.say("report.json agrees" if found.writer is None else "nothing disagrees so far")
-    return EXIT_DISAGREES if found.disagreements else EXIT_AGREES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; the exit code says how it went."""
+    return run_job(lambda: report(arguments))
 
 
 if __name__ == "__main__":

@@ -30,14 +30,13 @@ class Audit:
         return asdict(self)
 
 
-def audit(root: str) -> Audit:
-    """Read the output at ``root`` and compare; where it has no report.json, write one.
+def audit(store: Store, stored: Stored) -> Audit:
+    """Compare what is ``stored`` with what the output says of itself; where it has no report.json, write one.
 
     Raises:
         RequestError: there is no output, or it cannot be read.
     """
-    store = Store(root, "")
-    stored = store.read()
+    root = store.root
     report, run = store.read_json(ledger.NAME), store.read_json("run.json")
     if run is None and report is None and not stored.shards and not len(stored.failures):
         raise no_embeddings(root)

@@ -1,0 +1,78 @@
+"""Which pictures an overview has, and the same as PNG files."""
+
+import re
+from pathlib import Path
+
+import kaleido
+import plotly.graph_objects as go
+import plotly.io
+from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError, KaleidoError
+
+from embedding.errors import RequestError, RunError
+from embedding.overview import figures
+from embedding.overview.drawn import Drawn
+from embedding.overview.points import Colouring
+from embedding.overview.run import Overview
+
+# In pixels of the figure; the file has twice as many.
+WIDTH, HEIGHT, MARGIN, SCALE = 1000, 640, 24, 2
+# What a name may have in it as it is.
+_PLAIN = re.compile(r"[^\w.-]+")
+
+
+def charts(overview: Overview) -> dict[str, go.Figure]:
+    """Those of all windows, by name: ``hours`` and ``norms``, without the one that has nothing to show."""
+    sums, fence = overview.sums, overview.fence
+    found = {}
+    if len(sums.by_hour.values):
+        found["hours"] = figures.hours(sums.by_hour)
+    if fence is not None and sums.norms.values[-1]:
+        found["norms"] = figures.norms(sums.norms, fence)
+    return found
+
+
+def maps(drawn: Drawn, colouring: Colouring) -> dict[str, go.Figure]:
+    """Those of the sample, ``umap`` and ``pca``, likewise."""
+    found = {}
+    if drawn.umap is not None:
+        found["umap"] = figures.scatter(drawn.umap, ("UMAP 1", "UMAP 2"), colouring, ticks=False)
+    if not drawn.all_equal:
+        first, second = (f"PC {at} ({share:.1%} of the variance)" for at, share in enumerate(drawn.explained, 1))
+        found["pca"] = figures.scatter(drawn.pca, (first, second), colouring, ticks=True)
+    return found
+
+
+def refuse_without_browser() -> None:
+    """Raises RequestError where there is none that could draw a PNG."""
+    try:
+        kaleido.Kaleido()
+    except ChromeNotFoundError as error:
+        raise RequestError(
+            "--png needs a Chrome or Chromium, and there is none: apt-get install chromium, or kaleido_get_chrome"
+        ) from error
+
+
+def write_png(overview: Overview, folder: Path) -> list[Path]:
+    """Every picture, the maps once for each colouring; returns the files.
+
+    Raises:
+        OSError: they cannot be written.
+        RunError: the browser that draws them failed.
+    """
+    pictures = charts(overview)
+    for colouring in overview.drawn.colourings:
+        for name, figure in maps(overview.drawn, colouring).items():
+            pictures[f"{name}-{_PLAIN.sub('-', colouring.name)}"] = figures.with_legend(figure, colouring)
+    files = [folder / f"{name}.png" for name in pictures]
+    on_paper = {"paper_bgcolor": "white", "margin": dict.fromkeys("lrtb", MARGIN)}
+    try:
+        plotly.io.write_images(
+            [figure.update_layout(on_paper) for figure in pictures.values()],
+            [*map(str, files)],
+            width=WIDTH,
+            height=HEIGHT,
+            scale=SCALE,
+        )
+    except (BrowserFailedError, BrowserClosedError, KaleidoError) as error:
+        raise RunError(f"--png: the browser failed: {error.args[0] if error.args else error!r}") from error
+    return files
