@@ -14,7 +14,7 @@ from embedding.probing.labels import Floats, Truth
 # Of L2 regularisation its inverse: scikit-learn's default.
 C = 1.0
 MOST_ITERATIONS = 1000
-# Rows that are widened to float64 at a time.
+# Rows of which there are copies in float64 at a time.
 CHUNK_ROWS = 8192
 
 Vectors = NDArray[np.float32]
@@ -56,7 +56,9 @@ def fit(vectors: Vectors, truth: Truth, *, is_exclusive: bool) -> Probe:
         is_exclusive: each window has exactly one class; they are learnt together, else each for itself.
     """
     scaler = StandardScaler(copy=False)
-    standard = scaler.fit_transform(vectors)
+    for first in range(0, len(vectors), CHUNK_ROWS):  # all at once would be three times the memory
+        scaler.partial_fit(vectors[first : first + CHUNK_ROWS])
+    standard = scaler.transform(vectors)
     targets = [truth.argmax(axis=1)] if is_exclusive else list(truth.T)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is said otherwise
