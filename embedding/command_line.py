@@ -29,11 +29,12 @@ class Parser(argparse.ArgumentParser):
         raise RequestError(message)
 
 
-def output_parser(job: str, description: str) -> Parser:
-    """The command line of a job over what jobs.embed wrote: OUTPUT and ``--verbose``; the rest is its own."""
+def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
+    """The command line of a job over what jobs.embed wrote: OUTPUT, and ``--verbose`` on Ray; the rest is its own."""
     parser = Parser(prog=f"python -m jobs.{job}", description=description, allow_abbrev=False)
     parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
-    parser.add_argument("--verbose", action="store_true", help="show what Ray and avex log")
+    if on_ray:
+        parser.add_argument("--verbose", action="store_true", help="show what Ray and avex log")
     return parser
 
 

@@ -18,6 +18,11 @@ NAME = "report.json"
 REFRESH_S = 10.0
 
 
+def is_settled(store: Store) -> bool:
+    """Whether no run is under way or died: then rows may be missing, there twice, or of former versions."""
+    return (store.read_json(NAME) or {}).get("state") not in ("running", "failed")
+
+
 class Ledger:
     """The report of one run, and where it is written."""
 

@@ -47,7 +47,7 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
     if settings is None:
         raise no_embeddings(root)
     pooled = Pooled(root, poolings, json.dumps(settings, sort_keys=True))
-    state = (store.read_json(ledger.NAME) or {}).get("state")
+    is_settled = ledger.is_settled(store)
     with claimed(
         pooled.folder,
         uuid.uuid4().hex[:12],
@@ -73,7 +73,7 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
             raise storage_failure(error) from error
     if now != len(there):
         raise RunError(f"{now:,} recordings are pooled, of {len(there):,}: run the same command again")
-    return Outcome(len(recordings.file_id) - len(there), state not in ("running", "failed"))
+    return Outcome(len(recordings.file_id) - len(there), is_settled)
 
 
 def _forget_others(pooled: Pooled, there: NDArray[np.int64]) -> NDArray[np.int64]:

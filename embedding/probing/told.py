@@ -1,0 +1,69 @@
+"""What a person sees of a probe."""
+
+import numpy as np
+
+from embedding.config import RANDOM_CHECKPOINT
+from embedding.console import People
+from embedding.probing.labels import Truth
+from embedding.probing.result import Result
+from embedding.probing.written import folder
+
+# Shown; probe.json has all of them.
+MOST_CLASSES = 40
+MOST_NAMES = 10
+
+
+def tell(result: Result, people: People) -> None:
+    """How good it is, and what to know before that is believed."""
+    is_exclusive = result.probe.is_exclusive
+    windows, recordings = result.of_windows, result.of_recordings
+    people.say(f"{'':<28}{'windows':>9}{'by chance':>11}{'recordings':>12}{'by chance':>11}")
+    for name, title in {
+        "accuracy": "accuracy" if is_exclusive else "accuracy (all labels right)",
+        "mean_average_precision": "mean average precision",
+        "roc_auc": "ROC AUC",
+    }.items():
+        values = [each()[name] for each in (windows.means, windows.chance, recordings.means, recordings.chance)]
+        people.say(f"{title:<28}" + "".join(map(_number, values, (9, 11, 12, 11))))
+    _tell_classes(result, people)
+    people.say(f"  {folder(result.wanted.root, result.wanted.name)}: probe.json, weights.npz, predictions.parquet")
+    if result.settings.get("checkpoint") == RANDOM_CHECKPOINT:
+        people.warn("RANDOM WEIGHTS: these vectors mean nothing, and so does this probe (--checkpoint random)")
+    if not result.probe.has_converged:
+        people.warn("the fit came to no end: more windows, or fewer classes, would make it surer")
+    for side, what in ((result.train, "to learn from"), (result.test, "for the test")):
+        if len(side.windows) < side.n_windows:
+            people.say(f"{len(side.windows):,} of {side.n_windows:,} windows {what} are used: --max-windows")
+    is_measured = ~np.isnan(windows.average_precision)
+    _warn_of(result, ~result.is_learnt, "not learnt", "to learn from", people)
+    _warn_of(result, result.is_learnt & ~is_measured, "not measured, and left out of the means", "for the test", people)
+
+
+def _warn_of(result: Result, is_one: Truth, what: str, where: str, people: People) -> None:
+    """Name the classes that are ``what`` because of the windows ``where``."""
+    names = result.labels.classes[is_one].tolist()
+    if names:
+        more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+        shown = ", ".join(names[:MOST_NAMES])
+        people.warn(f"{what}, as no windows {where} have it, or all: {shown}{more}")
+
+
+def _number(value: float | None, width: int) -> str:
+    return f"{'–' if value is None else f'{value:.3f}':>{width}}"
+
+
+def _tell_classes(result: Result, people: People) -> None:
+    """A table, the most frequent first."""
+    classes, metrics = result.labels.classes, result.of_windows
+    n_train, n_test = (side.truth.sum(axis=0) for side in (result.train, result.test))
+    order = np.argsort(-(n_train + n_test), kind="stable")[:MOST_CLASSES]
+    width = max([len("class"), *(len(classes[at]) for at in order)])
+    people.say(f"{'class':<{width}}{'train':>9}{'test':>9}{'AP':>8}{'AUC':>8}")
+    for at in order:
+        measured = (metrics.average_precision[at], metrics.roc_auc[at])
+        people.say(
+            f"{classes[at]:<{width}}{n_train[at]:>9,}{n_test[at]:>9,}"
+            + "".join(_number(None if np.isnan(value) else float(value), 8) for value in measured)
+        )
+    if len(classes) > len(order):
+        people.say(f"… and {len(classes) - len(order):,} more in probe.json")
