@@ -79,6 +79,9 @@ def test_random_weights_predict_labels_that_say_so() -> None:
 
 
 def test_a_model_without_a_classifier_says_so_before_any_work(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    for name in ("esp_aves2_eat_all", "esp_aves2_naturelm_audio_v1_beats"):
+        with pytest.raises(RequestError, match=rf"--predict: {name} has no classifier; leave --predict out"):
+            settings("random", name, 1)
     with pytest.raises(RequestError, match=r"--predict: esp_aves2_sed_birdcode_beats_encoder has no classifier, and"):
         settings(checkpoints[BEATS], "esp_aves2_sed_birdcode_beats_encoder", 1)
     (tmp_path / "label_map.json").write_text('{"a": 0}')

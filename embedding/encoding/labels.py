@@ -63,8 +63,7 @@ def _label_map(model: Model, checkpoint: Checkpoint) -> tuple[str, bytes]:
                 ) from None
         except OSError as error:
             raise RequestError(f"--predict: cannot read {uri}: {error.strerror or error}") from error
-    if model.label_map is None:
-        raise RequestError(f"--predict: {model.name} has no classifier; leave --predict out, or choose another --model")
+    assert model.label_map is not None, "check_fits has refused it"
     with open(fetch_hub_file(model.name, model.label_map, "label map"), "rb") as file:  # noqa: PTH123
         return model.label_map, file.read()
 

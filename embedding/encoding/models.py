@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from embedding.config import ALL, LAST, EmbedConfig
+from embedding.config import ALL, LAST, RANDOM_CHECKPOINT, EmbedConfig
 from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint
 from embedding.errors import RequestError, root_cause
 
@@ -134,6 +134,8 @@ def check_fits(model: Model, config: EmbedConfig, window_samples: int) -> None:
         raise RequestError(f"--pooling: {model.name} has no CLS token; use mean or max")
     if config.mask_padding and not traits.can_mask:
         raise RequestError(f"--mask-padding: {model.name} takes no padding mask; only BEATs models do")
+    if config.predict and model.label_map is None and config.checkpoint in (None, (RANDOM_CHECKPOINT,)):
+        raise RequestError(f"--predict: {model.name} has no classifier; leave --predict out, or choose another --model")
     if config.layers != LAST and config.mask_padding:
         raise RequestError("--mask-padding: inner layers (--layers) say nothing of what was padding; leave one out")
     if window_samples < traits.min_samples:
