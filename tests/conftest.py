@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import uuid
+import venv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +245,25 @@ def s3_client_made_anew() -> Iterator[pytest.MonkeyPatch]:
 def other_s3(s3_server: str) -> Iterator[pytest.MonkeyPatch]:
     with s3_client_made_anew() as environment:
         yield environment
+
+
+@pytest.fixture(scope="session")
+def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A Python with the packages of ``tests/tools/NAME.txt``, in an environment on top of this one: what they need in
+    other versions lies before ours, which stay as they are."""
+
+    @cache
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        venv.create(folder, with_pip=True)
+        paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
+        Path(paths["purelib"], "ours.pth").write_text(sysconfig.get_paths()["purelib"])
+        python = folder / "bin" / "python"
+        packages = ROOT / "tests" / "tools" / f"{name}.txt"
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", packages], check=True, timeout=1200)
+        return python
+
+    return make
 
 
 @pytest.fixture

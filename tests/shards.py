@@ -1,12 +1,15 @@
 """Shards, failure rows and listings as the pipeline would write them, by hand."""
 
+import json
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from embedding.listing.sources import RECORDINGS
-from embedding.output.store import embeddings_schema
+from embedding.output.store import Store, embeddings_schema
+from embedding.vectors import column
 
 DIM = 4
 
@@ -33,6 +36,30 @@ def shard(*windows: tuple[int, int, int], hashes: dict[int, int] | None = None, 
     if hashes is None:
         return table
     return table.append_column("audio_hash", pa.array([hashes.get(i) for i in ids], pa.int64()))
+
+
+def write_output(
+    root: str, recordings: dict[str, np.ndarray], settings: dict[str, Any], n_shards: int = 3, window_s: float = 5.0
+) -> None:
+    """An output with these vectors (``[windows, dim]``) of recordings, whose windows lie in several shards."""
+    rows = [(file, i, at, vector) for i, (file, own) in enumerate(recordings.items()) for at, vector in enumerate(own)]
+    for number in range(n_shards):
+        files, ids, index, vectors = zip(*rows[number::n_shards], strict=True)
+        n_windows = np.array([len(recordings[file]) for file in files])
+        columns = {
+            "file": files,
+            "file_id": np.array(ids) + 1000,
+            "window_index": index,
+            "n_windows": n_windows,
+            "start_time": np.array(index) * window_s,
+            "end_time": np.array(index) * window_s + window_s,
+            "sample_rate": np.full(len(ids), 48_000),
+            "channels": np.full(len(ids), 1),
+            "duration": n_windows * window_s,
+            "embedding": column(np.array(vectors)),
+        }
+        table = pa.table(columns).cast(embeddings_schema(len(vectors[0])))
+        Store(root, json.dumps(settings)).write_shard(table, f"s{number}")
 
 
 def listing(*recordings: tuple[str, int], size: int = 100) -> pa.Table:

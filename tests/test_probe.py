@@ -13,16 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from embedding.output.store import Store, embeddings_schema
 from embedding.probing.linear import fit
-from embedding.vectors import column
 from jobs.probe import main
 from tests.conftest import Outcome
+from tests.shards import write_output
 
 DIM = 6
-WINDOW_S = 5.0
 N_WINDOWS = 8
-SETTINGS = {"model": "a model", "checkpoint": "hf://somewhere", "window_s": WINDOW_S}
+SETTINGS = {"model": "a model", "checkpoint": "hf://somewhere", "window_s": 5.0}
 SPECIES = ("blackbird", "chiffchaff", "wren")
 PER_SPECIES = 10
 
@@ -37,27 +35,6 @@ def probe(capsys: pytest.CaptureFixture[str]) -> Probe:
         return Outcome(code, said.out, said.err)
 
     return run
-
-
-def write(root: str, recordings: dict[str, np.ndarray], n_shards: int = 3, **settings: str) -> None:
-    """An output with these vectors ``[windows, dim]`` of recordings, whose windows lie in several shards."""
-    rows = [(file, i, at, vector) for i, (file, own) in enumerate(recordings.items()) for at, vector in enumerate(own)]
-    for number in range(n_shards):
-        files, ids, index, vectors = zip(*rows[number::n_shards], strict=True)
-        columns = {
-            "file": files,
-            "file_id": np.array(ids) + 1000,
-            "window_index": index,
-            "n_windows": [len(recordings[file]) for file in files],
-            "start_time": np.array(index) * WINDOW_S,
-            "end_time": np.array(index) * WINDOW_S + WINDOW_S,
-            "sample_rate": np.full(len(ids), 48_000),
-            "channels": np.full(len(ids), 1),
-            "duration": [len(recordings[file]) * WINDOW_S for file in files],
-            "embedding": column(np.array(vectors)),
-        }
-        table = pa.table(columns).cast(embeddings_schema(len(vectors[0])))
-        Store(root, json.dumps(SETTINGS | settings)).write_shard(table, f"s{number}")
 
 
 def calls(seed: int = 0) -> dict[str, np.ndarray]:
@@ -77,7 +54,7 @@ def species(file: str) -> str:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("an archive, größer")
-    write(str(folder), calls())
+    write_output(str(folder), calls(), SETTINGS)
     return folder
 
 
@@ -165,7 +142,7 @@ def test_what_only_marks_a_recording_is_worth_nothing(probe: Probe, tmp_path: Pa
     rng = np.random.default_rng(1)
     recordings = {f"/{at}.wav": np.tile(rng.standard_normal(256), (4, 1)).astype(np.float32) for at in range(200)}
     label = {file: int(rng.integers(2)) for file in recordings}
-    write(str(tmp_path), recordings)
+    write_output(str(tmp_path), recordings, SETTINGS)
     labels = csv(tmp_path / "labels.csv", *label.items())
     assert probe(tmp_path, "--labels", labels, "--test-share", 0.5).code == 0
     metrics = stored(tmp_path)["metrics"]["windows"]
@@ -294,7 +271,7 @@ def test_rows_that_are_there_twice_count_once(probe: Probe, output: Path, labels
 
 def test_a_new_probe_takes_the_place_of_one_with_other_settings(probe: Probe, output: Path, labels: Path) -> None:
     assert probe(output, "--labels", labels).code == 0
-    write(str(output), calls(seed=1), checkpoint="random")
+    write_output(str(output), calls(seed=1), SETTINGS | {"checkpoint": "random"})
     done = probe(output, "--labels", labels)
     assert done.code == 0
     assert "RANDOM WEIGHTS" in done.stdout
@@ -303,7 +280,7 @@ def test_a_new_probe_takes_the_place_of_one_with_other_settings(probe: Probe, ou
 
 def test_an_output_and_labels_in_s3(probe: Probe, bucket: str, tmp_path: Path, s3_api: Any) -> None:
     root = f"s3://{bucket}/an output"
-    write(root, calls())
+    write_output(root, calls(), SETTINGS)
     labels = csv(tmp_path / "labels.csv", *((file, species(file)) for file in calls()))
     s3_api.put_object(Bucket=bucket, Key="labels.csv", Body=labels.read_bytes())
     done = probe(root, "--labels", f"s3://{bucket}/labels.csv")
@@ -315,7 +292,7 @@ def test_an_output_and_labels_in_s3(probe: Probe, bucket: str, tmp_path: Path, s
 
 def test_names_in_a_manifest_count_from_its_folder(probe: Probe, tmp_path: Path) -> None:
     here = {f"{tmp_path}/clips{file}": own for file, own in calls().items()}
-    write(str(tmp_path / "output"), here)
+    write_output(str(tmp_path / "output"), here, SETTINGS)
     labels = csv(tmp_path / "labels.csv", *((f"clips{file}", species(file)) for file in calls()))
     assert probe(tmp_path / "output", "--labels", labels).code == 0
     assert sorted(sides(tmp_path / "output")) == sorted(here)

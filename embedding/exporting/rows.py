@@ -1,0 +1,112 @@
+"""What is exported: vectors with the columns beside them, some thousand at a time."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedding import storage
+from embedding.errors import RequestError, RunError
+from embedding.output.store import DO_ANEW, SETTINGS_KEY, undamaged
+from embedding.output.stored import KEY_RANGE_BYTES, threads
+from embedding.pooling.pooled import DELETE_POOLED, FOLDER
+
+VECTOR = "embedding"
+# 25 MB, with vectors of 768 numbers.
+BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Windows, or recordings, in the order of their files' names and of the rows in them."""
+
+    noun: str
+    uris: list[str]
+    way_out: str  # of damage
+    n: int
+    dim: int
+    beside: pa.Schema  # columns, without VECTOR
+    settings: dict[str, Any]  # of the vectors
+
+    def batches(self) -> Iterator[pa.Table]:
+        """The columns of ``beside``, and VECTOR.
+
+        Raises:
+            RunError: a file is damaged, or there are more or fewer rows than a moment ago.
+        """
+        n = 0
+        for uri in self.uris:
+            with undamaged(uri, self.way_out), storage.open_stream(uri) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS):
+                    table = _with_times(pa.table(batch))
+                    yield table.select([*self.beside.names, VECTOR]).replace_schema_metadata(None)
+                    n += len(table)
+        if n != self.n:
+            raise RunError(f"there were {self.n:,} {self.noun}s, and now there are {n:,}: run the same command again")
+
+    def files(self) -> list[str]:
+        """The recordings, in order."""
+        return sorted(set().union(*threads(_files, [(uri, self.way_out) for uri in self.uris])))
+
+
+def windows(root: str) -> Rows:
+    """All of an output.
+
+    Raises:
+        RequestError: there are none.
+    """
+    rows = _rows("window", storage.join(root, "embeddings"), DO_ANEW)
+    if rows is None:
+        raise RequestError(f"{root} holds no embeddings: write them with jobs.embed")
+    return rows
+
+
+def recordings(root: str, pooling: str) -> Rows:
+    """All that jobs.pool has written; each begins at 0 s and ends with its audio.
+
+    Raises:
+        RequestError: there are none, or each is a list of vectors.
+    """
+    rows = _rows("recording", storage.join(root, FOLDER, pooling), DELETE_POOLED)
+    if rows is None:
+        raise RequestError(f"--recordings: {root} holds no recordings/{pooling}: write them with jobs.pool")
+    return rows
+
+
+def _rows(noun: str, folder: str, way_out: str) -> Rows | None:
+    uris = list(storage.list_names(folder, ".parquet"))
+    shapes = list(threads(_shape, [(uri, way_out) for uri in uris]))
+    if not shapes:
+        return None
+    schema = shapes[0][1]
+    vector = schema.field(VECTOR).type
+    if not isinstance(vector, pa.FixedSizeListType):
+        raise RequestError(f"--recordings: each row of {folder} is a list of vectors: export the windows instead")
+    for uri, (_, other) in zip(uris, shapes, strict=True):
+        if other.field(VECTOR).type != vector:
+            raise RunError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
+    settings = json.loads((schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
+    beside = _with_times(schema.empty_table()).drop_columns(VECTOR).schema.remove_metadata()
+    return Rows(noun, uris, way_out, sum(n for n, _ in shapes), vector.list_size, beside, settings)
+
+
+def _shape(uri: str, way_out: str) -> tuple[int, pa.Schema]:
+    with undamaged(uri, way_out), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
+        file = pq.ParquetFile(stream)
+        return file.metadata.num_rows, file.schema_arrow
+
+
+def _files(uri: str, way_out: str) -> list[str]:
+    with undamaged(uri, way_out), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
+        return pq.ParquetFile(stream).read(columns=["file"], use_threads=False)["file"].unique().to_pylist()
+
+
+def _with_times(rows: pa.Table) -> pa.Table:
+    """With ``start_time`` and ``end_time``, which recordings have not."""
+    if "start_time" in rows.column_names:
+        return rows
+    return rows.append_column("start_time", pa.array(np.zeros(len(rows)))).append_column("end_time", rows["duration"])

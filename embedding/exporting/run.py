@@ -1,0 +1,69 @@
+"""The whole flow: rows, some thousand at a time, into a folder that appears when it is complete."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pyarrow as pa
+
+from embedding.console import People, duration, plural, size
+from embedding.errors import RunError, storage_failure
+from embedding.exporting.place import NAME, refuse_others, taking
+from embedding.exporting.rows import Rows, recordings, windows
+from embedding.output import ledger
+from embedding.output.store import Store
+from embedding.redact import redact_all
+
+
+def export(root: str, to: str, destination: Path, pooling: str | None, people: People) -> None:
+    """Export the windows of an output, or its recordings as ``pooling`` has them, to a format; say how to read it.
+
+    Raises:
+        RequestError: there are none, something else is in the way, or a package is missing.
+        RunError: rows are there twice, or the storage failed.
+    """
+    refuse_others(destination, to)
+    tool = import_module(f"embedding.exporting.{to}")  # torch alone takes seconds
+    began_s = time.monotonic()
+    try:
+        rows = windows(root) if pooling is None else recordings(root, pooling)
+        _check(Store(root, ""), rows, people)
+        people.say(f"{plural(rows.n, rows.noun)} of {rows.dim:,} numbers")
+        with taking(destination) as folder, people.counting(f"{rows.noun}s", rows.n) as count:
+            tool.write(rows, _counted(rows.batches(), count), folder)
+            _describe(folder, to, root, rows)
+    except OSError as error:
+        raise storage_failure(error) from error
+    n_bytes = sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())
+    people.say(f"done in {duration(time.monotonic() - began_s)}: {size(n_bytes)} in {destination}")
+    people.say(f"  {tool.read(rows, destination)}")
+
+
+def _check(store: Store, rows: Rows, people: People) -> None:
+    if not ledger.is_settled(store):
+        people.warn("a run of jobs.embed is going on, or died: rows may be missing, or be of former versions")
+    if rows.noun == "window":
+        n_repeated = int(store.read().recordings().n_repeated.sum())
+        if n_repeated:
+            repeated = plural(n_repeated, "row")
+            raise RunError(f"{store.root} has {repeated} too many: run jobs.embed again, which mends that")
+
+
+def _counted(batches: Iterable[pa.Table], count: Callable[[int], None]) -> Iterator[pa.Table]:
+    for batch in batches:
+        yield batch
+        count(len(batch))
+
+
+def _describe(folder: Path, to: str, root: str, rows: Rows) -> None:
+    content = {
+        "format": to,
+        "of": root,
+        "rows": rows.n,
+        "dimensions": rows.dim,
+        "settings": rows.settings,
+        "versions": {"avex-batch": metadata.version("avex-batch")},
+    }
+    (folder / NAME).write_text(json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
