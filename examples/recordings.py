@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from embedding.listing.recorded import recorded_at
 
+from embedding.listing.recorded import recorded_at
 from jobs.embed import main as embed
 from jobs.pool import main as pool
 from jobs.report import main as report

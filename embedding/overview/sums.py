@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedding import storage
-from embedding.decoding.decode import WINDOW_COLUMNS
 from embedding.output.store import DO_ANEW, embeddings_schema, undamaged
 from embedding.overview.sample import numbers
 from embedding.overview.weighted import Weighted, rounded, seconds_by_hour
+from embedding.rows import WINDOW_COLUMNS
 from embedding.vectors import matrix
 
 # A window and the length of its vector.
