@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from embedding.output.audit import Audit
 
 # Windows that are drawn; more are neither clearer nor quick in a browser.
-DEFAULT_SAMPLE, MOST_SAMPLE = 5_000, 20_000
+DEFAULT_SAMPLE, MOST_SAMPLE = 5_000, 10_000
 
 
 def make_parser() -> Parser:
@@ -51,12 +51,12 @@ def report(arguments: Sequence[str] | None) -> int:
         RunError: something cannot be drawn or written.
     """
     given = make_parser().parse_args(arguments)
-    pictures = None
+    wanted = None
     if given.html is not None or given.png is not None:
-        from embedding.overview.publish import Pictures
+        from embedding.overview.publish import Wanted
 
         n_drawn = number("--sample", given.sample or str(DEFAULT_SAMPLE), int, 1, MOST_SAMPLE)
-        pictures = Pictures.of(given.html, given.png, given.manifest, int(n_drawn))
+        wanted = Wanted.of(given.html, given.png, given.manifest, int(n_drawn))
     elif given.manifest is not None or given.sample is not None:
         raise RequestError("--manifest and --sample are for pictures: say with --html FILE or --png DIR where they go")
     from embedding import storage  # numpy and pyarrow: not for --help
@@ -71,8 +71,8 @@ def report(arguments: Sequence[str] | None) -> int:
         people.say(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
     else:
         tell(found, people)
-    if pictures is not None:
-        pictures.publish(store, stored, found, People.on_stderr() if given.json else people)
+    if wanted is not None:
+        wanted.publish(store, stored, found, People.on_stderr() if given.json else people)
     return EXIT_INCOMPLETE if found.disagreements else EXIT_COMPLETE
 
 

@@ -17,7 +17,7 @@ from embedding.listing.recorded import recorded_at
 from embedding.output.store import Store, embeddings_schema
 from embedding.overview import sums as summing
 from embedding.overview.columns import Columns
-from embedding.overview.points import HUES, Colouring, common_folder
+from embedding.overview.points import HUES, Colouring, Points, common_folder
 from embedding.overview.sample import last_number, numbers
 from embedding.overview.sums import Sums, sums_of
 from embedding.overview.weighted import OUTLIER_SPREADS, Fence, Weighted, rounded, seconds_by_hour
@@ -263,3 +263,22 @@ def test_the_most_frequent_values_have_hues_and_the_rest_are_others() -> None:
 )
 def test_names_are_shortened_by_the_folder_they_share(files: list[str], folder: str) -> None:
     assert common_folder(files) == folder
+
+
+def test_columns_that_tell_points_apart_can_colour_them() -> None:
+    n = 120
+    values = {
+        "label": ["robin", *[None] * (n - 1)],
+        "site": [str(at % 50) for at in range(n)],
+        "id": [str(at % 51) for at in range(n)],
+        "year": ["2025"] * n,
+        "nothing": [None] * n,
+        "folder": [str(at % 3) for at in range(n)],
+    }
+    files = [f"/a/b/{at}.wav" for at in range(n)]
+    zero = np.zeros(n)
+    windows = pa.table({"file": files, "start_time": zero, "end_time": zero + 5})
+    points = Points.of(windows, Columns.of([manifest(file=files, **values)]), "/a/")
+    named = [colouring.name for colouring in points.colourings(np.repeat([0, -1], n // 2))]
+    assert named == ["label", "site", "folder (manifest)", "cluster"]
+    assert [colouring.name for colouring in points.colourings(np.full(n, -1))] == named[:-1]

@@ -26,6 +26,7 @@ from embedding.decoding.decode import Failure
 from embedding.output.store import Store, embeddings_schema
 from embedding.overview import projections
 from embedding.overview.figures import scatter
+from embedding.overview.pictures import stems
 from embedding.overview.points import Colouring
 from jobs.report import main
 from tests.conftest import ROOT
@@ -143,7 +144,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     output(folder / "out", recordings, failures, str(manifest))
     html, png = folder / "pages" / "a page.html", folder / "png"
     arguments = [str(folder / "out"), "--html", str(html), *(["--png", str(png)] if CHROMIUM else [])]
+    listening = folder / "chromium"
+    listening.write_text(f'#!/bin/sh\nexec {CHROMIUM} "--log-net-log={folder}/requests.json" "$@"\n')
+    listening.chmod(0o755)
     with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("BROWSER_PATH", str(listening))
         said: list[str] = []
         patched.setattr("embedding.console.People.say", lambda _, line: said.append(line))
         assert main(arguments) == 0
@@ -398,6 +403,14 @@ def test_the_same_pictures_are_png_files(archive: Archive) -> None:
         assert path.stat().st_size > 10_000
 
 
+@needs_chromium
+def test_drawing_them_fetches_nothing(archive: Archive) -> None:
+    """Of its own accord kaleido has the browser fetch MathJax; what a Chromium asks its makers is its own affair."""
+    requests = (archive.png.parent / "requests.json").read_text()
+    assert "logEventTypes" in requests
+    assert "mathjax" not in requests
+
+
 def test_the_same_output_gives_the_same_page(archive: Archive, tmp_path: Path, data: dict[str, Any]) -> None:
     again = tmp_path / "again.html"
     assert main([str(archive.html.parent.parent / "out"), "--html", str(again)]) == 0
@@ -521,7 +534,7 @@ def test_json_stays_json_beside_a_page(tmp_path: Path, capfd: pytest.CaptureFixt
         (["--html", "{folder}"], "--html: {folder} is a folder; name a file in it"),
         (["--html", "{folder}/file/page.html"], "--html: cannot make {folder}/file: File exists"),
         (["--html", "ftp://a/page.html"], "--html: ftp:// is not supported"),
-        (["--html", "p.html", "--sample", "0"], "--sample: expected a whole number of at least 1 and at most 20,000"),
+        (["--html", "p.html", "--sample", "0"], "--sample: expected a whole number of at least 1 and at most 10,000"),
         (["--html", "p.html", "--sample", "many"], "--sample: expected a whole number"),
         (["--html", "p.html", "--manifest", "{folder}/none.csv"], "--manifest: cannot read manifest {folder}/none.csv"),
         (["--html", "p.html", "--manifest", "{folder}/file"], "--manifest: {folder}/file is no manifest"),
@@ -642,3 +655,10 @@ def test_points_keep_their_places_whatever_their_size(exponent: int, values: lis
     drawn = scatter(xy, ("x", "y"), Colouring.of("nothing", ["a"] * len(xy)), ticks=True).data[0]
     for shown, expected in ((drawn.x, xy[:, 0]), (drawn.y, xy[:, 1])):  # type: ignore[attr-defined]
         assert np.abs(np.array(shown) - expected).max() <= np.ptp(expected) / 10_000
+
+
+def test_every_colouring_has_a_file_name_of_its_own() -> None:
+    names = ["a b", "a-b", "a/b", "../x", "ü" * 300]
+    found = stems([Colouring.of(name, ["a"]) for name in names])
+    assert len(set(found)) == len(names)
+    assert not any("/" in stem or len(stem.encode()) > 200 for stem in found)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import kaleido
 import plotly.graph_objects as go
-import plotly.io
 from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError, KaleidoError
 
 from embedding.errors import RequestError, RunError
@@ -16,6 +15,8 @@ from embedding.overview.run import Overview
 
 # In pixels of the figure; the file has twice as many.
 WIDTH, HEIGHT, MARGIN, SCALE = 1000, 640, 24, 2
+# Of a file's name, which may be 255 bytes long.
+STEM_CHARACTERS = 50
 # What a name may have in it as it is.
 _PLAIN = re.compile(r"[^\w.-]+")
 
@@ -60,19 +61,25 @@ def write_png(overview: Overview, folder: Path) -> list[Path]:
         RunError: the browser that draws them failed.
     """
     pictures = charts(overview)
-    for colouring in overview.drawn.colourings:
+    for stem, colouring in zip(stems(overview.drawn.colourings), overview.drawn.colourings, strict=True):
         for name, figure in maps(overview.drawn, colouring).items():
-            pictures[f"{name}-{_PLAIN.sub('-', colouring.name)}"] = figures.with_legend(figure, colouring)
-    files = [folder / f"{name}.png" for name in pictures]
+            pictures[f"{name}-{stem}"] = figures.with_legend(figure, colouring)
     on_paper = {"paper_bgcolor": "white", "margin": dict.fromkeys("lrtb", MARGIN)}
+    size = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": SCALE}
+    files = {folder / f"{name}.png": figure.update_layout(on_paper) for name, figure in pictures.items()}
+    specifications = [{"fig": figure, "path": path, "opts": size} for path, figure in files.items()]
     try:
-        plotly.io.write_images(
-            [figure.update_layout(on_paper) for figure in pictures.values()],
-            [*map(str, files)],
-            width=WIDTH,
-            height=HEIGHT,
-            scale=SCALE,
-        )
+        # Plotly's own write_images leaves MathJax in, which kaleido fetches from the internet each time.
+        kaleido.write_fig_from_object_sync(specifications, kopts={"mathjax": False})
     except (BrowserFailedError, BrowserClosedError, KaleidoError) as error:
         raise RunError(f"--png: the browser failed: {error.args[0] if error.args else error!r}") from error
-    return files
+    return list(files)
+
+
+def stems(colourings: list[Colouring]) -> list[str]:
+    """Part of a file's name for each, all different."""
+    stems: list[str] = []
+    for colouring in colourings:
+        stem = _PLAIN.sub("-", colouring.name)[:STEM_CHARACTERS]
+        stems.append(f"{stem}-{len(stems)}" if stem in stems else stem)
+    return stems

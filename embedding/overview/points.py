@@ -111,7 +111,7 @@ def below(root: str, file: str) -> str:
 
 
 def _is_categorical(values: Values) -> bool:
-    return 2 <= len(set(values) - {None}) <= MOST_CATEGORIES
+    return len(set(values)) > 1 and len(set(values) - {None}) <= MOST_CATEGORIES
 
 
 def at_time(began: datetime | None, start_s: float) -> str | None:

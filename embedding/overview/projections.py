@@ -15,6 +15,8 @@ N_NEIGHBOURS = 15
 MIN_DIST = 0.1
 # With fewer windows there is no neighbourhood to draw.
 LEAST_WINDOWS = 10
+# Distances that are in memory at a time.
+CHUNK_MB = 64
 # Windows that make a cluster: a hundredth of the sample, and at least so many.
 LEAST_CLUSTER = 5
 
@@ -33,14 +35,16 @@ def nearest(vectors: Vectors, k: int) -> Nearest:
     Args:
         vectors: ``[n, dim]``; of fewer than ``k + 1`` all others are nearest.
     """
-    from sklearn.neighbors import NearestNeighbors  # a second
+    from sklearn import config_context  # a second
+    from sklearn.neighbors import NearestNeighbors
 
     k = min(k, len(vectors) - 1)
     if k < 1:
         return Nearest(np.empty((len(vectors), 0), np.intp), np.empty((len(vectors), 0)))
     # In float32 the distances of nearly parallel vectors, 1 - cosine, are what rounding leaves of them.
     wide = vectors.astype(np.float64)
-    distance, index = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(wide).kneighbors()
+    with config_context(working_memory=CHUNK_MB):
+        distance, index = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(wide).kneighbors()
     return Nearest(index, 1 - distance)
 
 

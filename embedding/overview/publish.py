@@ -23,7 +23,7 @@ NEEDED = ("jinja2", "kaleido", "plotly", "sklearn", "umap")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Wanted:
     """Where the page and the PNG files go, and what they are made of besides the output."""
 
     html: str | None  # absolute path or s3:// URI
@@ -32,7 +32,7 @@ class Pictures:
     n_drawn: int  # windows
 
     @classmethod
-    def of(cls, html: str | None, png: str | None, manifest: str | None, n_drawn: int) -> "Pictures":
+    def of(cls, html: str | None, png: str | None, manifest: str | None, n_drawn: int) -> "Wanted":
         """Options as they were given.
 
         Raises:
