@@ -29,6 +29,7 @@ from embedding.errors import RequestError, RunError
 from embedding.output.stored import Each, Stored, threads
 from embedding.redact import redact, redact_all
 from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
+from embedding.storage import s3
 
 FAILURES = pa.schema(
     [
@@ -212,6 +213,31 @@ def undamaged(uri: str, way_out: str) -> Iterator[None]:
         if isinstance(error, OSError) and (error.errno is not None or error.__cause__ is not None):
             raise
         raise RunError(f"{uri} is damaged ({str(error).splitlines()[0]}): {way_out}") from error
+
+
+@contextmanager
+def open_shard(uri: str, range_bytes: int = s3.RANGE_BYTES, **options: Any) -> Iterator[pq.ParquetFile]:
+    """A shard of embeddings to read from; ``options`` are those of ``ParquetFile``.
+
+    Raises:
+        OSError: the storage failed.
+        RunError: it is damaged.
+    """
+    with undamaged(uri, DO_ANEW), storage.open_stream(uri, range_bytes) as stream:
+        yield pq.ParquetFile(stream, **options)
+
+
+def shards_of(root: str) -> list[str]:
+    """URIs of the shards of embeddings, in order.
+
+    Raises:
+        OSError: the storage failed.
+        RequestError: there are none.
+    """
+    shards = list(storage.list_names(storage.join(root, "embeddings"), ".parquet"))
+    if not shards:
+        raise no_embeddings(root)
+    return shards
 
 
 def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:

@@ -7,10 +7,8 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from embedding import storage
-from embedding.output.store import DO_ANEW, embeddings_schema, undamaged
+from embedding.output.store import embeddings_schema, open_shard
 from embedding.overview.sample import numbers
 from embedding.overview.weighted import Weighted, rounded, seconds_by_hour
 from embedding.rows import WINDOW_COLUMNS
@@ -66,9 +64,8 @@ def sums_of(uri: str, last_number: np.uint64, recorded_at: Callable[[str], datet
         OSError: the shard cannot be read.
         RunError: it is damaged.
     """
-    with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
-        # Without pre_buffer vectors come as a stream, not as a whole column (90 MB); names and keys come before.
-        shard = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    # Without pre_buffer vectors come as a stream, not as a whole column (90 MB); names and keys come before.
+    with open_shard(uri, buffer_size=BUFFER_BYTES, pre_buffer=False) as shard:
         names = [name for name, _ in WINDOW_COLUMNS]
         windows = shard.read(columns=names, use_threads=False).replace_schema_metadata(None)
         is_drawn = numbers(windows["file_id"].to_numpy(), windows["window_index"].to_numpy()) <= last_number

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from embedding import storage
 from embedding.console import People, duration, plural
 from embedding.errors import RunError, storage_failure
 from embedding.output import ledger
 from embedding.output.claim import LAPSE_S, claimed
-from embedding.output.store import DO_ANEW, Store, no_embeddings, undamaged
+from embedding.output.store import Store, no_embeddings, open_shard
 from embedding.pooling.pooled import Plan, Pooled, complete, plan
 from embedding.pooling.tables import COLUMNS, merged, parts_of_windows, recordings_of
 
@@ -130,8 +128,8 @@ def pool_groups(groups: pa.Table, pooled: Pooled) -> pa.Table:
 
 
 def _windows(uri: str, ids: list[int]) -> pa.Table:
-    with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
-        windows = pq.ParquetFile(stream).read(columns=COLUMNS, use_threads=False)
+    with open_shard(uri) as shard:
+        windows = shard.read(columns=COLUMNS, use_threads=False)
     is_wanted = np.isin(windows["file_id"].to_numpy(), ids)
     return windows if is_wanted.all() else windows.filter(pa.array(is_wanted))
 

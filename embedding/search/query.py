@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
@@ -13,7 +12,7 @@ from embedding.config import make_config
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.errors import RequestError
 from embedding.listing.sources import list_recordings
-from embedding.output.store import DO_ANEW, Store, undamaged
+from embedding.output.store import Store, open_shard
 from embedding.output.stored import threads
 from embedding.rows import window_column
 from embedding.settings import Settings
@@ -96,8 +95,7 @@ def of_window(file: str, at_s: float, shards: list[str]) -> tuple[NDArray[np.flo
 
 def _read(uri: str, file: str) -> pa.Table | None:
     """The windows of ``file`` in a shard; the vectors of a shard that has none are not read."""
-    with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
-        shard = pq.ParquetFile(stream)
+    with open_shard(uri) as shard:
         names = shard.read(columns=["file"], use_threads=False)["file"].combine_chunks()
         is_own = pc.equal(names, file)  # type: ignore[attr-defined]
         if not is_own.true_count:

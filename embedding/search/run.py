@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from embedding import storage
 from embedding.errors import RequestError, storage_failure
-from embedding.output.store import DO_ANEW, Store, no_embeddings, undamaged
+from embedding.output.store import Store, open_shard, shards_of
 from embedding.search.nearest import HITS, best, nearest
 from embedding.search.query import of_clip, of_window
 
@@ -39,9 +37,7 @@ def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
     """
     store = Store(wanted.root, "")
     try:
-        shards = list(storage.list_names(storage.join(wanted.root, "embeddings"), ".parquet"))
-        if not shards:
-            raise no_embeddings(wanted.root)
+        shards = shards_of(wanted.root)
         itself: dict[str, Any] = {}
         if wanted.like is not None:
             query, itself = of_window(wanted.like, wanted.at_s, shards)
@@ -78,5 +74,5 @@ def search_shards(shards: pa.Table, query: NDArray[np.float32], k: int) -> pa.Ta
 
 
 def _read(uri: str) -> pa.Table:
-    with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
-        return pq.ParquetFile(stream).read(columns=[*HITS.names[:-1], "embedding"], use_threads=False)
+    with open_shard(uri) as shard:
+        return shard.read(columns=[*HITS.names[:-1], "embedding"], use_threads=False)
