@@ -185,6 +185,8 @@ with cluster.session(verbose=False):
 """
 
 
+# Half a minute of waiting for workers that do not go.
+@pytest.mark.long
 def test_a_ray_of_our_own_keeps_its_idle_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray ends those beyond one per CPU, unless told otherwise: then each write would start a process."""
     monkeypatch.delenv("RAY_num_workers_soft_limit", raising=False)

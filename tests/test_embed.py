@@ -87,8 +87,9 @@ def test_the_parquet_holds_what_the_reference_loop_computes(
     assert max(errors) <= 1e-5
 
 
-# tests/test_graph.py and test_encoder.py have BEATs in bf16, too.
-@pytest.mark.parametrize("model", [EFFICIENTNET, pytest.param(BEATS, marks=pytest.mark.long)])
+# tests/test_graph.py and test_encoder.py have both in bf16, too.
+@pytest.mark.long
+@pytest.mark.parametrize("model", MODELS)
 def test_bf16_vectors_point_where_fp32_vectors_do(model: str, outputs: Callable[..., tuple[Path, Outcome]]) -> None:
     exact, coarse = (
         np.stack(

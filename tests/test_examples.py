@@ -39,6 +39,8 @@ def recordings(tmp_path: Path) -> Path:
     return folder
 
 
+# The jobs that it calls have tests of their own; that they are called rightly is a minute with imports.
+@pytest.mark.long
 def test_a_folder_of_recordings_is_looked_at(recordings: Path, ray_address: str, tmp_path: Path) -> None:
     output = tmp_path / "out"
     said = run("recordings.py", recordings, output, ray_address=ray_address)

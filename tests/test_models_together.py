@@ -71,7 +71,8 @@ def vectors_of(rows: pd.DataFrame) -> np.ndarray:
     return np.stack(rows["embedding"])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("model", [EFFICIENTNET, WIDE])
+# Of either; and the rates' windows are compared below.
+@pytest.mark.parametrize("model", [EFFICIENTNET, pytest.param(WIDE, marks=pytest.mark.long)])
 def test_each_output_is_that_of_a_run_of_its_own(
     model: str, together: tuple[Path, Outcome], archive: Path, weights: dict[str, object], embed: Embed
 ) -> None:
