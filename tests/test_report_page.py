@@ -345,6 +345,8 @@ def test_a_click_lists_what_is_nearest(name: str, seen: Opened, archive: Archive
 def test_hover_shows_names_as_they_are(seen: Opened, data: dict[str, Any]) -> None:
     page, files = seen.page, files_of(data)
     hostile = next(at for at, file in enumerate(files) if SCRIPT[:8] in file)
+    page.mouse.move(1, 1)
+    expect(page.locator(".hovertext")).to_have_count(0)  # of what was clicked before
     seen.evaluate(f"Plotly.Fx.hover('pca', [{{curveNumber: 0, pointNumber: {hostile}}}])")
     lines = page.locator("#pca .hovertext .nums tspan.line").all_text_contents()
     assert lines[0] == files[hostile]
@@ -609,6 +611,17 @@ def test_nearest_and_pca_are_numpys() -> None:
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     assert np.allclose(np.abs(points), np.abs(u[:, :2] * s[:2]), atol=1e-5)
     assert np.allclose(explained, (s**2 / (s**2).sum())[:2], atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-13, 1e15])
+def test_only_directions_count(scale: float) -> None:
+    """Vectors of seeded weights are 1e-13 long."""
+    vectors = np.random.default_rng(0).standard_normal((60, 6)).astype(np.float32)
+    near, scaled = projections.nearest(vectors, 14), projections.nearest(np.float32(scale) * vectors, 14)
+    assert np.array_equal(near.index, scaled.index)
+    assert np.allclose(near.cosine, scaled.cosine, atol=1e-6)
+    explained = projections.pca(vectors)[1]
+    assert np.allclose(explained, projections.pca(np.float32(scale) * vectors)[1], rtol=1e-4)
 
 
 def test_nearly_parallel_vectors_are_told_apart() -> None:

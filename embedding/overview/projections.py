@@ -41,11 +41,21 @@ def nearest(vectors: Vectors, k: int) -> Nearest:
     k = min(k, len(vectors) - 1)
     if k < 1:
         return Nearest(np.empty((len(vectors), 0), np.intp), np.empty((len(vectors), 0)))
-    # In float32 the distances of nearly parallel vectors, 1 - cosine, are what rounding leaves of them.
-    wide = vectors.astype(np.float64)
     with config_context(working_memory=CHUNK_MB):
-        distance, index = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(wide).kneighbors()
+        search = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(_unit(vectors))
+        distance, index = search.kneighbors()
     return Nearest(index, 1 - distance)
+
+
+def _unit(vectors: Vectors) -> NDArray[np.float64]:
+    """``vectors`` of length 1, but those of zeros.
+
+    scikit-learn by itself takes a length below 1e-6 for 0, which seeded weights have. And in float32 the distances of
+    nearly parallel vectors, 1 - cosine, are what rounding leaves of them.
+    """
+    wide = vectors.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    return wide / np.where(lengths > 0, lengths, 1)
 
 
 def all_equal(vectors: Vectors) -> bool:
@@ -93,7 +103,7 @@ def umap(vectors: Vectors, near: Nearest) -> NDArray[np.float32] | None:
             random_state=SEED,
             n_jobs=1,  # more of them have no order, so no seed
             precomputed_knn=(index, distance.astype(np.float32), None),
-        ).fit_transform(vectors)
+        ).fit_transform(_unit(vectors))
 
 
 def clusters(points: NDArray[np.floating]) -> NDArray[np.intp]:
