@@ -17,6 +17,7 @@ from embedding.listing.recorded import recorded_at
 from embedding.output.store import Store, embeddings_schema
 from embedding.overview import sums as summing
 from embedding.overview.columns import Columns
+from embedding.overview.figures import hours
 from embedding.overview.points import HUES, Colouring, Points, common_folder
 from embedding.overview.sample import last_number, numbers
 from embedding.overview.sums import Sums, sums_of
@@ -282,3 +283,28 @@ def test_columns_that_tell_points_apart_can_colour_them() -> None:
     named = [colouring.name for colouring in points.colourings(np.repeat([0, -1], n // 2))]
     assert named == ["label", "site", "folder (manifest)", "cluster"]
     assert [colouring.name for colouring in points.colourings(np.full(n, -1))] == named[:-1]
+
+
+@pytest.mark.parametrize(
+    ("n_days", "columns", "first"),
+    [
+        (1, 1, "2024-12-31"),
+        (200, 200, "2024-12-31"),
+        (201, 29, "2024-12-30"),  # Mondays
+        (1_399, 200, "2024-12-30"),  # to a Sunday
+        (1_400, 47, "2024-12-01"),  # to October 2028
+        (9_000, 26, "2024-01-01"),  # to 2049
+    ],
+)
+def test_dates_are_drawn_in_days_weeks_months_or_years(n_days: int, columns: int, first: str) -> None:
+    """From New Year's Eve of 2024, a Tuesday, on; each hour of audio in its own cell."""
+    day = np.datetime64("2024-12-31").astype(int) + np.array(sorted({0, n_days // 2, n_days - 1}))
+    hour = 24 * day + np.arange(len(day)) * 7
+    heat = hours(Weighted(hour, np.full(len(hour), 3600.0))).data[0]
+    assert len(heat.x) == columns + 1  # type: ignore[attr-defined]
+    assert heat.x[0] == first  # type: ignore[attr-defined]
+    cells = np.argwhere(~np.isnan(heat.z))  # type: ignore[attr-defined]
+    assert cells[:, 0].tolist() == [7 * at for at in range(len(day))]
+    edges = np.array(heat.x, "datetime64[D]").astype(int)  # type: ignore[attr-defined]
+    assert (edges[cells[:, 1]] <= day).all()
+    assert (day < edges[cells[:, 1] + 1]).all()

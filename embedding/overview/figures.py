@@ -15,7 +15,7 @@ FAINT_TO_FULL = [[0, "rgba(63,144,218,0.12)"], [1, "rgba(63,144,218,1)"]]
 GRID, TEXT = "rgba(128,128,128,0.22)", "#333333"
 
 # Dates are drawn in the finest of these that has no more columns, and never as fewer; how hover says one of them.
-MOST_COLUMNS, LEAST_COLUMNS = 400, 14
+MOST_COLUMNS, LEAST_COLUMNS = 200, 14
 UNITS = {"D": "%-d %b %Y", "W": "week around %-d %b %Y", "M": "%B %Y", "Y": "%Y"}
 # The largest of these that the fullest cell reaches.
 AUDIO_UNITS = {"hours": 3600, "minutes": 60, "seconds": 1}
@@ -150,7 +150,7 @@ def scatter(xy: NDArray[np.floating], titles: tuple[str, str], colouring: Colour
         )
         for symbol, size in (("circle-open", 12), ("cross-thin-open", 22))
     ]
-    axis = {"showticklabels": ticks, "zeroline": False, "nticks": 6}
+    axis = {"showticklabels": ticks, "zeroline": False, "nticks": 6, "exponentformat": "power"}
     return _figure(
         points,
         *rings,
