@@ -59,6 +59,7 @@ bench: setup
 	$(BIN)/python benchmarks/search.py --small
 	$(BIN)/python benchmarks/probe.py --small
 	$(BIN)/python benchmarks/report.py --small
+	$(BIN)/python benchmarks/export.py --small
 
 # Universal: for Linux, macOS and every Python from 3.11 on. They name no host; hashes pin the content. The first is what
 # runs (the image), the second what it is tested with, in the same versions.

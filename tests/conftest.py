@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 from embedding.storage import s3
 
@@ -245,6 +246,13 @@ def s3_client_made_anew() -> Iterator[pytest.MonkeyPatch]:
 def other_s3(s3_server: str) -> Iterator[pytest.MonkeyPatch]:
     with s3_client_made_anew() as environment:
         yield environment
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For linear algebra: where others need the cores, threads wait for each other for minutes."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="session")

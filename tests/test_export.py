@@ -18,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lancedb.query import LanceVectorQueryBuilder
 
+from embedding.errors import RequestError
 from embedding.exporting import rows
 from embedding.exporting.hoplite import common_folder
+from embedding.exporting.place import taking
 from embedding.output.store import SETTINGS_KEY
 from embedding.pooling.pooled import Pooled
 from embedding.vectors import column
@@ -182,6 +184,13 @@ def test_only_an_earlier_export_to_the_same_format_is_replaced(export: Export, o
         )
     assert len(np.load(there / "vectors.npy")) == 10
     assert (output / "embeddings").exists()
+
+
+def test_what_came_to_be_in_the_place_meanwhile_stays(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is there and no earlier export to npy"), taking(tmp_path / "x", "npy"):
+        (tmp_path / "x").write_text("mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "mine"
 
 
 def test_an_export_that_fails_leaves_the_earlier_one(export: Export, output: Path, tmp_path: Path) -> None:

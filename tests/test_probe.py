@@ -28,7 +28,7 @@ Probe = Callable[..., Outcome]
 
 
 @pytest.fixture
-def probe(capsys: pytest.CaptureFixture[str]) -> Probe:
+def probe(capsys: pytest.CaptureFixture[str], one_thread: None) -> Probe:
     def run(*arguments: object) -> Outcome:
         code = main([str(each) for each in arguments])
         said = capsys.readouterr()
@@ -230,8 +230,9 @@ def test_a_class_on_one_side_only_is_named_and_counts_for_nothing(probe: Probe, 
     labels = csv(tmp_path / "labels.csv", *rows, columns="file,label,split")
     done = probe(output, "--labels", labels)
     assert done.code == 0
-    assert "not learnt, as no windows to learn from have it, or all: hoopoe" in done.stdout
-    assert "not measured, and left out of the means, as no windows for the test have it, or all: roller" in done.stdout
+    assert "not learnt (of the windows to learn from none has it, or every one): hoopoe" in done.stdout
+    reason = "of the windows for the test none has it, or every one"
+    assert f"not measured, and left out of the means ({reason}): roller" in done.stdout
     found = stored(output)
     assert found["classes"] == [*SPECIES[:2], "roller", SPECIES[2]]
     by_class = {row["class"]: row["windows"] for row in found["by_class"]}

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.linear_model import LogisticRegression
@@ -81,8 +81,7 @@ def test_what_the_manifest_says_of_sides_counts() -> None:
 def test_a_window_has_the_labels_that_share_half_of_the_shorter_one(
     windows: list[tuple[int, float, float]], annotations: list[tuple[int, int, float, float]], throughout: bool
 ) -> None:
-    # Windows of a recording are all of one length, but the last one.
-    of_windows = [(file, start_s, start_s + 2.5) for file, start_s, _ in windows]
+    of_windows = [(file, start_s, start_s + length_s) for file, start_s, length_s in windows]
     of_labels = sorted((file, label, min(edges), max(edges)) for file, label, *edges in annotations)
     if throughout:
         of_labels = [(file, label, -np.inf, np.inf) for file, label, *_ in of_labels]
@@ -136,7 +135,9 @@ def plain(vectors: np.ndarray, target: np.ndarray) -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=MOST_ITERATIONS)).fit(vectors, target)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("n_classes", [2, 3])
+@settings(max_examples=30)
 @given(dim=st.integers(1, 20), offset=st.sampled_from([0.0, 30.0]), seed=st.integers(0, 99))
 def test_scores_of_stored_vectors_are_scikit_learns_decisions(
     n_classes: int, dim: int, offset: float, seed: int

@@ -28,11 +28,11 @@ def refuse_others(destination: Path, to: str) -> None:
 
 
 @contextmanager
-def taking(destination: Path) -> Iterator[Path]:
+def taking(destination: Path, to: str) -> Iterator[Path]:
     """A folder beside ``destination`` to write into; when the block has ended well, it takes that place.
 
     Raises:
-        RequestError: another export to there is going on.
+        RequestError: another export to there is going on, or something has come to be there that is none.
     """
     beside = destination.with_name(f"{storage.TEMPORARY_PREFIX}{destination.name}")
     beside.mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,7 @@ def taking(destination: Path) -> Iterator[Path]:
             shutil.rmtree(left_behind, ignore_errors=True)
         new.mkdir()
         yield new
+        refuse_others(destination, to)  # the block took its time
         if destination.exists():
             destination.rename(former)
         new.rename(destination)

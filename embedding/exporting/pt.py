@@ -19,17 +19,19 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
 
     The vectors go through a file that is mapped into memory, so that memory holds the other columns only.
     """
-    raw, files, parts = folder / "raw", {}, []
+    raw, files = folder / "raw", {}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in [*rows.beside.names, INDEX] if name != "file"}
     with raw.open("wb") as stream:
         for batch in batches:
             stream.write(matrix(batch[VECTOR]).data)
             names = batch["file"].combine_chunks().dictionary_encode()
             numbers = [files.setdefault(name, len(files)) for name in names.dictionary.to_pylist()]
             index = np.array(numbers, np.int64)[names.indices.to_numpy()]
-            parts.append(batch.drop_columns(["file", VECTOR]).append_column(INDEX, pa.array(index)))
-    beside = pa.concat_tables(parts).combine_chunks()
+            table = batch.append_column(INDEX, pa.array(index))
+            for name, parts in columns.items():
+                parts.append(table[name].to_numpy().copy())  # a part of Arrow's own would keep the vectors alive
     vectors = torch.from_file(str(raw), size=rows.n * rows.dim, dtype=torch.float32).view(rows.n, rows.dim)
-    tensors = {name: torch.from_numpy(beside[name].to_numpy().copy()) for name in beside.column_names}
+    tensors = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
     torch.save({VECTOR: vectors, **tensors, "files": list(files)}, folder / f"{rows.noun}s.pt")
     raw.unlink()
 

@@ -31,7 +31,7 @@ def export(root: str, to: str, destination: Path, pooling: str | None, people: P
         rows = windows(root) if pooling is None else recordings(root, pooling)
         _check(Store(root, ""), rows, people)
         people.say(f"{plural(rows.n, rows.noun)} of {rows.dim:,} numbers")
-        with taking(destination) as folder, people.counting(f"{rows.noun}s", rows.n) as count:
+        with taking(destination, to) as folder, people.counting(f"{rows.noun}s", rows.n) as count:
             tool.write(rows, _counted(rows.batches(), count), folder)
             _describe(folder, to, root, rows)
     except OSError as error:

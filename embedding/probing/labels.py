@@ -66,7 +66,8 @@ class Labels:
         # Recordings one after the other on one axis, so that one search finds the windows of all annotations.
         length_s = end_s.max(initial=0.0) + 1
         at_s, annotated_s = recording * length_s, self.recording * length_s
-        first = np.searchsorted(at_s + end_s, annotated_s + np.clip(self.start_s, 0, length_s), "left")
+        reach_s = np.maximum.accumulate(at_s + end_s)
+        first = np.searchsorted(reach_s, annotated_s + np.clip(self.start_s, 0, length_s), "left")
         last = np.searchsorted(at_s + start_s, annotated_s + np.clip(self.end_s, 0, length_s), "right")
         n = np.maximum(0, last - first)
         annotation = np.repeat(np.arange(len(n)), n)

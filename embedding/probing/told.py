@@ -5,6 +5,7 @@ import numpy as np
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.console import People
 from embedding.probing.labels import Truth
+from embedding.probing.linear import MOST_ITERATIONS
 from embedding.probing.result import Result
 from embedding.probing.written import folder
 
@@ -30,9 +31,9 @@ def tell(result: Result, people: People) -> None:
     if result.settings.get("checkpoint") == RANDOM_CHECKPOINT:
         people.warn("RANDOM WEIGHTS: these vectors mean nothing, and so does this probe (--checkpoint random)")
     if not result.probe.has_converged:
-        people.warn("the fit came to no end: more windows, or fewer classes, would make it surer")
+        people.warn(f"the fit did not converge in {MOST_ITERATIONS:,} iterations")
     for side, what in ((result.train, "to learn from"), (result.test, "for the test")):
-        if len(side.windows) < side.n_windows:
+        if side.n_windows > result.wanted.max_windows:
             people.say(f"{len(side.windows):,} of {side.n_windows:,} windows {what} are used: --max-windows")
     is_measured = ~np.isnan(windows.average_precision)
     _warn_of(result, ~result.is_learnt, "not learnt", "to learn from", people)
@@ -45,7 +46,7 @@ def _warn_of(result: Result, is_one: Truth, what: str, where: str, people: Peopl
     if names:
         more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
         shown = ", ".join(names[:MOST_NAMES])
-        people.warn(f"{what}, as no windows {where} have it, or all: {shown}{more}")
+        people.warn(f"{what} (of the windows {where} none has it, or every one): {shown}{more}")
 
 
 def _number(value: float | None, width: int) -> str:

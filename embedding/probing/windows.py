@@ -16,7 +16,7 @@ from embedding.probing.labels import Labels, Names, Truth
 from embedding.probing.sample import Sample
 from embedding.vectors import matrix
 
-COLUMNS = ["file", "file_id", "window_index", "start_time", "end_time"]
+COLUMNS = ["file_id", "window_index", "start_time", "end_time"]
 # Shards whose windows may lie in memory at once, without vectors.
 SHARDS_AT_ONCE = 32
 # Windows that are read with their vectors at a time.
@@ -58,8 +58,8 @@ def draw(labels: Labels, is_test: Truth, shards: list[str], limit: int, seed: in
     wanted = pa.array(labels.files, pa.string())
     rng = np.random.default_rng(seed)
     train, test = Sample(limit, rng), Sample(limit, rng)
-    by_rarity = np.argsort(labels.of_recordings().sum(axis=0), kind="stable")
-    rarity = np.argsort(by_rarity)  # 0 of the rarest class
+    n_annotations = np.bincount(labels.label, minlength=len(labels.classes))
+    rarity = np.argsort(np.argsort(n_annotations, kind="stable"))  # 0 of the rarest class
     for windows in _of_shards(shards, wanted):
         is_for_test = is_test[windows["recording"].to_numpy()]
         for_test, to_learn = windows.filter(pa.array(is_for_test)), windows.filter(pa.array(~is_for_test))
@@ -85,8 +85,9 @@ def _of_shards(shards: list[str], wanted: pa.Array) -> Iterator[pa.Table]:
 
 def _windows(uri: str, number: int, wanted: pa.Array) -> pa.Table:
     with undamaged(uri, DO_ANEW), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
-        windows = pq.ParquetFile(stream).read(columns=COLUMNS, use_threads=False).replace_schema_metadata(None)
-    recording = _index_in(windows["file"].combine_chunks(), wanted)
+        table = pq.ParquetFile(stream).read(columns=["file", *COLUMNS], use_threads=False)
+    recording = _index_in(table["file"].combine_chunks(), wanted)
+    windows = table.select(COLUMNS).replace_schema_metadata(None)
     of_shard = {
         "recording": recording.cast(pa.int64()),
         "shard": pa.array(np.full(len(windows), number, np.int32)),

@@ -21,6 +21,7 @@ from embedding.probing.linear import MOST_ITERATIONS, C
 from embedding.probing.manifest import SPLIT
 from embedding.probing.metrics import Metrics
 from embedding.probing.result import Result, Side
+from embedding.probing.windows import COLUMNS
 from embedding.vectors import column
 
 FOLDER = "probes"
@@ -52,7 +53,7 @@ def _weights(result: Result) -> bytes:
 def _predictions(result: Result) -> pa.Table:
     windows, labels = result.test.windows, result.labels
     return (
-        windows.select(["file_id", "window_index", "start_time", "end_time"])
+        windows.select(COLUMNS)
         .add_column(0, "file", pa.array(labels.files[result.test.recording], pa.string()))
         .append_column("labels", _lists(result.test.truth, labels.classes))
         .append_column("scores", column(result.scores.astype(np.float32)))
