@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from embedding import storage
 from embedding.errors import RequestError, RunError
-from embedding.output.store import DO_ANEW, SETTINGS_KEY, undamaged
+from embedding.output.store import DO_ANEW, SETTINGS_KEY, no_embeddings, undamaged
 from embedding.output.stored import KEY_RANGE_BYTES, threads
 from embedding.pooling.pooled import DELETE_POOLED, FOLDER
 
@@ -61,7 +61,7 @@ def windows(root: str) -> Rows:
     """
     rows = _rows("window", storage.join(root, "embeddings"), DO_ANEW)
     if rows is None:
-        raise RequestError(f"{root} holds no embeddings: write them with jobs.embed")
+        raise no_embeddings(root)
     return rows
 
 

@@ -7,11 +7,10 @@ On one machine and without Ray: of the vectors only those are read that are lear
 
 import numpy as np
 
-from embedding import storage
 from embedding.console import People, plural
 from embedding.errors import RequestError, storage_failure
 from embedding.output import ledger
-from embedding.output.store import Store
+from embedding.output.store import Store, no_embeddings, shards_of
 from embedding.probing import written
 from embedding.probing.labels import Floats, Labels, Truth
 from embedding.probing.linear import Probe, fit
@@ -34,11 +33,11 @@ def probe(wanted: Wanted, people: People) -> Result:
     store = Store(wanted.root, "")
     settings = store.stored_settings()
     if settings is None:
-        raise RequestError(f"{wanted.root} holds no embeddings: write them with jobs.embed")
+        raise no_embeddings(wanted.root)
     if not ledger.is_settled(store):
         people.warn("a run of jobs.embed is going on, or died: windows may be missing, or be of former versions")
     try:
-        shards = list(storage.list_names(storage.join(wanted.root, "embeddings"), ".parquet"))
+        shards = shards_of(wanted.root)
         labels = _of_stored(manifest.labels, shards, wanted)
         for_test = is_test(labels, wanted.test_share, wanted.seed)
         _refuse_leaks(labels, for_test)

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from embedding import storage
 from embedding.errors import RunError
-from embedding.output.store import DO_ANEW, undamaged
+from embedding.output.store import open_shard
 from embedding.output.stored import KEY_RANGE_BYTES, threads
 from embedding.probing.labels import Labels, Names, Truth
 from embedding.probing.sample import Sample
@@ -33,8 +31,8 @@ def which_are_stored(files: Names, shards: list[str]) -> Truth:
 
 
 def _files(uri: str, wanted: pa.Array) -> NDArray[np.int64]:
-    with undamaged(uri, DO_ANEW), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
-        names = pq.ParquetFile(stream).read(columns=["file"], use_threads=False)["file"]
+    with open_shard(uri, KEY_RANGE_BYTES) as opened:
+        names = opened.read(columns=["file"], use_threads=False)["file"]
     return _index_in(names.unique(), wanted).drop_null().to_numpy()
 
 
@@ -44,8 +42,8 @@ def _index_in(names: pa.Array, wanted: pa.Array) -> pa.Array:
 
 def first_file(shard: str) -> str:
     """Of the recordings in a shard."""
-    with undamaged(shard, DO_ANEW), storage.open_stream(shard, KEY_RANGE_BYTES) as stream:
-        return next(pq.ParquetFile(stream).iter_batches(1, columns=["file"]))["file"][0].as_py()
+    with open_shard(shard, KEY_RANGE_BYTES) as opened:
+        return next(opened.iter_batches(1, columns=["file"]))["file"][0].as_py()
 
 
 def draw(labels: Labels, is_test: Truth, shards: list[str], limit: int, seed: int) -> tuple[Sample, Sample]:
@@ -84,8 +82,8 @@ def _of_shards(shards: list[str], wanted: pa.Array) -> Iterator[pa.Table]:
 
 
 def _windows(uri: str, number: int, wanted: pa.Array) -> pa.Table:
-    with undamaged(uri, DO_ANEW), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
-        table = pq.ParquetFile(stream).read(columns=["file", *COLUMNS], use_threads=False)
+    with open_shard(uri, KEY_RANGE_BYTES) as opened:
+        table = opened.read(columns=["file", *COLUMNS], use_threads=False)
     recording = _index_in(table["file"].combine_chunks(), wanted)
     windows = table.select(COLUMNS).replace_schema_metadata(None)
     of_shard = {
@@ -124,8 +122,8 @@ def vectors_of(windows: pa.Table, shards: list[str]) -> NDArray[np.float32]:
 def _batches(uri: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The vectors of a shard, some thousand at a time, each time with the row they begin at."""
     first = 0
-    with undamaged(uri, DO_ANEW), storage.open_stream(uri) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS, columns=["embedding"]):
+    with open_shard(uri) as opened:
+        for batch in opened.iter_batches(BATCH_ROWS, columns=["embedding"]):
             vectors = matrix(pa.chunked_array([batch["embedding"]]))
             yield first, vectors
             first += len(vectors)
