@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 EFFICIENTNET = "esp_aves2_effnetb0_all"
 BEATS = "esp_aves2_sl_beats_all"
@@ -30,6 +31,20 @@ def torch_home(cache_folder: Path) -> Path:
     return cache_folder / "weights" / "torch-home"
 
 
+def see_some_noise(module: Any) -> None:
+    """Fresh batch norms shrink everything layer by layer, until all sounds have the same vector. With statistics of
+    noise, and nearly nothing of what they began with, they differ; with nothing of that at all every rounding error
+    grows from layer to layer, and avex itself is 4e-5 from its own answer in float64 (docs/decisions.md)."""
+    import torch
+
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 0.998
+    module.train()
+    with torch.no_grad():
+        module(0.1 * torch.randn(8, 16_000) * torch.logspace(-2, 0, 8)[:, None])
+
+
 def main() -> int:
     model, path, home = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     import avex
@@ -47,14 +62,7 @@ def main() -> int:
     assert spec is not None, f"avex has no {model}"
     module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
     if model == EFFICIENTNET:
-        # Fresh batch norms shrink everything layer by layer, until all sounds have the same vector. With statistics of
-        # noise, and nearly nothing of what they began with, they differ.
-        for norm in module.modules():
-            if isinstance(norm, torch.nn.BatchNorm2d):
-                norm.momentum = 0.998
-        module.train()
-        with torch.no_grad():
-            module(0.1 * torch.randn(8, 16_000) * torch.logspace(-2, 0, 8)[:, None])
+        see_some_noise(module)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     save_file({name: tensor.clone().contiguous() for name, tensor in module.state_dict().items()}, partial)

@@ -19,7 +19,7 @@ RANDOM_CHECKPOINT = "random"
 AUTO = "auto"
 LAST, ALL = "last", "all"  # layers
 MODEL_FOLDER = "model="  # begins the name of a model's folder, which readers of Parquet take for a column `model`
-MOST_MODELS = 16  # as many as rows.WANTED has bits
+MOST_MODELS = 16  # as many as there are bits in rows.WANTED
 
 
 def _text(name: str, value: object) -> str:

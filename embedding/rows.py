@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from embedding.config import MOST_MODELS
 from embedding.decoding.windows import WindowSpec
 
 # What is known of a window besides its samples and its vector; docs/schema.md says what each means.
@@ -29,7 +30,6 @@ AUDIO_HASH = ("audio_hash", pa.int64())
 
 # Bit t: target t wants this window (or, of a recording, windows of it).
 WANTED = ("wanted", pa.uint16())
-MOST_TARGETS = 16
 
 
 def windows_schema(specs: Iterable[WindowSpec]) -> pa.Schema:
@@ -64,7 +64,7 @@ def wanted_by_all(n_targets: int) -> int:
 
 def targets_in(wanted: int) -> Iterator[int]:
     """The targets whose bits are set."""
-    return (target for target in range(MOST_TARGETS) if wanted >> target & 1)
+    return (target for target in range(MOST_MODELS) if wanted >> target & 1)
 
 
 def of_target(rows: pa.Table, target: int, rate_hz: int) -> pa.Table:

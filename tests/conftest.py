@@ -21,6 +21,7 @@ from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 from embedding.storage import s3
+from weights import see_some_noise
 
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile("avex-batch", deadline=None)
@@ -148,24 +149,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert spec is not None
         module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
         if name == EFFICIENTNET:
-            _see_some_noise(module)
+            see_some_noise(module)
         paths[name] = tmp_path_factory.mktemp("checkpoints") / f"{name}.safetensors"
         save_file({key: tensor.clone().contiguous() for key, tensor in module.state_dict().items()}, paths[name])
     return paths
-
-
-def _see_some_noise(module: Any) -> None:
-    """Fresh batch norms shrink everything layer by layer, until all sounds have the same vector. With statistics of
-    noise, and nearly nothing of what they began with, they differ; with nothing of that at all every rounding error
-    grows from layer to layer, and avex itself is 4e-5 from its own answer in float64 (docs/decisions.md)."""
-    import torch
-
-    for norm in module.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            norm.momentum = 0.998
-    module.train()
-    with torch.no_grad():
-        module(0.1 * torch.randn(8, 16_000) * torch.logspace(-2, 0, 8)[:, None])
 
 
 S3_SERVER = """

@@ -16,11 +16,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding import storage
+from embedding.config import MOST_MODELS
 from embedding.decoding.audio import AudioFault, Recording, open_recording
 from embedding.decoding.windows import WindowSpec, cut
 from embedding.rows import (
     AUDIO_HASH,
-    MOST_TARGETS,
     WANTED,
     by_rate,
     hash_column,
@@ -173,7 +173,7 @@ def _wanted(row: _Row, index: NDArray[np.int64]) -> NDArray[np.uint16]:
     wanted = np.full(len(index), row[WANTED[0]], np.uint16)
     for target, stored in enumerate(row.get("stored") or []):
         if stored:
-            wanted[np.isin(index, stored)] &= np.uint16(wanted_by_all(MOST_TARGETS) ^ (1 << target))
+            wanted[np.isin(index, stored)] &= np.uint16(wanted_by_all(MOST_MODELS) ^ (1 << target))
     return wanted
 
 
