@@ -387,14 +387,15 @@ def test_no_process_is_left_behind_when_its_listener_is_killed(tmp_path: Path) -
     with subprocess.Popen(
         [sys.executable, "-c", program, *map(str, files)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     ) as listener:
         assert listener.stdout is not None
-        child = psutil.Process(int(listener.stdout.readline()))
+        said = listener.stdout.readline()
+        assert said, "the listener ended before it had heard anything"
+        child = psutil.Process(int(said))
         listener.kill()
     until = time.monotonic() + 20
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
