@@ -91,6 +91,25 @@ def test_a_model_without_a_classifier_says_so_before_any_work(tmp_path: Path, ch
         settings(bare, BEATS, 1)
 
 
+def test_a_checkpoint_of_the_hub_brings_the_label_map_beside_it(
+    tmp_path: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a cache laid out as the hub's client does it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--lab--tuned"
+    folder = repository / "snapshots" / ("0" * 40) / "beats"
+    for made in (folder, repository / "refs"):
+        made.mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    write_classifier(folder, checkpoints[BEATS], BEATS)
+    uri = "hf://lab/tuned/beats/supervised.safetensors"
+    assert settings(uri, BEATS, 1).labels == settings(folder / "supervised.safetensors", BEATS, 1).labels
+    (folder / "label_map.json").unlink()
+    with pytest.raises(RequestError, match=r"the label map of .* \(hf://lab/tuned/beats/label_map.json\) could not be"):
+        settings(uri, BEATS, 1)
+
+
 def test_a_label_map_that_does_not_fit_is_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     path = write_classifier(tmp_path, checkpoints[BEATS], BEATS, n_outputs=5)
     with pytest.raises(RequestError, match=r"has a classifier of 5 outputs, its label map 7 labels"):

@@ -30,6 +30,10 @@ class Checkpoint:
     path: str | None
     digest: str
 
+    @property
+    def is_of_hub(self) -> bool:
+        return self.uri.startswith(_HUB_SCHEME)
+
 
 def fetch_checkpoint(model_name: str, uri: str) -> Checkpoint:
     """Bring the weights to this machine (once: hub and S3 are cached) and take their digest.

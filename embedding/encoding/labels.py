@@ -7,6 +7,7 @@ A label map is JSON, label → number of the output. It lies beside the weights:
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from safetensors import safe_open
 
@@ -51,21 +52,31 @@ def fetch_labels(model: Model, checkpoint: Checkpoint, k: int) -> Labels:
 
 def _label_map(model: Model, checkpoint: Checkpoint) -> tuple[str, bytes]:
     """Where it is, and its bytes."""
-    if checkpoint.uri != model.checkpoint:
-        uri = storage.join(storage.normalise(checkpoint.uri, "--checkpoint").rpartition("/")[0], NAME)
-        try:
-            return uri, storage.read_bytes(uri)
-        except FileNotFoundError:
-            if model.label_map is None:
-                raise RequestError(
-                    f"--predict: {model.name} has no classifier, and there is no {NAME} beside --checkpoint "
-                    f"{checkpoint.uri}"
-                ) from None
-        except OSError as error:
-            raise RequestError(f"--predict: cannot read {uri}: {error.strerror or error}") from error
-    assert model.label_map is not None, "check_fits has refused it"
-    with open(fetch_hub_file(model.name, model.label_map, "label map"), "rb") as file:  # noqa: PTH123
-        return model.label_map, file.read()
+    if checkpoint.uri == model.checkpoint:
+        return _of_hub(model, model.label_map)
+    if checkpoint.is_of_hub:
+        return _of_hub(model, _beside(checkpoint.uri))
+    uri = _beside(storage.normalise(checkpoint.uri, "--checkpoint"))
+    try:
+        return uri, storage.read_bytes(uri)
+    except FileNotFoundError:
+        if model.label_map is None:
+            raise RequestError(
+                f"--predict: {model.name} has no classifier, and there is no {NAME} beside --checkpoint "
+                f"{checkpoint.uri}"
+            ) from None
+        return _of_hub(model, model.label_map)
+    except OSError as error:
+        raise RequestError(f"--predict: cannot read {uri}: {error.strerror or error}") from error
+
+
+def _beside(uri: str) -> str:
+    return f"{uri.rpartition('/')[0]}/{NAME}"
+
+
+def _of_hub(model: Model, uri: str | None) -> tuple[str, bytes]:
+    assert uri is not None, "check_fits has refused it"
+    return uri, Path(fetch_hub_file(model.name, uri, "label map")).read_bytes()
 
 
 def _names(uri: str, content: bytes) -> tuple[str, ...]:
