@@ -25,7 +25,10 @@ def make_parser() -> Parser:
         "--labels", metavar="MANIFEST", required=True, help=".csv or .parquet with a column 'file' and one of labels"
     )
     parser.add_argument("--column", default="label", help="that column; several labels joined by ; (default: label)")
-    parser.add_argument("--name", help="of the probe (default: that of the column)")
+    parser.add_argument(
+        "--layer", metavar="COLUMN", help="vectors of an inner layer, of a run with --layers, in place of 'embedding'"
+    )
+    parser.add_argument("--name", help="of the probe (default: that of the column of labels, with @LAYER behind it)")
     parser.add_argument("--group", metavar="COLUMN", help="recordings that agree in it stay on one side, say 'site'")
     parser.add_argument(
         "--test-share", metavar="X", default="0.2", help="of recordings, unless a column 'split' says it (default: 0.2)"
@@ -45,7 +48,9 @@ def probe(arguments: Sequence[str] | None) -> None:
         RunError: it could not be stored.
     """
     given = make_parser().parse_args(arguments)
-    name = given.column if given.name is None else given.name
+    name = given.name
+    if name is None:
+        name = given.column if given.layer is None else f"{given.column}@{given.layer}"
     if not name or "/" in name or name.startswith("."):
         raise RequestError(f"--name: {name!r} cannot be the name of a folder: choose another one")
     test_share = number("--test-share", given.test_share, float, 0, 1)
@@ -67,6 +72,7 @@ def probe(arguments: Sequence[str] | None) -> None:
             labels=storage.normalise(given.labels, "--labels"),
             column=given.column,
             group=given.group,
+            layer=given.layer,
             name=name,
             test_share=test_share,
             seed=int(seed),

@@ -14,6 +14,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from embedding.probing.linear import fit
+from embedding.vectors import column
 from jobs.probe import main
 from tests.conftest import Outcome
 from tests.shards import write_output
@@ -112,6 +113,35 @@ def test_what_is_stored_agrees_with_itself_and_with_scikit_learn(probe: Probe, o
     assert found["settings"] == SETTINGS
     assert f"accuracy{metrics['accuracy']:29.3f}" in done.stdout
     assert "RANDOM" not in done.stdout
+
+
+def test_an_inner_layer_can_be_what_is_learnt_from(probe: Probe, output: Path, labels: Path) -> None:
+    layer = "backbone.encoder.layers.5.fc2"
+    for shard in (output / "embeddings").iterdir():
+        table = pq.read_table(shard)
+        told_apart = np.array([SPECIES.index(species(file)) for file in table["file"].to_pylist()])
+        vectors = np.eye(3, dtype=np.float32)[told_apart] + 2
+        pq.write_table(table.append_column(layer, column(vectors)), shard)
+    done = probe(output, "--labels", labels, "--layer", layer)
+    assert (done.code, done.stderr) == (0, "")
+    found = stored(output, f"label@{layer}")
+    assert found["layer"] == layer
+    assert found["metrics"]["windows"]["accuracy"] == 1.0
+    with np.load(output / "probes" / f"label@{layer}" / "weights.npz") as weights:
+        assert weights["weight"].shape == (3, 3)
+    assert probe(output, "--labels", labels).code == 0
+    assert stored(output)["layer"] is None
+    assert stored(output)["metrics"]["windows"]["accuracy"] < 1.0
+    wrong = probe(output, "--labels", labels, "--layer", "backbone.encoder.layers.5.fc1")
+    assert wrong.code == 2
+    assert f"did you mean {layer!r}?" in wrong.stderr
+
+
+def test_an_output_without_inner_layers_says_where_they_come_from(probe: Probe, output: Path, labels: Path) -> None:
+    done = probe(output, "--labels", labels, "--layer", "embedding")
+    assert done.code == 2
+    assert "--layer: " in done.stderr
+    assert "jobs.embed --layers" in done.stderr
 
 
 def test_no_recording_is_on_both_sides(probe: Probe, output: Path, labels: Path) -> None:

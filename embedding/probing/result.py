@@ -19,6 +19,7 @@ class Wanted:
     labels: str  # URI of the manifest
     column: str
     group: str | None
+    layer: str | None  # an inner one; None: what the model ends in
     name: str
     test_share: float
     seed: int

@@ -46,6 +46,13 @@ def first_file(shard: str) -> str:
         return next(opened.iter_batches(1, columns=["file"]))["file"][0].as_py()
 
 
+def layers_in(shard: str) -> list[str]:
+    """The inner layers of which it has vectors."""
+    with open_shard(shard, KEY_RANGE_BYTES) as opened:
+        columns = opened.schema_arrow
+    return [one.name for one in columns if isinstance(one.type, pa.FixedSizeListType) and one.name != "embedding"]
+
+
 def draw(labels: Labels, is_test: Truth, shards: list[str], limit: int, seed: int) -> tuple[Sample, Sample]:
     """Windows to learn from, and windows for the test; each a row of COLUMNS, ``recording`` (into the files of
     ``labels``), ``shard`` (into ``shards``) and ``row`` (in it).
@@ -103,13 +110,18 @@ def once(windows: pa.Table) -> pa.Table:
     return windows.take(pa.array(np.sort(first)))
 
 
-def vectors_of(windows: pa.Table, shards: list[str]) -> NDArray[np.float32]:
-    """``[windows, dim]``, of rows of ``draw`` in the order of their shards and rows."""
+def vectors_of(windows: pa.Table, shards: list[str], column: str) -> NDArray[np.float32]:
+    """``[windows, dim]``, of rows of ``draw`` in the order of their shards and rows.
+
+    Raises:
+        OSError: the storage failed.
+        RunError: a shard is damaged, or its vectors are of another length.
+    """
     shard, row = windows["shard"].to_numpy(), windows["row"].to_numpy()
     found = np.empty((0, 0), np.float32)
     for number in np.unique(shard):
         own = np.arange(*np.searchsorted(shard, (number, number + 1)))
-        for first, batch in _batches(shards[number]):
+        for first, batch in _batches(shards[number], column):
             if not found.size:
                 found = np.empty((len(windows), batch.shape[1]), np.float32)
             if batch.shape[1] != found.shape[1]:
@@ -119,11 +131,11 @@ def vectors_of(windows: pa.Table, shards: list[str]) -> NDArray[np.float32]:
     return found
 
 
-def _batches(uri: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _batches(uri: str, column: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The vectors of a shard, some thousand at a time, each time with the row they begin at."""
     first = 0
     with open_shard(uri) as opened:
-        for batch in opened.iter_batches(BATCH_ROWS, columns=["embedding"]):
-            vectors = matrix(pa.chunked_array([batch["embedding"]]))
+        for batch in opened.iter_batches(BATCH_ROWS, columns=[column]):
+            vectors = matrix(pa.chunked_array([batch[column]]))
             yield first, vectors
             first += len(vectors)

@@ -108,6 +108,7 @@ def described(result: Result) -> dict[str, Any]:
             "max_iterations": MOST_ITERATIONS,
             "converged": probe.has_converged,
         },
+        "layer": wanted.layer,
         "labels": {"manifest": wanted.labels, "column": wanted.column},
         "settings": result.settings,
         "versions": {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()},
