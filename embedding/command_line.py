@@ -30,9 +30,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
-    """The command line of a job over what jobs.embed wrote: OUTPUT, and ``--verbose`` on Ray; the rest is its own."""
+    """The command line of a job over what jobs.embed wrote: OUTPUT, which vectors of it, and ``--verbose`` on Ray; the
+    rest is its own."""
     parser = Parser(prog=f"python -m jobs.{job}", description=description, allow_abbrev=False)
     parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
+    parser.add_argument(
+        "--layer", metavar="COLUMN", help="vectors of an inner layer, of a run with --layers, in place of 'embedding'"
+    )
     if on_ray:
         parser.add_argument("--verbose", action="store_true", help="show what Ray and avex log")
     return parser

@@ -255,6 +255,11 @@ def option_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
+def at_layer(name: str, layer: str | None) -> str:
+    """What is made of a layer's vectors is not called like what is made of those that the model ends in."""
+    return name if layer is None else f"{name}@{layer}"
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest of ``words``, or an empty text."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)

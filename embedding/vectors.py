@@ -1,9 +1,21 @@
-"""Columns of fixed-size lists as arrays, and back, without a copy."""
+"""Vectors as columns of fixed-size lists: which columns those are; as arrays, and back, without a copy."""
 
 from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
+
+# The column with what a model ends in; those of inner layers have the layers' names.
+EMBEDDING = "embedding"
+
+
+def vector_columns(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if isinstance(field.type, pa.FixedSizeListType)]
+
+
+def as_embedding(windows: pa.Table, column: str) -> pa.Table:
+    """With the vectors in ``column`` under the name of those that a model ends in."""
+    return windows if column == EMBEDDING else windows.rename_columns({column: EMBEDDING})
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray[Any]:

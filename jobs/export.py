@@ -43,12 +43,14 @@ def export(arguments: Sequence[str] | None) -> None:
     if given.to not in FORMATS:
         raise RequestError(f"--to: {given.to!r} is not one of {', '.join(FORMATS)}{nearest(given.to, FORMATS)}")
     from embedding import storage  # numpy and pyarrow: not for --help
+    from embedding.exporting.rows import Wanted
     from embedding.exporting.run import export as run
 
     destination = storage.normalise(given.destination, "FOLDER")
     if storage.is_s3(destination):
         raise RequestError(f"FOLDER: {destination} is no folder on this machine: write it there, then copy it")
-    run(storage.normalise(given.output, "OUTPUT"), given.to, Path(destination), given.recordings, People.on_stdout())
+    wanted = Wanted(storage.normalise(given.output, "OUTPUT"), given.recordings, given.layer)
+    run(wanted, given.to, Path(destination), People.on_stdout())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

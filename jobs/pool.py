@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from embedding.command_line import Parser, output_parser, run_job
-from embedding.config import nearest
+from embedding.config import at_layer, nearest
 from embedding.console import People, plural
 from embedding.errors import RequestError, RunError
 
@@ -61,8 +61,10 @@ def pool(arguments: Sequence[str] | None) -> None:
 
     people = People.on_stdout()
     root = storage.normalise(given.output, "OUTPUT")
-    outcome = run(root, poolings, people, verbose=given.verbose)
-    people.say(f"""  duckdb -c "select * from '{root}/recordings/{given.pooling}/*.parquet' limit 5\"""")
+    outcome = run(root, poolings, given.layer, people, verbose=given.verbose)
+    people.say(
+        f"""  duckdb -c "select * from '{root}/recordings/{at_layer(given.pooling, given.layer)}/*.parquet' limit 5\""""
+    )
     if outcome.n_left_out:
         raise RunError(
             f"{plural(outcome.n_left_out, 'recording')} left out, of which not every window is there exactly once: run "

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from embedding.command_line import Parser, number, output_parser, run_job
+from embedding.config import at_layer
 from embedding.console import People
 from embedding.errors import RequestError
 
@@ -25,9 +26,6 @@ def make_parser() -> Parser:
         "--labels", metavar="MANIFEST", required=True, help=".csv or .parquet with a column 'file' and one of labels"
     )
     parser.add_argument("--column", default="label", help="that column; several labels joined by ; (default: label)")
-    parser.add_argument(
-        "--layer", metavar="COLUMN", help="vectors of an inner layer, of a run with --layers, in place of 'embedding'"
-    )
     parser.add_argument("--name", help="of the probe (default: that of the column of labels, with @LAYER behind it)")
     parser.add_argument("--group", metavar="COLUMN", help="recordings that agree in it stay on one side, say 'site'")
     parser.add_argument(
@@ -48,9 +46,7 @@ def probe(arguments: Sequence[str] | None) -> None:
         RunError: it could not be stored.
     """
     given = make_parser().parse_args(arguments)
-    name = given.name
-    if name is None:
-        name = given.column if given.layer is None else f"{given.column}@{given.layer}"
+    name = at_layer(given.column, given.layer) if given.name is None else given.name
     if not name or "/" in name or name.startswith("."):
         raise RequestError(f"--name: {name!r} cannot be the name of a folder: choose another one")
     test_share = number("--test-share", given.test_share, float, 0, 1)

@@ -52,7 +52,8 @@ def search(arguments: Sequence[str] | None) -> None:
     people = People.on_stdout()
     like = None if given.like is None else storage.normalise(given.like, "--like")
     hits = run(
-        Search(storage.normalise(given.output, "OUTPUT"), given.clip, like, at_s, int(k)), verbose=given.verbose
+        Search(storage.normalise(given.output, "OUTPUT"), given.clip, like, at_s, int(k), given.layer),
+        verbose=given.verbose,
     ).to_pylist()
     for rank, hit in enumerate(hits, 1):
         if given.json:

@@ -1,11 +1,13 @@
 """Shards, failure rows and listings as the pipeline would write them, by hand."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from embedding.listing.sources import RECORDINGS
 from embedding.output.store import Store, embeddings_schema
@@ -60,6 +62,15 @@ def write_output(
         }
         table = pa.table(columns).cast(embeddings_schema(len(vectors[0])))
         Store(root, json.dumps(settings)).write_shard(table, f"s{number}")
+
+
+def add_columns(root: Path, columns_of: Callable[[pa.Table], dict[str, pa.Array]]) -> None:
+    """To each shard of an output: of inner layers, say."""
+    for uri in (root / "embeddings").iterdir():
+        table = pq.read_table(uri)
+        for name, values in columns_of(table).items():
+            table = table.append_column(name, values)
+        pq.write_table(table, uri)
 
 
 def listing(*recordings: tuple[str, int], size: int = 100) -> pa.Table:

@@ -27,7 +27,7 @@ from embedding.pooling.pooled import Pooled
 from embedding.vectors import column
 from jobs.export import FORMATS, main
 from tests.conftest import Outcome
-from tests.shards import write_output
+from tests.shards import add_columns, write_output
 
 DIM = 16
 SETTINGS = {"model": "a model", "checkpoint": "hf://somewhere"}
@@ -134,6 +134,50 @@ def test_lancedb_finds_the_nearest(
     expected = windows.drop_columns("embedding").take(pa.array(nearest)).to_pylist()
     assert [{name: row[name] for name in expected[0]} for row in found] == expected
     assert [1 - row["_distance"] for row in found] == pytest.approx(cosines[nearest], abs=1e-5)
+
+
+LAYER = "backbone.encoder.layers.5.fc2"
+
+
+def with_more(output: Path) -> Path:
+    """An output of a run with --layers and --predict."""
+
+    def more(windows: pa.Table) -> dict[str, pa.Array]:
+        n = len(windows)
+        labels = [[f"species {at % 3}, große", f"species {at % 5}"] for at in range(n)]
+        scores = pa.array([[at / 100, at / 200] for at in range(n)], pa.list_(pa.float32()))
+        return {LAYER: column(-vectors(windows)[:, :3]), "labels": pa.array(labels), "scores": scores}
+
+    add_columns(output, more)
+    return output
+
+
+@pytest.mark.parametrize("layer", [None, LAYER])
+def test_vectors_are_of_one_layer_and_predictions_stand_beside_them(
+    layer: str | None, export: Export, output: Path, tmp_path: Path
+) -> None:
+    table, chosen = stored(with_more(output)), ["--layer", layer] if layer else []
+    for to in ("npy", "pt", "opensoundscape", "lancedb"):
+        done = export(output, "--to", to, tmp_path / to, *chosen)
+        assert (done.code, done.stderr) == (0, "")
+        assert json.loads((tmp_path / to / "export.json").read_text())["layer"] == layer
+    expected = np.stack(table[layer or "embedding"].to_numpy())
+    beside = pq.read_table(tmp_path / "npy" / "windows.parquet")
+    assert beside.equals(table.select([name for name in table.column_names if name not in ("embedding", LAYER)]))
+    tensors = torch.load(tmp_path / "pt" / "windows.pt", weights_only=True)
+    assert tensors["labels"] == table["labels"].to_pylist()
+    assert tensors["scores"].tolist() == table["scores"].to_pylist()
+    assert LAYER not in tensors
+    lance = lancedb.connect(tmp_path / "lancedb").open_table("windows").to_arrow()
+    assert lance["labels"].to_pylist() == table["labels"].to_pylist()
+    csv = pd.read_csv(tmp_path / "opensoundscape" / "embeddings.csv", index_col=[0, 1, 2])
+    for found in (
+        np.load(tmp_path / "npy" / "vectors.npy"),
+        tensors["embedding"].numpy(),
+        np.stack(lance["vector"].to_numpy()),
+        csv.to_numpy(np.float32),
+    ):
+        assert np.array_equal(found, expected)
 
 
 def write_pooled(root: Path, name: str, vectors: pa.Array) -> None:

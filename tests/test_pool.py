@@ -21,7 +21,9 @@ from embedding.output.stored import Stored, spans_of
 from embedding.pooling import pooled
 from embedding.pooling.pooled import Pooled, complete, plan
 from embedding.pooling.run import pool_shards
+from embedding.vectors import column, matrix
 from tests.conftest import ROOT, Outcome, environment, ray_of
+from tests.shards import add_columns
 
 DIM = 5
 SETTINGS = '{"model": "a model"}'
@@ -98,6 +100,25 @@ def test_recordings_are_numpys_answer_over_their_windows(
         assert (row["file"], row["n_windows"], row["duration"]) == (f"/archive/{id_}.wav", n, n * 5.0)
         assert (row["sample_rate"], row["channels"]) == (48_000, 2)
     assert not list(tmp_path.rglob(".parts/*"))
+
+
+def test_the_vectors_of_an_inner_layer_are_pooled_beside_the_others(
+    pool: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 4)
+    add_columns(tmp_path, lambda windows: {"blocks.3": column(2 * matrix(windows["embedding"])[:, :2])})
+    assert pool(tmp_path).code == 0
+    done = pool(tmp_path, "--layer", "blocks.3")
+    assert (done.code, done.stderr) == (0, "")
+    assert f"from '{tmp_path}/recordings/mean@blocks.3/*.parquet'" in done.stdout
+    of_layer, others = (
+        {row["file_id"]: np.array(row["embedding"]) for row in pq.read_table(folder).to_pylist()}
+        for folder in (tmp_path / "recordings" / "mean@blocks.3", tmp_path / "recordings" / "mean")
+    )
+    assert sorted(of_layer) == sorted(N_WINDOWS)
+    for id_, vector in others.items():
+        assert len(vector) == DIM
+        assert np.allclose(of_layer[id_], 2 * vector[:2], atol=1e-6)
 
 
 def test_a_sequence_holds_every_window_in_order(pool: Callable[..., Outcome], tmp_path: Path) -> None:

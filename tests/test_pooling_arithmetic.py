@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from embedding.pooling import combine
 from embedding.pooling.tables import COLUMNS, merged, parts_of_windows, recordings_of
+from embedding.vectors import EMBEDDING
 
 POOLINGS = [("mean",), ("max",), ("std",), ("mean", "max", "std"), ("std", "mean"), ("sequence",)]
 NUMPY = {"mean": np.mean, "max": np.max, "std": np.std}
@@ -27,7 +28,7 @@ def windows(file_id: Any, index: Any, vectors: np.ndarray, n_windows: Any) -> pa
         "window_index": pa.array(index, pa.int32()),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
     }
-    return pa.table({name: columns[name] for name in COLUMNS})
+    return pa.table({name: columns[name] for name in [*COLUMNS, EMBEDDING]})
 
 
 @pytest.mark.parametrize("poolings", POOLINGS)

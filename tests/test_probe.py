@@ -17,7 +17,7 @@ from embedding.probing.linear import fit
 from embedding.vectors import column
 from jobs.probe import main
 from tests.conftest import Outcome
-from tests.shards import write_output
+from tests.shards import add_columns, write_output
 
 DIM = 6
 N_WINDOWS = 8
@@ -117,11 +117,12 @@ def test_what_is_stored_agrees_with_itself_and_with_scikit_learn(probe: Probe, o
 
 def test_an_inner_layer_can_be_what_is_learnt_from(probe: Probe, output: Path, labels: Path) -> None:
     layer = "backbone.encoder.layers.5.fc2"
-    for shard in (output / "embeddings").iterdir():
-        table = pq.read_table(shard)
-        told_apart = np.array([SPECIES.index(species(file)) for file in table["file"].to_pylist()])
-        vectors = np.eye(3, dtype=np.float32)[told_apart] + 2
-        pq.write_table(table.append_column(layer, column(vectors)), shard)
+
+    def told_apart(windows: pa.Table) -> dict[str, pa.Array]:
+        which = [SPECIES.index(species(file)) for file in windows["file"].to_pylist()]
+        return {layer: column(np.eye(3, dtype=np.float32)[which] + 2)}
+
+    add_columns(output, told_apart)
     done = probe(output, "--labels", labels, "--layer", layer)
     assert (done.code, done.stderr) == (0, "")
     found = stored(output, f"label@{layer}")

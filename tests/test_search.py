@@ -51,7 +51,7 @@ def output(archive: Path, tmp_path_factory: pytest.TempPathFactory, ray_address:
     folder = tmp_path_factory.mktemp("output")
     done = run_embed(
         *("--input", archive, "--output", folder, "--model", EFFICIENTNET, "--checkpoint", "random"),
-        *("--window-s", 1, "--shard-rows", 4, "--batch-size", 4, "--actors", 1),
+        *("--window-s", 1, "--shard-rows", 4, "--batch-size", 4, "--actors", 1, "--layers", 3),
         env={"RAY_ADDRESS": ray_address},
     )
     assert done.code == 0, done.stderr
@@ -63,10 +63,10 @@ def rows(outcome: Outcome) -> list[dict]:
     return [json.loads(line) for line in outcome.stdout.splitlines()]
 
 
-def cosines(output: Path, query: np.ndarray) -> pa.Table:
+def cosines(output: Path, query: np.ndarray, column: str = "embedding") -> pa.Table:
     """Every window with its cosine, the nearest first: NumPy over all of them."""
     table = pq.read_table(output / "embeddings")
-    vectors = np.stack(table["embedding"].to_numpy()).astype(np.float64)
+    vectors = np.stack(table[column].to_numpy()).astype(np.float64)
     scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
     return table.append_column("score", pa.array(scores)).sort_by([("score", "descending")])
 
@@ -82,7 +82,25 @@ def test_the_nearest_to_a_stored_window_are_numpys(search: Search, archive: Path
     assert {(row["file"], row["window_index"]) for row in found[:3]} <= {
         (row["file"], row["window_index"]) for row in expected[1:8]
     }
-    assert set(found[0]) == {*table[0], "score"} - {"embedding"}
+    assert set(found[0]) == {*embeddings_schema(1).names, "score"} - {"embedding"}
+
+
+def test_an_inner_layer_may_say_what_is_near(search: Search, archive: Path, output: Path, tmp_path: Path) -> None:
+    table = pq.read_table(output / "embeddings")
+    (layer,) = set(table.column_names) - set(embeddings_schema(1).names)
+    own = next(row for row in table.to_pylist() if row["file"].endswith("low.wav") and row["window_index"] == 2)
+    expected = [row["score"] for row in cosines(output, np.array(own[layer], np.float64), layer).to_pylist()]
+    options = ("--layer", layer, "--k", 14, "--json")
+    found = rows(search(output, "--like", archive / "low.wav", "--at", 2.5, *options))
+    assert [row["score"] for row in found] == pytest.approx(expected[1:], abs=1e-6)
+    audio, rate_hz = sf.read(archive / "low.wav")
+    sf.write(tmp_path / "call.wav", audio[2 * rate_hz : 3 * rate_hz], rate_hz)
+    found = rows(search(output, "--clip", tmp_path / "call.wav", *options))
+    assert (found[0]["file"], found[0]["window_index"]) == (own["file"], 2)
+    assert [row["score"] for row in found] == pytest.approx(expected[:14], abs=1e-3)
+    refused = search(output, "--like", archive / "low.wav", "--layer", layer[:-1])
+    assert (refused.code, refused.stderr.count("\n")) == (2, 1)
+    assert f"has no vectors of {layer[:-1]!r} (did you mean {layer!r}?)" in refused.stderr
 
 
 def test_a_clip_finds_where_it_came_from_and_is_cut_out(

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from embedding import extras
 from embedding.errors import RunError
-from embedding.exporting.rows import VECTOR, Rows
-from embedding.vectors import matrix
+from embedding.exporting.rows import Rows
+from embedding.vectors import EMBEDDING, matrix
 
 # Of recordings that have no folder in common.
 PROJECT = "avex-batch"
@@ -32,12 +32,12 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
     _describe(database, rows, base)
     recordings = _Recordings(database, base)
     for batch in batches:
-        vectors = matrix(batch[VECTOR])
+        vectors = matrix(batch[EMBEDDING])
         if np.abs(vectors).max() > np.finfo(np.float16).max:
             raise RunError("hoplite's vectors are float16, and some numbers are above 65,504")
         windows = [
             {"recording_id": recordings.of(row), "offsets": [row["start_time"], row["end_time"]]}
-            for row in batch.drop_columns(VECTOR).to_pylist()
+            for row in batch.drop_columns(EMBEDDING).to_pylist()
         ]
         database.insert_windows_batch(windows, vectors, handle_duplicates="allow")  # there are none
     database.commit()

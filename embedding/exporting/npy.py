@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedding.exporting.rows import VECTOR, Rows
-from embedding.vectors import matrix
+from embedding.exporting.rows import Rows
+from embedding.vectors import EMBEDDING, matrix
 
 VECTORS = "vectors.npy"
 
@@ -23,8 +23,8 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
         shape = {"descr": "<f4", "fortran_order": False, "shape": (rows.n, rows.dim)}
         np.lib.format.write_array_header_2_0(vectors, shape)
         for batch in batches:
-            vectors.write(matrix(batch[VECTOR]).astype("<f4", copy=False).data)
-            beside.write_table(batch.drop_columns(VECTOR))
+            vectors.write(matrix(batch[EMBEDDING]).astype("<f4", copy=False).data)
+            beside.write_table(batch.drop_columns(EMBEDDING))
 
 
 def read(rows: Rows, folder: Path) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from embedding.exporting.rows import VECTOR, Rows
-from embedding.vectors import matrix
+from embedding.exporting.rows import Rows
+from embedding.vectors import EMBEDDING, matrix
 
 TABLE = "embeddings.csv"
 INDEX = ["file", "start_time", "end_time"]
@@ -19,7 +19,7 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
     schema = pa.schema([*((name, pa.string()) for name in INDEX), *((name, pa.float32()) for name in names)])
     with pyarrow.csv.CSVWriter(folder / TABLE, schema) as file:
         for batch in batches:
-            vectors = matrix(batch[VECTOR]).T.copy()
+            vectors = matrix(batch[EMBEDDING]).T.copy()
             index = [pa.array(map(str, batch[name].to_pylist())) for name in INDEX]  # 5.0, where Arrow would write 5
             file.write_table(pa.table([*index, *map(pa.array, vectors)], schema=schema))
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from embedding.exporting.rows import VECTOR, Rows
-from embedding.vectors import matrix
+from embedding.exporting.rows import Rows
+from embedding.vectors import EMBEDDING, matrix
 
 # Of the list ``files``, which file a row is of.
 INDEX = "file_index"
@@ -23,17 +24,30 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
     columns: dict[str, list[np.ndarray]] = {name: [] for name in [*rows.beside.names, INDEX] if name != "file"}
     with raw.open("wb") as stream:
         for batch in batches:
-            stream.write(matrix(batch[VECTOR]).data)
+            stream.write(matrix(batch[EMBEDDING]).data)
             names = batch["file"].combine_chunks().dictionary_encode()
             numbers = [files.setdefault(name, len(files)) for name in names.dictionary.to_pylist()]
             index = np.array(numbers, np.int64)[names.indices.to_numpy()]
             table = batch.append_column(INDEX, pa.array(index))
             for name, parts in columns.items():
-                parts.append(table[name].to_numpy().copy())  # a part of Arrow's own would keep the vectors alive
+                parts.append(_array(table[name].combine_chunks()))
     vectors = torch.from_file(str(raw), size=rows.n * rows.dim, dtype=torch.float32).view(rows.n, rows.dim)
-    tensors = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
-    torch.save({VECTOR: vectors, **tensors, "files": list(files)}, folder / f"{rows.noun}s.pt")
+    beside = {name: _tensor(np.concatenate(parts)) for name, parts in columns.items()}
+    torch.save({EMBEDDING: vectors, **beside, "files": list(files)}, folder / f"{rows.noun}s.pt")
     raw.unlink()
+
+
+def _array(column: pa.Array) -> np.ndarray:
+    """``[rows]``, or of the lists that a prediction is ``[rows, K]``. A part of Arrow's own would keep the vectors
+    alive."""
+    if isinstance(column, pa.ListArray):
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).copy()
+    return column.to_numpy().copy()
+
+
+def _tensor(values: np.ndarray) -> Any:
+    """Or plain lists, of text."""
+    return values.tolist() if values.dtype == object else torch.from_numpy(values)
 
 
 def read(rows: Rows, folder: Path) -> str:

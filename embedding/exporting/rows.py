@@ -10,14 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedding import storage
+from embedding.config import at_layer
 from embedding.errors import RequestError, RunError
-from embedding.output.store import DO_ANEW, SETTINGS_KEY, no_embeddings, undamaged
+from embedding.output.store import DO_ANEW, SETTINGS_KEY, Store, no_embeddings, undamaged
 from embedding.output.stored import KEY_RANGE_BYTES, threads
 from embedding.pooling.pooled import DELETE_POOLED, FOLDER
+from embedding.vectors import EMBEDDING, as_embedding, vector_columns
 
-VECTOR = "embedding"
 # 25 MB, with vectors of 768 numbers.
 BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options: of the output ``root`` the windows, or the recordings as ``pooling`` has them."""
+
+    root: str
+    pooling: str | None = None
+    layer: str | None = None  # an inner one; None: what the model ends in
 
 
 @dataclass(frozen=True)
@@ -29,21 +39,22 @@ class Rows:
     way_out: str  # of damage
     n: int
     dim: int
-    beside: pa.Schema  # columns, without VECTOR
+    vectors: str  # the column they are in
+    beside: pa.Schema  # columns, without vectors
     settings: dict[str, Any]  # of the vectors
 
     def batches(self) -> Iterator[pa.Table]:
-        """The columns of ``beside``, and VECTOR.
+        """The columns of ``beside``, and the vectors as EMBEDDING.
 
         Raises:
             RunError: a file is damaged, or there are more or fewer rows than a moment ago.
         """
-        n = 0
+        n, columns = 0, [*self.beside.names, self.vectors]
         for uri in self.uris:
             with undamaged(uri, self.way_out), storage.open_stream(uri) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS):
-                    table = _with_times(pa.table(batch))
-                    yield table.select([*self.beside.names, VECTOR]).replace_schema_metadata(None)
+                for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS, columns=columns):
+                    table = as_embedding(_with_times(pa.table(batch)).select(columns), self.vectors)
+                    yield table.replace_schema_metadata(None)
                     n += len(table)
         if n != self.n:
             raise RunError(f"there were {self.n:,} {self.noun}s, and now there are {n:,}: run the same command again")
@@ -53,45 +64,47 @@ class Rows:
         return sorted(set().union(*threads(_files, [(uri, self.way_out) for uri in self.uris])))
 
 
-def windows(root: str) -> Rows:
-    """All of an output.
+def rows_of(wanted: Wanted) -> Rows:
+    """All there are.
 
     Raises:
-        RequestError: there are none.
+        RequestError: there are none, or each is a list of vectors.
     """
-    rows = _rows("window", storage.join(root, "embeddings"), DO_ANEW)
+    if wanted.pooling is None:
+        return _windows(wanted.root, wanted.layer)
+    return _recordings(wanted.root, at_layer(wanted.pooling, wanted.layer))
+
+
+def _windows(root: str, layer: str | None) -> Rows:
+    rows = _rows("window", storage.join(root, "embeddings"), Store(root, "").column_of(layer), DO_ANEW)
     if rows is None:
         raise no_embeddings(root)
     return rows
 
 
-def recordings(root: str, pooling: str) -> Rows:
-    """All that jobs.pool has written; each begins at 0 s and ends with its audio.
-
-    Raises:
-        RequestError: there are none, or each is a list of vectors.
-    """
-    rows = _rows("recording", storage.join(root, FOLDER, pooling), DELETE_POOLED)
+def _recordings(root: str, pooling: str) -> Rows:
+    """Each begins at 0 s and ends with its audio."""
+    rows = _rows("recording", storage.join(root, FOLDER, pooling), EMBEDDING, DELETE_POOLED)
     if rows is None:
         raise RequestError(f"--recordings: {root} holds no recordings/{pooling}: write them with jobs.pool")
     return rows
 
 
-def _rows(noun: str, folder: str, way_out: str) -> Rows | None:
+def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
     uris = list(storage.list_names(folder, ".parquet"))
     shapes = list(threads(_shape, [(uri, way_out) for uri in uris]))
     if not shapes:
         return None
     schema = shapes[0][1]
-    vector = schema.field(VECTOR).type
+    vector = schema.field(column).type
     if not isinstance(vector, pa.FixedSizeListType):
         raise RequestError(f"--recordings: each row of {folder} is a list of vectors: export the windows instead")
     for uri, (_, other) in zip(uris, shapes, strict=True):
-        if other.field(VECTOR).type != vector:
+        if column not in other.names or other.field(column).type != vector:
             raise RunError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
     settings = json.loads((schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
-    beside = _with_times(schema.empty_table()).drop_columns(VECTOR).schema.remove_metadata()
-    return Rows(noun, uris, way_out, sum(n for n, _ in shapes), vector.list_size, beside, settings)
+    beside = _with_times(schema.empty_table()).drop_columns(vector_columns(schema)).schema.remove_metadata()
+    return Rows(noun, uris, way_out, sum(n for n, _ in shapes), vector.list_size, column, beside, settings)
 
 
 def _shape(uri: str, way_out: str) -> tuple[int, pa.Schema]:

@@ -11,14 +11,14 @@ import pyarrow as pa
 from embedding.console import People, duration, plural, size
 from embedding.errors import RunError, storage_failure
 from embedding.exporting.place import NAME, refuse_others, taking
-from embedding.exporting.rows import Rows, recordings, windows
+from embedding.exporting.rows import Rows, Wanted, rows_of
 from embedding.output import ledger
 from embedding.output.store import Store
 from embedding.redact import redact_all
 
 
-def export(root: str, to: str, destination: Path, pooling: str | None, people: People) -> None:
-    """Export the windows of an output, or its recordings as ``pooling`` has them, to a format; say how to read it.
+def export(wanted: Wanted, to: str, destination: Path, people: People) -> None:
+    """Export windows or recordings to a format; say how to read it.
 
     Raises:
         RequestError: there are none, something else is in the way, or a package is missing.
@@ -28,12 +28,12 @@ def export(root: str, to: str, destination: Path, pooling: str | None, people: P
     tool = import_module(f"embedding.exporting.{to}")  # torch alone takes seconds
     began_s = time.monotonic()
     try:
-        rows = windows(root) if pooling is None else recordings(root, pooling)
-        _check(Store(root, ""), rows, people)
+        rows = rows_of(wanted)
+        _check(Store(wanted.root, ""), rows, people)
         people.say(f"{plural(rows.n, rows.noun)} of {rows.dim:,} numbers")
         with taking(destination, to) as folder, people.counting(f"{rows.noun}s", rows.n) as count:
             tool.write(rows, _counted(rows.batches(), count), folder)
-            _describe(folder, to, root, rows)
+            _describe(folder, to, wanted, rows)
     except OSError as error:
         raise storage_failure(error) from error
     n_bytes = sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())
@@ -57,10 +57,11 @@ def _counted(batches: Iterable[pa.Table], count: Callable[[int], None]) -> Itera
         count(len(batch))
 
 
-def _describe(folder: Path, to: str, root: str, rows: Rows) -> None:
+def _describe(folder: Path, to: str, wanted: Wanted, rows: Rows) -> None:
     content = {
         "format": to,
-        "of": root,
+        "of": wanted.root,
+        "layer": wanted.layer,
         "rows": rows.n,
         "dimensions": rows.dim,
         "settings": rows.settings,

@@ -23,13 +23,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.config import MODEL_FOLDER
+from embedding.config import MODEL_FOLDER, nearest
 from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
 from embedding.output.stored import Each, Stored, threads
 from embedding.redact import redact, redact_all
 from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
 from embedding.storage import s3
+from embedding.vectors import EMBEDDING, vector_columns
 
 FAILURES = pa.schema(
     [
@@ -45,7 +46,7 @@ FAILURES = pa.schema(
 # Read back, each with the run that recorded it.
 STORED_FAILURES = FAILURES.append(pa.field("run_id", pa.string()))
 
-_EXPECTED = {name for name, _ in WINDOW_COLUMNS} | {"embedding"}
+_EXPECTED = {name for name, _ in WINDOW_COLUMNS} | {EMBEDDING}
 
 # In the metadata of a shard: its settings; and of the recordings that end in it the hashes of their audio, as base64
 # of pairs of int64 (file_id, hash). A column would be part of what readers rely on.
@@ -58,7 +59,7 @@ DO_ANEW = "delete it and run jobs.embed again, which does anew what was in it"
 
 def embeddings_schema(dim: int, *more: tuple[str, pa.DataType]) -> pa.Schema:
     """Columns of a shard; ``dim`` is the length of a vector, ``more`` what else the run was asked for."""
-    return pa.schema([*WINDOW_COLUMNS, ("embedding", pa.list_(pa.float32(), dim)), *more])
+    return pa.schema([*WINDOW_COLUMNS, (EMBEDDING, pa.list_(pa.float32(), dim)), *more])
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Store:
         if AUDIO_HASH[0] in table.column_names:
             metadata[AUDIO_HASHES_KEY] = _pack_hashes(table)
             table = table.drop_columns(AUDIO_HASH[0])
-        vectors = table.schema.field("embedding")
+        vectors = table.schema.field(EMBEDDING)
         more = [(field.name, field.type) for field in table.schema if field.name not in _EXPECTED]
         schema = embeddings_schema(vectors.type.list_size, *more)
         storage.write_bytes(uri, self._parquet(table.select(schema.names).cast(schema), metadata))
@@ -158,12 +159,34 @@ class Store:
 
     def stored_settings(self) -> dict[str, Any] | None:
         """The settings of the first shard; None where there are no vectors."""
+        schema = self._schema()
+        return None if schema is None else json.loads((schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
+
+    def column_of(self, layer: str | None) -> str:
+        """The column with the vectors of an inner layer, or without one with those of what the model ends in.
+
+        Raises:
+            RequestError: the first shard has none of ``layer``, or there are no shards.
+        """
+        if layer is None:
+            return EMBEDDING
+        schema = self._schema()
+        if schema is None:
+            raise no_embeddings(self.root)
+        layers = [name for name in vector_columns(schema) if name != EMBEDDING]
+        if layer not in layers:
+            there = f"there are {', '.join(layers)}" if layers else "jobs.embed --layers stores some"
+            raise RequestError(f"--layer: {self.root} has no vectors of {layer!r}{nearest(layer, layers)}; {there}")
+        return layer
+
+    def _schema(self) -> pa.Schema | None:
+        """Of the first shard, if there is one."""
         with self._readable():
             uri = next(self._names("embeddings"), None)
             if uri is None:
                 return None
             with storage.open_stream(uri) as stream:
-                return json.loads((pq.read_schema(stream).metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
+                return pq.read_schema(stream)
 
     def read(self, known: Stored | None = None, each: Each = threads) -> Stored:
         """What the shards and failure rows hold; shards that ``known`` has are not read again.

@@ -1,6 +1,6 @@
 """The pooled output, and what of it is left to do.
 
-    OUTPUT/recordings/POOLING/*.parquet          one row per recording
+    OUTPUT/recordings/POOLING/*.parquet          one row per recording; of an inner layer's vectors POOLING@LAYER
     OUTPUT/recordings/POOLING/.parts/*.parquet   while a run goes on: what shards know of recordings that lie in several
 
 As with the embeddings the files are their own log: a recording is pooled when its row is there. Files are complete or
@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
+from embedding.config import at_layer
 from embedding.output.store import SETTINGS_KEY, as_parquet, undamaged
 from embedding.output.stored import Recordings, Stored
 from embedding.pooling.combine import SEQUENCE
+from embedding.vectors import EMBEDDING
 
 DELETE_POOLED = "delete it and run the same command again"
 FOLDER = "recordings"
@@ -49,10 +51,12 @@ class Pooled:
     root: str  # of the embeddings
     poolings: tuple[str, ...]
     settings: str  # JSON, into the metadata of every file
+    column: str = EMBEDDING  # of the shards, with the vectors that are pooled
 
     @property
     def folder(self) -> str:
-        return storage.join(self.root, FOLDER, "+".join(self.poolings))
+        layer = None if self.column == EMBEDDING else self.column
+        return storage.join(self.root, FOLDER, at_layer("+".join(self.poolings), layer))
 
     def write(self, table: pa.Table, name: str) -> None:
         """Recordings, in one step; the same name again replaces them."""

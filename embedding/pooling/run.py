@@ -22,6 +22,7 @@ from embedding.output.claim import LAPSE_S, claimed
 from embedding.output.store import Store, no_embeddings, open_shard
 from embedding.pooling.pooled import Plan, Pooled, complete, plan
 from embedding.pooling.tables import COLUMNS, merged, parts_of_windows, recordings_of
+from embedding.vectors import as_embedding
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Outcome:
     is_settled: bool  # no run of jobs.embed is under way or died
 
 
-def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool = False) -> Outcome:
-    """Pool the embeddings of the output at ``root``; what is pooled already stays.
+def pool(root: str, poolings: tuple[str, ...], layer: str | None, people: People, *, verbose: bool = False) -> Outcome:
+    """Pool the vectors of the output at ``root``, of an inner layer if one is named; what is pooled already stays.
 
     Raises:
-        RequestError: there are no embeddings.
+        RequestError: there are no embeddings, or none of that layer.
         RunError: the storage or the cluster failed; what is stored stays valid.
     """
     store = Store(root, "")
@@ -44,7 +45,7 @@ def pool(root: str, poolings: tuple[str, ...], people: People, *, verbose: bool 
     settings = store.stored_settings()
     if settings is None:
         raise no_embeddings(root)
-    pooled = Pooled(root, poolings, json.dumps(settings, sort_keys=True))
+    pooled = Pooled(root, poolings, json.dumps(settings, sort_keys=True), store.column_of(layer))
     is_settled = ledger.is_settled(store)
     with claimed(
         pooled.folder,
@@ -110,7 +111,7 @@ def _each(
 def pool_shards(shards: pa.Table, pooled: Pooled) -> pa.Table:
     """Of each shard (SHARDS): its whole recordings to rows, and its parts of the others."""
     for shard in shards.to_pylist():
-        parts = parts_of_windows(_windows(shard["uri"], [*shard["whole"], *shard["split"]]), pooled.poolings)
+        parts = parts_of_windows(_windows(shard["uri"], [*shard["whole"], *shard["split"]], pooled), pooled.poolings)
         is_whole = np.isin(parts["file_id"].to_numpy(), shard["whole"])
         if shard["split"]:
             pooled.write_parts(parts.filter(pa.array(~is_whole)), shard["parts"])
@@ -127,9 +128,9 @@ def pool_groups(groups: pa.Table, pooled: Pooled) -> pa.Table:
     return groups.select(["ids"])
 
 
-def _windows(uri: str, ids: list[int]) -> pa.Table:
+def _windows(uri: str, ids: list[int], pooled: Pooled) -> pa.Table:
     with open_shard(uri) as shard:
-        windows = shard.read(columns=COLUMNS, use_threads=False)
+        windows = as_embedding(shard.read(columns=[*COLUMNS, pooled.column], use_threads=False), pooled.column)
     is_wanted = np.isin(windows["file_id"].to_numpy(), ids)
     return windows if is_wanted.all() else windows.filter(pa.array(is_wanted))
 

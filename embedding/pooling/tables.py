@@ -17,12 +17,14 @@ RECORDING = pa.schema(
         ("channels", pa.int32()),
     ]
 )
-# What has to be read of a shard.
-COLUMNS = [*RECORDING.names, "window_index", "embedding"]
+# What has to be read of a shard, and its vectors.
+COLUMNS = [*RECORDING.names, "window_index"]
 
 
 def parts_of_windows(windows: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
-    """One row per recording in ``windows`` (COLUMNS, in any order): RECORDING, and what ``merged`` needs of it."""
+    """One row per recording in ``windows`` (COLUMNS and ``embedding``, in any order): RECORDING, and what ``merged``
+    needs of it.
+    """
     windows = windows.take(_order(windows)).combine_chunks()
     start = starts(windows["file_id"].to_numpy())
     recordings = windows.select(RECORDING.names).take(pa.array(start))

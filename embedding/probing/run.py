@@ -7,7 +7,6 @@ On one machine and without Ray: of the vectors only those are read that are lear
 
 import numpy as np
 
-from embedding.config import nearest
 from embedding.console import People, plural
 from embedding.errors import RequestError, storage_failure
 from embedding.output import ledger
@@ -20,7 +19,7 @@ from embedding.probing.metrics import Metrics, measure, to_recordings
 from embedding.probing.result import Result, Side, Wanted
 from embedding.probing.sample import Sample
 from embedding.probing.split import is_test
-from embedding.probing.windows import draw, first_file, layers_in, once, places, vectors_of, which_are_stored
+from embedding.probing.windows import draw, first_file, once, places, vectors_of, which_are_stored
 
 
 def probe(wanted: Wanted, people: People) -> Result:
@@ -39,7 +38,7 @@ def probe(wanted: Wanted, people: People) -> Result:
         people.warn("a run of jobs.embed is going on, or died: windows may be missing, or be of former versions")
     try:
         shards = shards_of(wanted.root)
-        vectors = _column(wanted, shards)
+        vectors = store.column_of(wanted.layer)
         labels = _of_stored(manifest.labels, shards, wanted)
         for_test = is_test(labels, wanted.test_share, wanted.seed)
         _refuse_leaks(labels, for_test)
@@ -69,19 +68,6 @@ def probe(wanted: Wanted, people: People) -> Result:
     except OSError as error:
         raise storage_failure(error) from error
     return result
-
-
-def _column(wanted: Wanted, shards: list[str]) -> str:
-    """In which the vectors are."""
-    if wanted.layer is None:
-        return "embedding"
-    layers = layers_in(shards[0])
-    if wanted.layer not in layers:
-        there = f"there are {', '.join(layers)}" if layers else "jobs.embed --layers stores some"
-        raise RequestError(
-            f"--layer: {wanted.root} has no vectors of {wanted.layer!r}{nearest(wanted.layer, layers)}; {there}"
-        )
-    return wanted.layer
 
 
 def _of_stored(labels: Labels, shards: list[str], wanted: Wanted) -> Labels:

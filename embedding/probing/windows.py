@@ -46,13 +46,6 @@ def first_file(shard: str) -> str:
         return next(opened.iter_batches(1, columns=["file"]))["file"][0].as_py()
 
 
-def layers_in(shard: str) -> list[str]:
-    """The inner layers of which it has vectors."""
-    with open_shard(shard, KEY_RANGE_BYTES) as opened:
-        columns = opened.schema_arrow
-    return [one.name for one in columns if isinstance(one.type, pa.FixedSizeListType) and one.name != "embedding"]
-
-
 def draw(labels: Labels, is_test: Truth, shards: list[str], limit: int, seed: int) -> tuple[Sample, Sample]:
     """Windows to learn from, and windows for the test; each a row of COLUMNS, ``recording`` (into the files of
     ``labels``), ``shard`` (into ``shards``) and ``row`` (in it).

@@ -14,9 +14,9 @@ from embedding.errors import RequestError
 from embedding.listing.sources import list_recordings
 from embedding.output.store import Store, open_shard
 from embedding.output.stored import threads
-from embedding.rows import window_column
+from embedding.rows import WINDOW_COLUMNS, window_column
 from embedding.settings import Settings
-from embedding.vectors import matrix
+from embedding.vectors import EMBEDDING, matrix
 
 # What run.json says of the settings, under the names of the options.
 OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
@@ -26,8 +26,8 @@ BESIDE = ("layers", "predict", "labels_digest")
 MOST_WINDOWS = 256
 
 
-def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
-    """One vector for each window of the clip, ``[windows, dim]``.
+def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.float32]:
+    """One vector for each window of the clip, ``[windows, dim]``, as those that are stored in ``column``.
 
     Raises:
         RequestError: the clip cannot be read, or the output's weights cannot be had.
@@ -36,6 +36,8 @@ def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
     if run is None or "settings" not in run:
         raise RequestError(f"{store.root} has no run.json, so nothing says how to encode a clip: search with --like")
     options = {name: run["settings"].get(name) for name in OPTIONS}
+    if column != EMBEDDING:
+        options["layers"] = run["settings"]["layers"]
     settings = Settings.of(make_config(options | {"input": [clip], "output": store.root}))
     store.refuse_other_settings({name: value for name, value in settings.guarded().items() if name not in BESIDE})
     from embedding.encoding.encoder import load_encoders  # torch and avex take seconds
@@ -49,7 +51,7 @@ def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
     spec = settings.windows
     n_audio = spec.audio_samples(windows["start_time"].to_numpy(), windows["end_time"].to_numpy())
     (encoder,) = load_encoders([settings], "cpu", n_threads)
-    vectors = encoder.encode(matrix(windows[window_column(spec.rate_hz)]), n_audio)["embedding"]
+    vectors = encoder.encode(matrix(windows[window_column(spec.rate_hz)]), n_audio)[column]
     return vectors[np.isfinite(vectors).all(axis=1)]
 
 
@@ -74,8 +76,8 @@ class _Failures(Observer):
         self.said = f"{failure.kind}: {failure.message}"
 
 
-def of_window(file: str, at_s: float, shards: list[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """The vector ``[1, dim]`` of the stored window of ``file`` in which ``at_s`` lies, and its row without it.
+def of_window(file: str, at_s: float, shards: list[str], column: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """The vector ``[1, dim]`` in ``column`` of the stored window of ``file`` in which ``at_s`` lies, and its row.
 
     Raises:
         RequestError: there is none.
@@ -90,7 +92,7 @@ def of_window(file: str, at_s: float, shards: list[str]) -> tuple[NDArray[np.flo
         stored = f"whose windows begin at {start_s[0]:g} s and end before {end_s[-1]:g} s"
         raise RequestError(f"--at: no window holds {at_s:g} s of {file}, {stored}")
     window = windows.slice(within[0], 1)
-    return matrix(window["embedding"]), window.drop_columns("embedding").to_pylist()[0]
+    return matrix(window[column]), window.select([name for name, _ in WINDOW_COLUMNS]).to_pylist()[0]
 
 
 def _read(uri: str, file: str) -> pa.Table | None:

@@ -15,6 +15,7 @@ from embedding.errors import RequestError, storage_failure
 from embedding.output.store import Store, open_shard, shards_of
 from embedding.search.nearest import HITS, best, nearest
 from embedding.search.query import of_clip, of_window
+from embedding.vectors import as_embedding
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Search:
     like: str | None
     at_s: float
     k: int
+    layer: str | None = None  # an inner one; None: what the model ends in
 
 
 def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
@@ -38,15 +40,16 @@ def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
     store = Store(wanted.root, "")
     try:
         shards = shards_of(wanted.root)
+        column = store.column_of(wanted.layer)
         itself: dict[str, Any] = {}
         if wanted.like is not None:
-            query, itself = of_window(wanted.like, wanted.at_s, shards)
+            query, itself = of_window(wanted.like, wanted.at_s, shards, column)
         else:
-            query = of_clip(str(wanted.clip), store, os.cpu_count() or 1)
+            query = of_clip(str(wanted.clip), store, column, os.cpu_count() or 1)
         query = query[np.linalg.norm(query, axis=1) > 0]
         if not len(query):
             raise RequestError("the query's vectors are zero: nothing is near to them")
-        hits = _hits(shards, query, wanted.k + bool(itself), verbose=verbose)
+        hits = _hits(shards, column, query, wanted.k + bool(itself), verbose=verbose)
     except OSError as error:
         raise storage_failure(error) from error
     is_itself = [
@@ -56,23 +59,23 @@ def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
     return hits.filter(pa.array([not each for each in is_itself], pa.bool_())).slice(0, wanted.k)
 
 
-def _hits(shards: list[str], query: NDArray[np.float32], k: int, *, verbose: bool) -> pa.Table:
+def _hits(shards: list[str], column: str, query: NDArray[np.float32], k: int, *, verbose: bool) -> pa.Table:
     from embedding.scheduling import cluster  # Ray takes seconds to import
 
     with cluster.session(verbose=verbose), cluster.plain_errors():
         from embedding.scheduling.data import stream
 
         found = best([], k)
-        for some in stream(search_shards, pa.table({"uri": shards}), query, k, verbose=verbose):
+        for some in stream(search_shards, pa.table({"uri": shards}), column, query, k, verbose=verbose):
             found = best([found, some], k)
         return found
 
 
-def search_shards(shards: pa.Table, query: NDArray[np.float32], k: int) -> pa.Table:
-    """The K best windows (HITS) of these shards (column ``uri``)."""
-    return best([nearest(_read(uri), query, k) for uri in shards["uri"].to_pylist()], k)
+def search_shards(shards: pa.Table, column: str, query: NDArray[np.float32], k: int) -> pa.Table:
+    """The K best windows (HITS) of these shards (column ``uri``), by the vectors in ``column``."""
+    return best([nearest(_read(uri, column), query, k) for uri in shards["uri"].to_pylist()], k)
 
 
-def _read(uri: str) -> pa.Table:
+def _read(uri: str, column: str) -> pa.Table:
     with open_shard(uri) as shard:
-        return shard.read(columns=[*HITS.names[:-1], "embedding"], use_threads=False)
+        return as_embedding(shard.read(columns=[*HITS.names[:-1], column], use_threads=False), column)
