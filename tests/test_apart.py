@@ -25,7 +25,7 @@ from embedding.decoding.apart import TRIES, decode_apart
 from embedding.decoding.decode import Failure, decode
 from embedding.decoding.windows import WindowSpec
 from tests.conftest import ROOT, tone, write_audio
-from tests.test_decode import RATE_HZ, SECOND, Observer, recordings_of, write_truncated
+from tests.decoding import RATE_HZ, SECOND, Observer, recordings_of, write_truncated
 
 MISBEHAVIOUR = """
 import soundfile

@@ -2,87 +2,32 @@
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from io import BytesIO
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile as sf
-from numpy.typing import NDArray
 
-from embedding import storage
 from embedding.decoding import decode as stage
 from embedding.decoding.decode import Failure, decode
 from embedding.decoding.windows import WindowSpec
-from embedding.listing.sources import RECORDINGS
 from embedding.rows import windows_schema
 from tests.conftest import tone, write_audio
-
-RATE_HZ = 16_000
-SECOND = WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ, "pad")
-
-
-@dataclass
-class Observer(stage.Observer):
-    """Writes down what it is told, in order, among what else happens."""
-
-    events: list[str | Failure] = field(default_factory=list)
-    audio_s: float = 0.0
-    read: list[str] = field(default_factory=list)
-
-    def reading(self, file: str) -> None:
-        self.read.append(file)
-
-    def failed(self, failure: Failure, wanted: int) -> None:
-        self.events.append(failure)
-
-    def unchanged(self, file_id: int, wanted: int) -> None:
-        self.events.append(f"{file_id} unchanged")
-
-    def decoded(self, audio_s: float, n_bytes: int) -> None:
-        self.audio_s += audio_s
-
-    def without_windows(self) -> None:
-        self.events.append("without windows")
-
-    @property
-    def failures(self) -> dict[str, tuple[str, str]]:
-        """Kind and message, by the name of the file."""
-        return {Path(e.file).name: (e.kind, e.message) for e in self.events if isinstance(e, Failure)}
-
-
-def recordings_of(files: Iterable[Path | str], sizes: Iterable[int] | None = None) -> pa.Table:
-    names = [str(file) for file in files]
-    sizes = sizes or [Path(name).stat().st_size if Path(name).exists() else -1 for name in names]
-    return pa.table({"file": names, "size": list(sizes), "file_id": range(100, 100 + len(names))}, RECORDINGS)
-
-
-def run(files: Iterable[Path | str], spec: WindowSpec = SECOND, batch_size: int = 8) -> tuple[list[pa.Table], Observer]:
-    observer = Observer()
-    return list(decode(recordings_of(files), [spec], batch_size, observer)), observer
-
-
-def samples_of(table: pa.Table) -> NDArray[np.float32]:
-    """The windows, ``[n, length]``."""
-    column = table["window_16000"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(table), -1)
-
-
-def of_file(tables: list[pa.Table], path: Path) -> pa.Table:
-    table = pa.concat_tables(tables)
-    return table.filter(np.array(table["file"].to_pylist()) == str(path))
-
-
-def write_truncated(path: Path, audio: NDArray[np.float32], keep: float) -> Path:
-    write_audio(path, audio, RATE_HZ)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content))])
-    return path
-
+from tests.decoding import (
+    RATE_HZ,
+    SECOND,
+    Observer,
+    hash_of,
+    of_file,
+    recordings_of,
+    run,
+    samples_of,
+    with_known,
+    write_truncated,
+)
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
@@ -309,13 +254,6 @@ def test_bad_recordings_leave_the_others_unharmed(tmp_path: Path) -> None:
         np.testing.assert_array_equal(samples_of(among), samples_of(alone))
 
 
-@pytest.fixture(params=[600, 1], ids=["decoded whole", "decoded in passing"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recording of some seconds, decoded as a short one is and as a long one."""
-    monkeypatch.setattr(stage, "WHOLE_RECORDING_S", request.param)
-    monkeypatch.setattr("embedding.decoding.audio.BLOCK_SAMPLES", 4_000)
-
-
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("tail", ["pad", "drop"])
 @pytest.mark.parametrize("hop_s", [0.5, 1.0, 1.5])
@@ -358,137 +296,7 @@ def test_a_long_truncated_recording_ends_with_what_was_decoded(tmp_path: Path, m
     assert observer.failures["a.flac"][0] == "truncated"
 
 
-# --- objects of a store -----------------------------------------------------------------------------------------------
-
-
-class Bucket:
-    """Stands in for S3: what is asked of it, and how."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes | OSError]) -> None:
-        self.objects = objects
-        self.fetched: list[list[str]] = []
-        self.sizes: list[int] = []
-        self.opened: list[str] = []
-        monkeypatch.setattr(storage, "read_many", self.read_many)
-        monkeypatch.setattr(storage, "open_stream", self.open_stream)
-
-    def read_many(self, uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
-        self.fetched.append(uris)
-        self.sizes += sizes
-        return [self.objects[uri] for uri in uris]
-
-    def open_stream(self, uri: str) -> BinaryIO:
-        self.opened.append(uri)
-        content = self.objects[uri]
-        if isinstance(content, OSError):
-            raise content
-        return BytesIO(content)
-
-    def recordings(self) -> pa.Table:
-        sizes = [len(content) if isinstance(content, bytes) else 1_000 for content in self.objects.values()]
-        return recordings_of(self.objects, sizes)
-
-
-@pytest.fixture
-def wavs(tmp_path: Path) -> dict[str, bytes | OSError]:
-    return {
-        f"s3://bucket/{i}.wav": write_audio(tmp_path / f"{i}.wav", tone(2, RATE_HZ, seed=i), RATE_HZ).read_bytes()
-        for i in range(5)
-    }
-
-
-def test_small_objects_are_fetched_many_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]
-) -> None:
-    monkeypatch.setattr(stage, "FETCH_OBJECTS", 2)
-    bucket = Bucket(monkeypatch, wavs)
-    (table,) = decode(bucket.recordings(), [SECOND], 100, Observer())
-    names = list(wavs)
-    assert bucket.fetched == [names[:2], names[2:4], names[4:]]
-    assert bucket.sizes == bucket.recordings()["size"].to_pylist()
-    assert bucket.opened == []
-    assert table["file"].to_pylist() == [name for name in names for _ in range(2)]
-
-
-def test_a_group_is_no_larger_than_what_may_be_held(
-    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]
-) -> None:
-    monkeypatch.setattr(stage, "FETCH_BYTES", 2 * 64_044)
-    bucket = Bucket(monkeypatch, wavs)
-    list(decode(bucket.recordings(), [SECOND], 100, Observer()))
-    assert list(map(len, bucket.fetched)) == [2, 2, 1]
-
-
-def test_long_objects_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]) -> None:
-    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", 1_000)
-    bucket = Bucket(monkeypatch, wavs)
-    (table,) = decode(bucket.recordings(), [SECOND], 100, Observer())
-    assert (bucket.fetched, bucket.opened) == ([], list(wavs))
-    assert len(table) == 10
-
-
-@pytest.mark.parametrize("whole_bytes", [32 << 20, 0], ids=["fetched", "streamed"])
-def test_an_object_that_cannot_be_had_leaves_the_others_unharmed(
-    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], whole_bytes: int
-) -> None:
-    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", whole_bytes)
-    wavs["s3://bucket/2.wav"] = OSError("SlowDown: Please reduce your request rate")
-    observer = Observer()
-    (table,) = decode(Bucket(monkeypatch, wavs).recordings(), [SECOND], 100, observer)
-    assert observer.failures == {"2.wav": ("io", "cannot be read: SlowDown: Please reduce your request rate")}
-    assert set(table["file"].to_pylist()) == wavs.keys() - {"s3://bucket/2.wav"}
-
-
-def test_a_store_that_cannot_be_reached_fails_its_objects_not_the_job(
-    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], tmp_path: Path
-) -> None:
-    bucket = Bucket(monkeypatch, wavs)
-
-    def unreachable(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
-        raise OSError(f"no route to the host of {len(uris)} objects")
-
-    monkeypatch.setattr(storage, "read_many", unreachable)
-    local = write_audio(tmp_path / "local.wav", tone(2, RATE_HZ), RATE_HZ)
-    recordings = pa.concat_tables([bucket.recordings(), recordings_of([local])])
-    observer = Observer()
-    (table,) = decode(recordings, [SECOND], 100, observer)
-    assert set(table["file"].to_pylist()) == {str(local)}
-    assert {kind for kind, _ in observer.failures.values()} == {"io"}
-    assert len(observer.failures) == len(wavs)
-
-
-class LosesItsConnection(BytesIO):
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self.tell() > 100_000:
-            raise ConnectionResetError(104, "Connection reset by peer")
-        return super().read(size)
-
-
-@pytest.mark.usefixtures("either_way")
-def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = write_audio(tmp_path / "a.wav", tone(10, RATE_HZ), RATE_HZ).read_bytes()
-    monkeypatch.setattr(storage, "open_stream", lambda uri: LosesItsConnection(content))
-    observer = Observer()
-    tables = list(decode(recordings_of(["s3://bucket/a.wav"], [1 << 40]), [SECOND], 1, observer))
-    assert observer.failures == {"a.wav": ("io", "cannot be read: Connection reset by peer")}
-    assert observer.audio_s == 0
-    for table in tables:  # what left before is whole, and lacks the rest: it will be done again
-        assert table["n_windows"].to_pylist() == [10]
-    assert len(tables) < 10
-
-
 # --- audio that is known ----------------------------------------------------------------------------------------------
-
-
-def hash_of(path: Path) -> int:
-    tables, _ = run([path])
-    return tables[-1]["audio_hash_16000"][-1].as_py()
-
-
-def with_known(recordings: pa.Table, known: Sequence[int | None]) -> pa.Table:
-    return recordings.append_column("known_hash", pa.array([[each] for each in known], pa.list_(pa.int64())))
 
 
 def test_audio_that_is_known_is_not_cut_again(tmp_path: Path) -> None:
@@ -542,19 +350,3 @@ def test_a_recording_with_a_fault_is_never_taken_for_known(tmp_path: Path) -> No
     assert list(decode(with_known(recordings_of([tmp_path / "b.wav"]), [0]), [SECOND], 100, observer)) == []
     assert {kind for kind, _ in observer.failures.values()} == {"corrupt"}
     assert observer.events.count("without windows") == 1
-
-
-@pytest.mark.parametrize("whole_bytes", [32 << 20, 0], ids=["fetched", "streamed"])
-def test_an_object_is_compared_and_then_cut_from_its_beginning(
-    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], tmp_path: Path, whole_bytes: int
-) -> None:
-    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", whole_bytes)
-    bucket = Bucket(monkeypatch, wavs)
-    known = [hash_of(tmp_path / f"{i}.wav") for i in (0, 0, 2, 3, 0)]
-    observer = Observer()
-    (table,) = decode(with_known(bucket.recordings(), known), [SECOND], 100, observer)
-    names = list(wavs)
-    assert table["file"].to_pylist() == [names[1]] * 2 + [names[4]] * 2
-    assert observer.events.count("without windows") == 3
-    expected, _ = sf.read(tmp_path / "1.wav", dtype="float32")
-    np.testing.assert_array_equal(samples_of(table)[:2].reshape(-1), expected)

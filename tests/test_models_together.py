@@ -26,7 +26,7 @@ from embedding.request import Request
 from embedding.rows import of_target, windows_schema
 from jobs.embed import parse
 from tests.conftest import BEATS, EFFICIENTNET, Outcome, tone, write_audio
-from tests.test_decode import Observer, recordings_of
+from tests.decoding import Observer, recordings_of
 from tests.test_encoder import relative_error
 
 Embed = Callable[..., Outcome]
