@@ -136,6 +136,45 @@ def test_lancedb_finds_the_nearest(
     assert [1 - row["_distance"] for row in found] == pytest.approx(cosines[nearest], abs=1e-5)
 
 
+LAYER = "backbone.encoder.layers.5.fc2"
+
+
+@pytest.fixture
+def with_more(output: Path) -> Path:
+    """Of a run with an inner layer and predictions."""
+    rng = np.random.default_rng(1)
+    for shard in (output / "embeddings").iterdir():
+        table = pq.read_table(shard)
+        n = len(table)
+        table = table.append_column(LAYER, column(rng.standard_normal((n, 3)).astype(np.float32)))
+        table = table.append_column("labels", pa.array([[f"label {i}", "é"] for i in range(n)]))
+        table = table.append_column("scores", pa.array(rng.random((n, 2)).tolist(), pa.list_(pa.float32())))
+        pq.write_table(table, shard)
+    return output
+
+
+def test_torch_loads_layers_and_predictions(export: Export, with_more: Path, tmp_path: Path) -> None:
+    done = export(with_more, "--to", "pt", tmp_path / "pt")
+    assert (done.code, done.stderr) == (0, "")
+    found, table = torch.load(tmp_path / "pt" / "windows.pt", weights_only=True, mmap=True), stored(with_more)
+    assert np.array_equal(found["embedding"].numpy(), vectors(table))
+    assert np.array_equal(found[LAYER].numpy(), np.stack(table[LAYER].to_numpy()))
+    assert np.array_equal(found["scores"].numpy(), np.stack(table["scores"].to_numpy()))
+    assert found["labels"] == table["labels"].to_pylist()
+    assert sorted(path.name for path in (tmp_path / "pt").iterdir()) == ["export.json", "windows.pt"]
+
+
+def test_lancedb_takes_layers_and_predictions(export: Export, with_more: Path, tmp_path: Path) -> None:
+    done = export(with_more, "--to", "lancedb", tmp_path / "lance")
+    assert (done.code, done.stderr) == (0, "")
+    table, windows = lancedb.connect(tmp_path / "lance").open_table("windows"), stored(with_more)
+    found = table.to_arrow()
+    assert found["backbone_encoder_layers_5_fc2"].to_pylist() == windows[LAYER].to_pylist()
+    assert found["labels"].to_pylist() == windows["labels"].to_pylist()
+    nearest = table.search(vectors(windows)[9], vector_column_name="vector").limit(1).to_list()
+    assert nearest[0]["file"] == windows["file"][9].as_py()
+
+
 def write_pooled(root: Path, name: str, vectors: pa.Array) -> None:
     n = len(vectors)
     recordings = {

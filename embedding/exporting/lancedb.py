@@ -23,7 +23,9 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
         RunError: it failed.
     """
     lancedb, index = extras.load("lancedb", "lancedb"), extras.load("lancedb.index", "lancedb")
-    schema = pa.schema([*rows.beside, (COLUMN, pa.list_(pa.float32(), rows.dim))])
+    # A dot in a name, as those of layers have, would lead into a column of LanceDB's.
+    beside = [field.with_name(field.name.replace(".", "_")) for field in rows.beside]
+    schema = pa.schema([*beside, (COLUMN, pa.list_(pa.float32(), rows.dim))])
     failures: list[Exception] = []
 
     def records() -> Iterator[pa.RecordBatch]:
