@@ -148,6 +148,19 @@ def test_a_job_over_the_outputs_of_several_models_asks_for_one(
     assert f"holds the outputs of several models: name one of them, like {output}/model=" in capsys.readouterr().err
 
 
+def test_outputs_of_one_model_and_of_several_do_not_mix(together: tuple[Path, Outcome], archive: Path) -> None:
+    output, _ = together
+    options = {"input": [str(archive)], "checkpoint": "random", "window_s": 1.0}
+    alone = options | {"model": WIDE, "output": str(output)}
+    with pytest.raises(RequestError, match=f"that of this one alone is --output {output}/model={WIDE}$"):
+        Request.of(make_config(alone)).refuse_mixed_outputs()
+    Request.of(make_config(alone | {"output": f"{output}/model={WIDE}"})).refuse_mixed_outputs()
+    both = options | {"model": [EFFICIENTNET, WIDE], "output": str(output)}
+    Request.of(make_config(both)).refuse_mixed_outputs()
+    with pytest.raises(RequestError, match="holds the vectors of one model"):
+        Request.of(make_config(both | {"output": f"{output}/model={WIDE}"})).refuse_mixed_outputs()
+
+
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
 
