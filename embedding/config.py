@@ -162,7 +162,7 @@ class EmbedConfig:
     layers: str | tuple[int, ...] = _option(
         _layers,
         "inner layers of which there is a vector, too, each in a column of its name: all, or by number, like 0,6,-1; "
-        "last: of none, only what the model ends in",
+        "last: of none, only what the model ends in; with a negative number in front, --layers=-2,-1",
         metavar="LAYERS",
         default=LAST,
     )

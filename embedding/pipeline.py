@@ -152,7 +152,7 @@ def store_failures(failures: list[tuple[int, Failure]], job: Job, report: Report
     for at, target in enumerate(job.targets):
         target.store.write_failures((failure for of_target, failure in failures if of_target == at), job.run_id)
     if failures:
-        report.failed(list(dict.fromkeys(failure for _, failure in failures)))
+        report.failed(failures)
 
 
 def share_weights(targets: Sequence[Target]) -> Weights:

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from embedding import storage
-from embedding.config import RANDOM_CHECKPOINT, EmbedConfig
+from embedding.config import MODEL_FOLDER, RANDOM_CHECKPOINT, EmbedConfig
 from embedding.console import People, audio_length, plural, size
 from embedding.errors import RequestError
 from embedding.listing import sources
@@ -63,6 +63,23 @@ class Request:
         parts = tuple(Part.of(each) for each in alone)
         _refuse_unequal_windows([part.settings for part in parts])
         return cls(config, listing, parts)
+
+    def refuse_mixed_outputs(self) -> None:
+        """Raises RequestError where the output of one model, and those of several, would come to lie in one place."""
+        root = storage.normalise(self.config.output, "--output")
+        of_one = Store(root, "").stored_settings() is not None
+        of_several = storage.first_folder(root, MODEL_FOLDER) is not None
+        if len(self.parts) > 1 and of_one and not of_several:
+            raise RequestError(
+                f"--output: {root} holds the vectors of one model, and those of several go each into a folder of their "
+                "own; choose another --output"
+            )
+        if len(self.parts) == 1 and of_several and not of_one:
+            own = storage.join(root, f"{MODEL_FOLDER}{self.parts[0].settings.model.name}")
+            raise RequestError(
+                f"--output: {root} holds the outputs of several models, each in its folder; that of this one alone is "
+                f"--output {own}"
+            )
 
     def look(self, part: Part, *, thorough: bool, each: Each = threads) -> tuple[Stored, Work]:
         """What the output of a part holds, and what is left to do."""

@@ -48,6 +48,7 @@ def embed(config: EmbedConfig, people: People) -> list[Books] | None:
         RunError: the run could not go on, or was stopped.
     """
     request = Request.of(config)
+    request.refuse_mixed_outputs()
     for part in request.parts:
         part.store.refuse_other_settings(part.settings.guarded())
     greet(people, request)

@@ -62,26 +62,26 @@ def embed(arguments: Sequence[str] | None) -> None:
     from embedding.run import embed as run  # numpy, pyarrow and soundfile: not for --help
 
     config = parse(arguments)
-    for books in run(config, People.on_stdout()) or []:
-        check(books, config)
+    whole = run(config, People.on_stdout()) or []
+    missing = [(model, what_is_missing(books, config)) for model, books in zip(config.model, whole, strict=False)]
+    said = [f"{model}: {what}" if len(whole) > 1 else what for model, what in missing if what]
+    if said:
+        raise RunError("; ".join(said))
 
 
-def check(books: "Books", config: EmbedConfig) -> None:
-    """Whether an output is complete within the failure budget.
-
-    Raises:
-        RunError: it is not.
-    """
+def what_is_missing(books: "Books", config: EmbedConfig) -> str:
+    """Why an output is not complete within the failure budget; nothing where it is."""
     if books.failure_rate > config.max_failure_rate:
-        raise RunError(
+        return (
             f"{books.failed:,} of {books.listed:,} recordings failed, more than --max-failure-rate "
             f"{config.max_failure_rate:g} allows"
         )
     if not books.balanced:
-        raise RunError(
+        return (
             f"the books do not balance: of {books.listed:,} recordings {books.already_done + books.embedded:,} are "
             f"embedded and {books.failed:,} failed; run the same command again"
         )
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedding.config import make_config
+from embedding.encoding.encoder import encode_table, load_encoders
 from embedding.encoding.models import ARCHITECTURES
+from embedding.settings import Settings
 from tests.conftest import EFFICIENTNET, Outcome, tone, write_audio
+from tests.test_encoder import some_windows, windows_table
 
 Embed = Callable[..., Outcome]
 
@@ -66,3 +71,23 @@ def test_the_dry_run_counts_all_columns(embed: Embed, request_: list[object], tm
         sizes.append(float(said.split("windows, ")[1].split(" kB of vectors")[0]))
     inner = sum(ARCHITECTURES["efficientnet"].layer_dims)
     assert np.isclose(sizes[1] / sizes[0], (inner + 1_280) / 1_280, rtol=0.05)
+
+
+def test_windows_that_a_model_does_not_want_have_its_columns_all_the_same() -> None:
+    """Of several models one may have stored them before, or a stop may come before its turn; and tables with such
+    windows and with others make one shard."""
+    request = {"input": "a", "output": "b", "model": EFFICIENTNET, "checkpoint": "random", "window_s": 1.0}
+    settings = Settings.of(make_config(request | {"layers": "0,-1", "predict": 2}))
+    encoders = load_encoders([settings, settings], "cpu", 1)
+    of_first = windows_table(some_windows(2))
+    wanted = of_first.column_names.index("wanted")
+    of_both = of_first.set_column(wanted, "wanted", pa.array([3, 3], pa.uint16()))
+    after_first = iter([False, True])
+    tables = [
+        encode_table(encoders, of_first)[0],
+        encode_table(encoders, of_both)[0],
+        encode_table(encoders, of_both, lambda: next(after_first))[0],
+    ]
+    assert [table["wanted"].to_pylist() for table in tables] == [[1, 1], [3, 3], [1, 1]]
+    assert "1.model.features.8.0" in tables[0].column_names
+    assert len(pa.concat_tables(tables)) == 6

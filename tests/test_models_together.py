@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jobs.embed
 import jobs.pool
 import jobs.report
 import jobs.search
@@ -22,6 +24,7 @@ from embedding.decoding.apart import decode_apart
 from embedding.decoding.decode import decode
 from embedding.decoding.windows import WindowSpec
 from embedding.errors import RequestError
+from embedding.output.report import Books
 from embedding.request import Request
 from embedding.rows import of_target, windows_schema
 from jobs.embed import parse
@@ -145,6 +148,19 @@ def test_a_job_over_the_outputs_of_several_models_asks_for_one(
     assert f"holds the outputs of several models: name one of them, like {output}/model=" in capsys.readouterr().err
 
 
+def test_outputs_of_one_model_and_of_several_do_not_mix(together: tuple[Path, Outcome], archive: Path) -> None:
+    output, _ = together
+    options = {"input": [str(archive)], "checkpoint": "random", "window_s": 1.0}
+    alone = options | {"model": WIDE, "output": str(output)}
+    with pytest.raises(RequestError, match=f"that of this one alone is --output {output}/model={WIDE}$"):
+        Request.of(make_config(alone)).refuse_mixed_outputs()
+    Request.of(make_config(alone | {"output": f"{output}/model={WIDE}"})).refuse_mixed_outputs()
+    both = options | {"model": [EFFICIENTNET, WIDE], "output": str(output)}
+    Request.of(make_config(both)).refuse_mixed_outputs()
+    with pytest.raises(RequestError, match="holds the vectors of one model"):
+        Request.of(make_config(both | {"output": f"{output}/model={WIDE}"})).refuse_mixed_outputs()
+
+
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +193,22 @@ def test_a_request_of_several_models_that_makes_no_sense_is_refused(
     request = {"input": [str(archive)], "output": "out", "checkpoint": "random", "window_s": 1.0}
     with pytest.raises(RequestError, match=message.replace("(", "\\(")):
         Request.of(make_config(request | options))
+
+
+def test_what_is_missing_is_said_of_each_model(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Books(4, 0, 4, 0, 0, 0, 0, 9, 9, 0, {}, {})
+    failed, lost = replace(whole, embedded=1, failed=3), replace(whole, embedded=3)
+    models = ("--model", BEATS, WIDE, EFFICIENTNET)
+    monkeypatch.setattr("embedding.run.embed", lambda *_: [failed, whole, lost])
+    assert jobs.embed.main(["--input", str(archive), "--output", "out", *models]) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"{BEATS}: 3 of 4 recordings failed, more than --max-failure-rate 0.05 allows; {EFFICIENTNET}: the books"
+        in said
+    )
+    assert WIDE not in said
 
 
 # --- one decode -------------------------------------------------------------------------------------------------------

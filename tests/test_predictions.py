@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from embedding.config import make_config
+from embedding.config import EmbedConfig, make_config
 from embedding.encoding.encoder import Encoder, encode_table
+from embedding.encoding.models import check_fits, find_model
 from embedding.errors import RequestError
 from embedding.settings import Settings
 from tests.conftest import BEATS, EFFICIENTNET, tone
@@ -38,9 +39,13 @@ def write_classifier(
     return path
 
 
-def settings(checkpoint: object, model: str, k: int) -> Settings:
+def config(checkpoint: object, model: str, k: int) -> EmbedConfig:
     request = {"input": "a", "output": "b", "model": model, "checkpoint": str(checkpoint), "window_s": 1.0}
-    return Settings.of(make_config(request | {"predict": k}))
+    return make_config(request | {"predict": k})
+
+
+def settings(checkpoint: object, model: str, k: int) -> Settings:
+    return Settings.of(config(checkpoint, model, k))
 
 
 def some_windows(n: int) -> np.ndarray:
@@ -91,6 +96,12 @@ def test_a_model_without_a_classifier_says_so_before_any_work(tmp_path: Path, ch
         settings(bare, BEATS, 1)
 
 
+def test_its_own_weights_given_by_hand_bring_no_classifier_either() -> None:
+    own = find_model("esp_aves2_eat_all")
+    with pytest.raises(RequestError, match=r"--predict: esp_aves2_eat_all has no classifier; leave --predict out"):
+        check_fits(own, config(own.checkpoint, own.name, 1), 16_000)
+
+
 def test_a_checkpoint_of_the_hub_brings_the_label_map_beside_it(
     tmp_path: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +127,35 @@ def test_a_label_map_that_does_not_fit_is_refused(tmp_path: Path, checkpoints: d
         settings(path, BEATS, 1)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"a": 1}', '{"a": 0, "b": 0}', '{"a": "x"}', '{"a": null}'])
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"weight": (7, 1280)}, r"holds no classifier \(model.classifier.1.bias\)"),
+        ({"weight": (7, 100), "bias": (7,)}, r"other shapes \(\[7, 100\] and \[7\]\) than .* needs \(n × 1280 and n\)"),
+        ({"weight": (7,), "bias": (7,)}, r"other shapes \(\[7\] and \[7\]\)"),
+        ({"weight": (7, 1280), "bias": (5,)}, r"other shapes \(\[7, 1280\] and \[5\]\)"),
+    ],
+)
+def test_a_classifier_of_other_shapes_is_refused(
+    shapes: dict[str, tuple[int, ...]], message: str, tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
+    name, _ = MODELS[EFFICIENTNET]
+    save_file({f"{name}.{part}": torch.zeros(shape) for part, shape in shapes.items()}, path)
+    with pytest.raises(RequestError, match=message):
+        settings(path, EFFICIENTNET, 1)
+
+
+def test_damaged_weights_are_refused_before_any_work(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(RequestError, match=r"--checkpoint: .*supervised.safetensors is damaged"):
+        settings(path, EFFICIENTNET, 1)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"a": 1}', '{"a": 0, "b": 0}', '{"a": "x"}', '{"a": null}', '{"a": Infinity}']
+)
 def test_a_damaged_label_map_is_refused(content: str, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     path = write_classifier(tmp_path, checkpoints[BEATS], BEATS)
     (tmp_path / "label_map.json").write_text(content)

@@ -35,9 +35,20 @@ def test_a_batch_is_fatal_when_it_was_begun_often_and_never_ended() -> None:
 
 def test_a_recording_fails_once_however_often_it_is_told() -> None:
     progress = Progress()
-    progress.add_failed([1, 2])
-    progress.add_failed([1])
+    progress.add_failed([(0, 1), (0, 2)])
+    progress.add_failed([(0, 1)])
     assert progress.tally.failed == 2
+
+
+def test_a_failure_counts_for_the_model_that_it_is_of() -> None:
+    progress = Progress()
+    progress.add_failed([(0, 1), (1, 1), (1, 2)])
+    progress.add_failed([(1, 2)])
+    progress.add("encode", 1.0, {1: {"windows_encoded": 3, "audio_encoded_s": 1.5}})
+    assert progress.tally.failed == 2
+    alone = [progress.tally.of_target(target) for target in range(3)]
+    assert [of_it.failed for of_it in alone] == [1, 2, 0]
+    assert [of_it.audio_encoded_s for of_it in alone] == [0.0, 1.5, 0.0]
 
 
 def test_a_wish_to_stop_stays() -> None:
@@ -65,7 +76,7 @@ def test_what_was_heard_of_a_process_that_died_still_counts() -> None:
         tell(progress, heard)
         assert heard.tally.windows_encoded == 10
     second.add("encode", 1.0, windows_encoded=1)
-    second.add_failed([2])
+    second.add_failed([(0, 2)])
     tell(second, heard)
     assert heard.tally.windows_encoded == 11
     third.add("encode", 1.0, windows_encoded=1)

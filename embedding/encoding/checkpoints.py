@@ -6,12 +6,14 @@ nodes hand objects on to each other, and one process of a node writes them down 
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 
 from embedding import storage
 from embedding.config import RANDOM_CHECKPOINT
@@ -52,6 +54,20 @@ def fetch_checkpoint(model_name: str, uri: str) -> Checkpoint:
         if not Path(path).is_file():
             raise RequestError(f"--checkpoint: {path} is not a file")
     return Checkpoint(uri, path, _digest(path))
+
+
+@contextmanager
+def open_tensors(checkpoint: Checkpoint, framework: str) -> Iterator[safe_open]:
+    """A .safetensors checkpoint to read from.
+
+    Raises:
+        RequestError: it is damaged.
+    """
+    try:
+        with safe_open(checkpoint.path, framework) as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise RequestError(f"--checkpoint: {checkpoint.uri} is damaged: {error}") from error
 
 
 def keep(checkpoint: Checkpoint, fetch: Callable[[], Any]) -> Checkpoint:

@@ -67,8 +67,20 @@ class Encoder:
             else:
                 start += len(windows[part])
         if not parts:
-            return {"embedding": np.empty((0, self.settings.model.traits.dim), dtype=np.float32)}
+            return self._of_no_window()
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+
+    def _of_no_window(self) -> dict[str, NDArray[Any]]:
+        """As many columns as of any other windows: a table that lacks some could not be joined with the next."""
+        traits, labels = self.settings.model.traits, self.settings.labels
+        dims = {"embedding": traits.dim}
+        if isinstance(self._features, Layered):
+            inner = (traits.layer_dims[layer] for layer in self.settings.layers)
+            dims |= zip(self._features.names, inner, strict=True)
+        columns: dict[str, NDArray[Any]] = {name: np.empty((0, dim), np.float32) for name, dim in dims.items()}
+        if labels is not None:
+            columns |= {"labels": np.empty((0, labels.k), np.int64), "scores": np.empty((0, labels.k), np.float32)}
+        return columns
 
     def _pass(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """One forward pass. While the micro-batch is being found, its end is waited for and timed."""

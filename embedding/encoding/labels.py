@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from embedding import storage
 from embedding.config import RANDOM_CHECKPOINT
-from embedding.encoding.checkpoints import Checkpoint, fetch_hub_file
+from embedding.encoding.checkpoints import Checkpoint, fetch_hub_file, open_tensors
 from embedding.encoding.models import Model
 from embedding.errors import RequestError
 
@@ -84,7 +84,7 @@ def _names(uri: str, content: bytes) -> tuple[str, ...]:
         numbers = json.loads(content)
         names = {int(number): str(label) for label, number in numbers.items()}
         is_whole = bool(names) and sorted(names) == list(range(len(numbers)))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):  # JSON as Python reads it has an Infinity
         names, is_whole = {}, False
     if not is_whole:
         raise RequestError(f"--predict: {uri} is no label map: expected JSON of labels and their numbers from 0 on")
@@ -96,7 +96,7 @@ def _check_classifier(model: Model, checkpoint: Checkpoint, n_labels: int) -> No
     assert checkpoint.path is not None
     if not checkpoint.path.endswith(".safetensors"):
         return
-    with safe_open(checkpoint.path, "numpy") as tensors:
+    with open_tensors(checkpoint, "numpy") as tensors:
         refuse_misfit(model, checkpoint.uri, tensors, n_labels)
 
 
@@ -106,9 +106,15 @@ def refuse_misfit(model: Model, uri: str, tensors: "safe_open", n_labels: int) -
     Raises:
         RequestError: it has none, or another one.
     """
-    name = f"{model.traits.classifier}.weight"
-    if name not in tensors.keys():  # noqa: SIM118 — no dict
-        raise RequestError(f"--predict: {uri} holds no classifier ({name})")
-    n_outputs, _ = tensors.get_slice(name).get_shape()
-    if n_outputs != n_labels:
-        raise RequestError(f"--predict: {uri} has a classifier of {n_outputs} outputs, its label map {n_labels} labels")
+    name, dim = model.traits.classifier, model.traits.dim
+    for part in ("weight", "bias"):
+        if f"{name}.{part}" not in tensors.keys():  # noqa: SIM118 — no dict
+            raise RequestError(f"--predict: {uri} holds no classifier ({name}.{part})")
+    weight, bias = (tensors.get_slice(f"{name}.{part}").get_shape() for part in ("weight", "bias"))
+    if (weight[1:], bias) != ([dim], weight[:1]):
+        raise RequestError(
+            f"--predict: {uri} has a classifier of other shapes ({weight} and {bias}) than {model.name} needs "
+            f"(n × {dim} and n)"
+        )
+    if weight[0] != n_labels:
+        raise RequestError(f"--predict: {uri} has a classifier of {weight[0]} outputs, its label map {n_labels} labels")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from embedding.config import ALL, LAST, RANDOM_CHECKPOINT, EmbedConfig
-from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint
+from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint, open_tensors
 from embedding.errors import RequestError, root_cause
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def check_fits(model: Model, config: EmbedConfig, window_samples: int) -> None:
         raise RequestError(f"--pooling: {model.name} has no CLS token; use mean or max")
     if config.mask_padding and not traits.can_mask:
         raise RequestError(f"--mask-padding: {model.name} takes no padding mask; only BEATs models do")
-    if config.predict and model.label_map is None and config.checkpoint in (None, (RANDOM_CHECKPOINT,)):
+    own_or_none = (None, (model.checkpoint,), (RANDOM_CHECKPOINT,))
+    if config.predict and model.label_map is None and config.checkpoint in own_or_none:
         raise RequestError(f"--predict: {model.name} has no classifier; leave --predict out, or choose another --model")
     if config.layers != LAST and config.mask_padding:
         raise RequestError("--mask-padding: inner layers (--layers) say nothing of what was padding; leave one out")
@@ -274,16 +275,12 @@ def tensors_only(checkpoint: Checkpoint) -> Iterator[str]:
     as tensors only, and handed on as safetensors.
     """
     import torch
-    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
     assert checkpoint.path is not None
     if checkpoint.path.endswith(".safetensors"):
-        try:
-            with safe_open(checkpoint.path, "pt"):
-                pass
-        except SafetensorError as error:
-            raise RequestError(f"--checkpoint: {checkpoint.uri} is damaged: {error}") from error
+        with open_tensors(checkpoint, "pt"):
+            pass
         yield checkpoint.path
         return
     try:

@@ -16,6 +16,9 @@ from embedding.vectors import EMBEDDING, matrix
 
 # Of recordings that have no folder in common.
 PROJECT = "avex-batch"
+OF_RECORDING = ("file_id", "duration", "sample_rate", "channels")
+# All that hoplite takes of a row.
+COLUMNS = ["file", "start_time", "end_time", *OF_RECORDING]
 
 
 def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
@@ -37,7 +40,7 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
             raise RunError("hoplite's vectors are float16, and some numbers are above 65,504")
         windows = [
             {"recording_id": recordings.of(row), "offsets": [row["start_time"], row["end_time"]]}
-            for row in batch.drop_columns(EMBEDDING).to_pylist()
+            for row in batch.select(COLUMNS).to_pylist()
         ]
         database.insert_windows_batch(windows, vectors, handle_duplicates="allow")  # there are none
     database.commit()
@@ -62,7 +65,7 @@ class _Recordings:
         """The identity hoplite has for the recording of a row."""
         if row["file"] not in self.ids:
             name = row["file"].removeprefix(self.base).removeprefix("/")
-            kept = {column: row[column] for column in ("file_id", "duration", "sample_rate", "channels")}
+            kept = {column: row[column] for column in OF_RECORDING}
             self.ids[row["file"]] = self.database.insert_recording(name, deployment_id=self._deployment(name), **kept)
         return self.ids[row["file"]]
 

@@ -54,9 +54,9 @@ class Tally:
             self.encoding_since_s = self.first_window_at_s - busy_s
 
     def of_target(self, target: int) -> "Tally":
-        """What concerns one model: windows and shards of its own, and all else of the run."""
-        none: dict[str, Any] = {"windows_encoded": 0, "audio_encoded_s": 0.0, "windows_written": 0, "shards": 0}
-        return replace(self, **none | self.by_target.get(target, {}))
+        """What concerns one model: windows, shards and failures of its own, and all else of the run."""
+        none: dict[str, Any] = dict.fromkeys(("failed", "windows_encoded", "windows_written", "shards"), 0)
+        return replace(self, **none | {"audio_encoded_s": 0.0} | self.by_target.get(target, {}))
 
     @property
     def done_again(self) -> dict[str, int]:

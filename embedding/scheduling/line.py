@@ -152,12 +152,12 @@ class Reporter:
         metrics.add(stage, busy_s, **sum(map(Counter, by_target.values()), Counter(counts)))
         self._actor.add.remote(stage, busy_s, dict(by_target), **counts)
 
-    def failed(self, failures: list[Failure]) -> None:
-        """These are stored as rows already."""
-        for failure in failures:
+    def failed(self, failures: list[tuple[int, Failure]]) -> None:
+        """These, each with its target, are stored as rows already."""
+        for failure in dict.fromkeys(failure for _, failure in failures):
             metrics.failed(failure.kind)
             logger.warning(redact(f"{failure.file}: {failure.kind}: {failure.message}"))
-        self._actor.add_failed.remote([failure.file_id for failure in failures])
+        self._actor.add_failed.remote([(target, failure.file_id) for target, failure in failures])
 
     def unchanged(self, recordings: list[tuple[int, int]]) -> None:
         """``Progress.add_unchanged``, heard before the task ends, and with it perhaps the round."""

@@ -19,6 +19,7 @@ class Progress:
     _begun_tasks: Counter[str] = field(default_factory=Counter)
     _open_batches: Counter[str] = field(default_factory=Counter)  # begun and not finished, by how often
     _failed: set[int] = field(default_factory=set)
+    _failed_of: set[tuple[int, int]] = field(default_factory=set)
     _unchanged: list[tuple[int, int]] = field(default_factory=list)
 
     def begin_leg(self) -> None:
@@ -51,10 +52,14 @@ class Progress:
     ) -> None:
         self.tally.add(stage, busy_s, by_target, **counts)
 
-    def add_failed(self, file_ids: list[int]) -> None:
-        """Recordings that failed; one may be told several times."""
-        self._failed.update(file_ids)
-        self.tally.failed = len(self._failed)
+    def add_failed(self, failures: list[tuple[int, int]]) -> None:
+        """Recordings that failed, each as a target and its ``file_id``; one may be told several times."""
+        for target, file_id in set(failures) - self._failed_of:
+            own = self.tally.by_target.setdefault(target, {})
+            own["failed"] = own.get("failed", 0) + 1
+            self._failed.add(file_id)
+        self._failed_of.update(failures)
+        self.tally.failed = len(self._failed)  # for several targets it failed once
 
     def add_unchanged(self, recordings: list[tuple[int, int]]) -> None:
         """``file_id`` of recordings whose audio is that of a former version, and bits of the targets that have it."""
