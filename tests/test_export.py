@@ -279,11 +279,47 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 def test_shards_of_different_lengths_are_named(export: Export, output: Path, tmp_path: Path) -> None:
     shard = output / "embeddings" / "s2.parquet"
     table = pq.read_table(shard)
-    table = table.set_column(table.column_names.index("embedding"), "embedding", column(np.ones((len(table), 3))))
+    table = table.set_column(
+        table.column_names.index("embedding"), "embedding", column(np.ones((len(table), 3), np.float32))
+    )
     pq.write_table(table.replace_schema_metadata({SETTINGS_KEY: "{}"}), shard)
     done = export(output, "--to", "npy", tmp_path / "npy")
     assert done.code == 1
     assert done.stderr.startswith(f"avex-batch: {shard} holds vectors of another length than ")
+
+
+def test_a_shard_without_columns_that_others_have_is_named(export: Export, output: Path, tmp_path: Path) -> None:
+    shard = output / "embeddings" / "s0.parquet"
+    table = pq.read_table(shard)
+    pq.write_table(table.append_column("inner", table["embedding"]), shard)
+    done = export(output, "--to", "npy", tmp_path / "npy")
+    assert done.code == 1
+    assert done.stderr.startswith(
+        f"avex-batch: {output}/embeddings/s1.parquet lacks columns that {shard} has (inner): "
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_parquet_file_of_somebody_else_among_the_shards_is_named(
+    export: Export, output: Path, tmp_path: Path
+) -> None:
+    other = output / "embeddings" / "labels.parquet"
+    pq.write_table(pa.table({"file": FILES, "label": ["wren"] * len(FILES)}), other)
+    done = export(output, "--to", "npy", tmp_path / "npy")
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert f"{other} is no shard of jobs.embed" in done.stderr
+
+
+def test_what_lancedb_does_not_take_is_said_without_its_traceback(export: Export, output: Path, tmp_path: Path) -> None:
+    shard = output / "embeddings" / "s0.parquet"
+    table = pq.read_table(shard)
+    nothing = column(np.full((len(table), DIM), np.nan, np.float32))
+    pq.write_table(table.set_column(table.column_names.index("embedding"), "embedding", nothing), shard)
+    done = export(output, "--to", "lancedb", tmp_path / "lancedb")
+    assert done.code == 1
+    assert "LanceDB failed: " in done.stderr
+    assert "has NaNs" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

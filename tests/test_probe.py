@@ -338,6 +338,27 @@ def test_a_damaged_shard_is_named_in_one_line(probe: Probe, output: Path, labels
     assert done.stderr.count("\n") == 1
 
 
+def test_vectors_that_are_not_finite_are_named_in_one_line(probe: Probe, tmp_path: Path, labels: Path) -> None:
+    vectors = calls()
+    next(iter(vectors.values()))[0] = np.nan
+    write_output(str(tmp_path / "odd"), vectors, SETTINGS)
+    done = probe(tmp_path / "odd", "--labels", labels)
+    assert done.code == 1
+    shard = tmp_path / "odd" / "embeddings" / "s0.parquet"
+    assert done.stderr.startswith(f"avex-batch: {shard} holds vectors that are not finite: delete it and run ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_shard_without_the_layer_of_others_is_named(probe: Probe, output: Path, labels: Path) -> None:
+    for shard in sorted((output / "embeddings").iterdir())[:2]:
+        table = pq.read_table(shard)
+        pq.write_table(table.append_column("inner", table["embedding"]), shard)
+    done = probe(output, "--labels", labels, "--layer", "inner")
+    assert done.code == 1
+    assert done.stderr.startswith(f"avex-batch: {output}/embeddings/s2.parquet holds no vectors of 'inner'")
+    assert done.stderr.count("\n") == 1
+
+
 def test_without_scikit_learn_it_says_what_to_install(
     probe: Probe, output: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,9 +15,12 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedding.errors import RunError
 from embedding.output.store import embeddings_schema
 from embedding.search.nearest import best, nearest
+from embedding.search.run import search_shards
 from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, run_embed, tone, write_audio
+from tests.shards import write_output
 
 Search = Callable[..., Outcome]
 FREQUENCIES_HZ = {"low": 300.0, "middle": 1500.0, "high": 5000.0}
@@ -158,6 +161,13 @@ def test_where_there_are_no_embeddings_nothing_is_found(search: Search, tmp_path
     done = search(tmp_path, "--like", "/a.wav")
     assert done.code == 2
     assert "holds no embeddings: write them with jobs.embed" in done.stderr
+
+
+def test_a_shard_of_vectors_of_another_length_is_named(tmp_path: Path) -> None:
+    write_output(str(tmp_path), {"/a/1.wav": np.ones((2, 4), np.float32)}, {}, n_shards=1)
+    shard = f"{tmp_path}/embeddings/s0.parquet"
+    with pytest.raises(RunError, match=f"{shard} holds vectors of 4 numbers, and the query's has 5: delete it"):
+        search_shards(pa.table({"uri": [shard]}), np.ones((1, 5), np.float32), 1)
 
 
 @given(n=st.integers(1, 40), k=st.integers(1, 50), n_shards=st.integers(1, 5), seed=st.integers(0, 999))

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from embedding import storage
 from embedding.errors import RequestError, RunError
-from embedding.output.store import DO_ANEW, SETTINGS_KEY, no_embeddings, undamaged
-from embedding.output.stored import KEY_RANGE_BYTES, threads
+from embedding.output.store import SETTINGS_KEY, no_embeddings, refuse_others, undamaged
+from embedding.output.stored import DO_ANEW, KEY_RANGE_BYTES, threads
 from embedding.pooling.pooled import DELETE_POOLED, FOLDER
 
 VECTOR = "embedding"
@@ -83,12 +83,17 @@ def _rows(noun: str, folder: str, way_out: str) -> Rows | None:
     if not shapes:
         return None
     schema = shapes[0][1]
+    if noun == "window":
+        for uri, (_, other) in zip(uris, shapes, strict=True):
+            refuse_others(uri, other)
     vector = schema.field(VECTOR).type
     if not isinstance(vector, pa.FixedSizeListType):
         raise RequestError(f"--recordings: each row of {folder} is a list of vectors: export the windows instead")
     for uri, (_, other) in zip(uris, shapes, strict=True):
         if other.field(VECTOR).type != vector:
             raise RunError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
+        if lacking := set(schema.names) - set(other.names):
+            raise RunError(f"{uri} lacks columns that {uris[0]} has ({', '.join(sorted(lacking))}): {way_out}")
     settings = json.loads((schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
     beside = _with_times(schema.empty_table()).drop_columns(VECTOR).schema.remove_metadata()
     return Rows(noun, uris, way_out, sum(n for n, _ in shapes), vector.list_size, beside, settings)

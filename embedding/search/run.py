@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.errors import RequestError, storage_failure
+from embedding.errors import RequestError, RunError, storage_failure
 from embedding.output.store import Store, open_shard, shards_of
+from embedding.output.stored import DO_ANEW
 from embedding.search.nearest import HITS, best, nearest
 from embedding.search.query import of_clip, of_window
 
@@ -70,9 +71,12 @@ def _hits(shards: list[str], query: NDArray[np.float32], k: int, *, verbose: boo
 
 def search_shards(shards: pa.Table, query: NDArray[np.float32], k: int) -> pa.Table:
     """The K best windows (HITS) of these shards (column ``uri``)."""
-    return best([nearest(_read(uri), query, k) for uri in shards["uri"].to_pylist()], k)
+    return best([nearest(_read(uri, query.shape[1]), query, k) for uri in shards["uri"].to_pylist()], k)
 
 
-def _read(uri: str) -> pa.Table:
+def _read(uri: str, dim: int) -> pa.Table:
     with open_shard(uri) as shard:
+        length = shard.schema_arrow.field("embedding").type.list_size
+        if length != dim:
+            raise RunError(f"{uri} holds vectors of {length:,} numbers, and the query's has {dim:,}: {DO_ANEW}")
         return shard.read(columns=[*HITS.names[:-1], "embedding"], use_threads=False)
