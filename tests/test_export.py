@@ -186,6 +186,32 @@ def test_only_an_earlier_export_to_the_same_format_is_replaced(export: Export, o
     assert (output / "embeddings").exists()
 
 
+def test_what_somebody_has_put_into_an_export_stays(export: Export, output: Path, tmp_path: Path) -> None:
+    assert export(output, "--to", "npy", tmp_path / "npy").code == 0
+    (tmp_path / "npy" / "notes.txt").write_text("mine")
+    done = export(output, "--to", "npy", tmp_path / "npy")
+    assert done.code == 2
+    assert done.stderr.startswith(
+        f"avex-batch: FOLDER: {tmp_path}/npy is an earlier export, but notes.txt in it is not:"
+    )
+    assert (tmp_path / "npy" / "notes.txt").read_text() == "mine"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_the_export(export: Export, output: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for at, place in enumerate(("there", "new")):
+        (tmp_path / "disk" / "there").mkdir(exist_ok=True)
+        link = tmp_path / f"link {at}"
+        link.symlink_to(tmp_path / "disk" / place)
+        for _ in range(2):
+            done = export(output, "--to", "npy", link)
+            assert (done.code, done.stderr) == (0, "")
+            assert link.is_symlink()
+        assert sorted(path.name for path in (tmp_path / "disk" / place).iterdir()) == [
+            *("export.json", "vectors.npy", "windows.parquet")
+        ]
+
+
 def test_what_came_to_be_in_the_place_meanwhile_stays(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is there and no earlier export to npy"), taking(tmp_path / "x", "npy"):
         (tmp_path / "x").write_text("mine")

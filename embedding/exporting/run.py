@@ -65,5 +65,6 @@ def _describe(folder: Path, to: str, root: str, rows: Rows) -> None:
         "dimensions": rows.dim,
         "settings": rows.settings,
         "versions": {"avex-batch": metadata.version("avex-batch")},
+        "names": sorted([NAME, *(path.name for path in folder.iterdir())]),
     }
     (folder / NAME).write_text(json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
