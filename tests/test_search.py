@@ -19,6 +19,7 @@ from embedding.errors import RunError
 from embedding.output.store import embeddings_schema
 from embedding.search.nearest import best, nearest
 from embedding.search.run import search_shards
+from jobs.search import main
 from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, run_embed, tone, write_audio
 from tests.shards import write_output
 
@@ -155,6 +156,27 @@ def test_what_cannot_be_searched_for_is_refused_in_one_line(
     assert done.code == 2
     assert done.stderr.startswith(f"avex-batch: {reason.format(archive=archive)}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("s3://bucket/hits", "--save-clips: s3://bucket/hits is no folder on this machine: "),
+        ("http://host/hits", "--save-clips: http:// is not supported"),
+        ("", "--save-clips: expected a path"),
+        ("{here}/file", "--save-clips: cannot make {here}/file: File exists"),
+        ("{here}/closed", "--save-clips: cannot write into {here}/closed"),
+    ],
+)
+def test_where_clips_cannot_go_is_said_before_the_search(
+    folder: str, reason: str, unprivileged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unprivileged)
+    (unprivileged / "file").write_text("")
+    (unprivileged / "closed").mkdir(mode=0o555)
+    assert main([str(unprivileged), "--like", "/a.wav", "--save-clips", folder.format(here=unprivileged)]) == 2
+    assert capsys.readouterr().err.startswith(f"avex-batch: {reason.format(here=unprivileged)}")
+    assert sorted(path.name for path in unprivileged.iterdir()) == ["closed", "file"]
 
 
 def test_where_there_are_no_embeddings_nothing_is_found(search: Search, tmp_path: Path) -> None:
