@@ -4,8 +4,10 @@ import argparse
 import logging
 import math
 import re
-from collections.abc import Callable
-from typing import NoReturn
+import sys
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any, NoReturn
 
 from embedding.config import nearest
 from embedding.console import complain, print_bug
@@ -23,10 +25,15 @@ class Parser(argparse.ArgumentParser):
     """
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-        if unknown:
-            message = f"unknown option {unknown[1]}{nearest(unknown[1], self._option_string_actions)}"
         raise RequestError(message)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        # argparse would first say what is missing: the option that somebody has misspelt.
+        for word in takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args):
+            option = word.partition("=")[0]
+            if re.fullmatch(r"--\S+", option) and option not in self._option_string_actions:
+                self.error(f"unknown option {option}{nearest(option, self._option_string_actions)}")
+        return super().parse_known_args(args, namespace)
 
 
 def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
@@ -55,17 +62,17 @@ def number(option: str, text: str, kind: type, least: float, most: float) -> flo
     return value
 
 
-def run_job(job: Callable[[], int | None]) -> int:
+def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
     """Run ``job`` as a command; every way it may end is said in one line, but a bug, and has its exit code.
 
-    A job that comes to its end may return one of its own.
+    A job that comes to its end may return one of its own. ``output`` is what its command line calls the output.
     """
     if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
         logging.lastResort.addFilter(redact_log)
     try:
         code = job()
     except RequestError as error:
-        complain(error)
+        complain(RequestError(str(error).replace("--output", output)))
         return EXIT_BAD_REQUEST
     except RunError as error:
         complain(error)

@@ -102,7 +102,7 @@ def tell(found: "Audit", people: People) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; the exit code says how it went."""
-    return run_job(lambda: report(arguments))
+    return run_job(lambda: report(arguments), output="OUTPUT")
 
 
 if __name__ == "__main__":
