@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from embedding.command_line import EXIT_COMPLETE, EXIT_INCOMPLETE, Parser, number, run_job
 from embedding.console import People, audio_length, duration, plural
 from embedding.errors import RequestError
+from embedding.redact import redact_all
 
 if TYPE_CHECKING:
     from embedding.output.audit import Audit
@@ -68,7 +69,7 @@ def report(arguments: Sequence[str] | None) -> int:
     found = audit(store, stored)
     people = People.on_stdout()
     if given.json:
-        people.say(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        sys.stdout.write(json.dumps(redact_all(found.as_json()), indent=2, ensure_ascii=False) + "\n")
     else:
         tell(found, people)
     if wanted is not None:

@@ -52,10 +52,12 @@ def search(arguments: Sequence[str] | None) -> None:
     from embedding.search.run import search as run
 
     people = People.on_stdout()
+    clip = None if given.clip is None else storage.normalise(given.clip, "--clip")
     like = None if given.like is None else storage.normalise(given.like, "--like")
-    hits = run(
-        Search(storage.normalise(given.output, "OUTPUT"), given.clip, like, at_s, int(k)), verbose=given.verbose
-    ).to_pylist()
+    root = storage.normalise(given.output, "OUTPUT")
+    hits = run(Search(root, clip, like, at_s, int(k)), verbose=given.verbose).to_pylist()
+    if not hits and not given.json:
+        people.say("no other window is stored")
     for rank, hit in enumerate(hits, 1):
         if given.json:
             sys.stdout.write(json.dumps(hit, ensure_ascii=False) + "\n")  # as it is: for programs

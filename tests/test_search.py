@@ -185,6 +185,11 @@ def test_where_there_are_no_embeddings_nothing_is_found(search: Search, tmp_path
     assert "holds no embeddings: write them with jobs.embed" in done.stderr
 
 
+def test_an_empty_clip_is_refused_by_its_own_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([str(tmp_path), "--clip", ""]) == 2
+    assert capsys.readouterr().err.startswith("avex-batch: --clip: expected a path")
+
+
 def test_a_shard_of_vectors_of_another_length_is_named(tmp_path: Path) -> None:
     write_output(str(tmp_path), {"/a/1.wav": np.ones((2, 4), np.float32)}, {}, n_shards=1)
     shard = f"{tmp_path}/embeddings/s0.parquet"

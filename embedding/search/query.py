@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding import storage
 from embedding.config import make_config
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.errors import RequestError
@@ -27,7 +26,7 @@ MOST_WINDOWS = 256
 
 
 def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
-    """One vector for each window of the clip, ``[windows, dim]``.
+    """One vector for each window of the clip (an absolute path or URI), ``[windows, dim]``.
 
     Raises:
         RequestError: the clip cannot be read, or the output's weights cannot be had.
@@ -55,12 +54,11 @@ def of_clip(clip: str, store: Store, n_threads: int) -> NDArray[np.float32]:
 
 def _recording(clip: str) -> pa.Table:
     """The clip as a listing of one."""
-    file = storage.normalise(clip, "--clip")
     try:
         found = list_recordings([clip]).recordings
     except RequestError as error:
         raise RequestError(str(error).replace("--input", "--clip", 1)) from error
-    if found["file"].to_pylist() != [file]:
+    if found["file"].to_pylist() != [clip]:
         raise RequestError(f"--clip: {clip} is not one recording")
     return found
 
