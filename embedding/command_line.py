@@ -13,6 +13,7 @@ from embedding.config import nearest
 from embedding.console import complain, print_bug
 from embedding.errors import RequestError, RunError
 from embedding.redact import redact_log
+from embedding.stopping import on_signals
 
 EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
 
@@ -70,7 +71,8 @@ def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
     if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
         logging.lastResort.addFilter(redact_log)
     try:
-        code = job()
+        with on_signals():
+            code = job()
     except RequestError as error:
         complain(RequestError(str(error).replace("--output", output)))
         return EXIT_BAD_REQUEST

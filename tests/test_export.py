@@ -287,6 +287,7 @@ def test_a_format_whose_package_is_missing_says_what_to_install(
         (("{output}", "--to", "nyp", "f"), f"--to: 'nyp' is not one of {', '.join(FORMATS)} (did you mean 'npy'?)"),
         (("{output}", "--to", "npy", "s3://b/f"), "FOLDER: s3://b/f is no folder on this machine: write it there, "),
         (("{output}", "--to", "npy"), "the following arguments are required: FOLDER"),
+        (("{output}", "--to", "npy", "{output}/embeddings/f"), "FOLDER: {output}/embeddings/f lies among what is exp"),
         (("{output}/none", "--to", "npy", "{output}/f"), "{output}/none holds no embeddings: write them with jobs."),
         (("{output}", "--to", "npy", "{output}/f", "--recordings", "max"), "--recordings: {output} holds no recording"),
         (("{output}", "--to", "npy", "{output}/f", "--record", "max"), "unknown option --record (did you mean '--reco"),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from embedding import storage
 from embedding.console import People, duration, plural, size
-from embedding.errors import RunError, storage_failure
+from embedding.errors import RequestError, RunError, storage_failure
 from embedding.exporting.place import NAME, refuse_others, taking
 from embedding.exporting.rows import Rows, recordings, windows
 from embedding.output import ledger
@@ -24,6 +25,10 @@ def export(root: str, to: str, destination: Path, pooling: str | None, people: P
         RequestError: there are none, something else is in the way, or a package is missing.
         RunError: rows are there twice, or the storage failed.
     """
+    for rows_of in ("embeddings", "recordings"):
+        folder = storage.join(root, rows_of)
+        if str(destination) == folder or str(destination).startswith(f"{folder}/"):
+            raise RequestError(f"FOLDER: {destination} lies among what is exported: choose another one")
     refuse_others(destination, to)
     tool = import_module(f"embedding.exporting.{to}")  # torch alone takes seconds
     began_s = time.monotonic()
