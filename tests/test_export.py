@@ -150,6 +150,32 @@ def write_pooled(root: Path, name: str, vectors: pa.Array) -> None:
     Pooled(str(root), (name,), json.dumps(SETTINGS)).write(pa.table(recordings), "one")
 
 
+def test_layers_and_predictions_come_along(export: Export, output: Path, tmp_path: Path) -> None:
+    layer, rng = "backbone.layers.5", np.random.default_rng(1)
+    for shard in (output / "embeddings").iterdir():
+        table, n = pq.read_table(shard), len(pq.read_table(shard))
+        table = table.append_column(layer, column(rng.standard_normal((n, 3)).astype(np.float32)))
+        table = table.append_column("labels", pa.array([["wren", f"ü {at}"] for at in range(n)]))
+        scores = pa.array(rng.random((n, 2)).tolist(), pa.list_(pa.float32()))
+        pq.write_table(table.append_column("scores", scores), shard)
+    for to in FORMATS:
+        if to != "hoplite":
+            done = export(output, "--to", to, tmp_path / to)
+            assert (done.code, done.stderr) == (0, "")
+    expected = stored(output)
+    inner, scores = (np.array(expected[name].to_pylist(), np.float32) for name in (layer, "scores"))
+    found = torch.load(tmp_path / "pt" / "windows.pt", weights_only=True, mmap=True)
+    assert np.array_equal(found["embedding"], vectors(expected))
+    assert np.array_equal(found[layer], inner)
+    assert np.array_equal(found["scores"], scores)
+    assert found["labels"] == expected["labels"].to_pylist()
+    assert sorted(path.name for path in (tmp_path / "pt").iterdir()) == ["export.json", "windows.pt"]
+    assert pq.read_table(tmp_path / "npy" / "windows.parquet") == expected.drop_columns("embedding")
+    table = lancedb.connect(tmp_path / "lancedb").open_table("windows").to_arrow()
+    assert np.array_equal(np.array(table["backbone_layers_5"].to_pylist(), np.float32), inner)
+    assert table["labels"].to_pylist() == expected["labels"].to_pylist()
+
+
 def test_pooled_recordings_are_exported_as_windows_are(export: Export, output: Path, tmp_path: Path) -> None:
     pooled = np.random.default_rng(1).random((3, DIM), np.float32)
     write_pooled(output, "mean", column(pooled))

@@ -23,7 +23,9 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
         RunError: it failed.
     """
     lancedb, index = extras.load("lancedb", "lancedb"), extras.load("lancedb.index", "lancedb")
-    schema = pa.schema([*rows.beside, (COLUMN, pa.list_(pa.float32(), rows.dim))])
+    # To LanceDB a dot leads into a column; those of inner layers have them in their names.
+    beside = [each.with_name(each.name.replace(".", "_")) for each in rows.beside]
+    schema = pa.schema([*beside, (COLUMN, pa.list_(pa.float32(), rows.dim))])
     failures: list[Exception] = []
 
     def records() -> Iterator[pa.RecordBatch]:
