@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -28,13 +28,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise RequestError(message)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+    def parse_known_args(  # type: ignore[override] — one signature for both of its own
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        words = sys.argv[1:] if args is None else list(args)
         # argparse would first say what is missing: the option that somebody has misspelt.
-        for word in takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args):
+        for word in takewhile(lambda word: word != "--", words):
             option = word.partition("=")[0]
             if re.fullmatch(r"--\S+", option) and option not in self._option_string_actions:
                 self.error(f"unknown option {option}{nearest(option, self._option_string_actions)}")
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(words, namespace)
 
 
 def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
