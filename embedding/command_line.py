@@ -4,13 +4,16 @@ import argparse
 import logging
 import math
 import re
-from collections.abc import Callable
-from typing import NoReturn
+import sys
+from collections.abc import Callable, Iterable
+from itertools import takewhile
+from typing import Any, NoReturn
 
 from embedding.config import nearest
 from embedding.console import complain, print_bug
 from embedding.errors import RequestError, RunError
 from embedding.redact import redact_log
+from embedding.stopping import on_signals
 
 EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
 
@@ -23,10 +26,18 @@ class Parser(argparse.ArgumentParser):
     """
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-        if unknown:
-            message = f"unknown option {unknown[1]}{nearest(unknown[1], self._option_string_actions)}"
         raise RequestError(message)
+
+    def parse_known_args(  # type: ignore[override] — one signature for both of its own
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        words = sys.argv[1:] if args is None else list(args)
+        # argparse would first say what is missing: the option that somebody has misspelt.
+        for word in takewhile(lambda word: word != "--", words):
+            option = word.partition("=")[0]
+            if re.fullmatch(r"--\S+", option) and option not in self._option_string_actions:
+                self.error(f"unknown option {option}{nearest(option, self._option_string_actions)}")
+        return super().parse_known_args(words, namespace)
 
 
 def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
@@ -59,17 +70,18 @@ def number(option: str, text: str, kind: type, least: float, most: float) -> flo
     return value
 
 
-def run_job(job: Callable[[], int | None]) -> int:
+def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
     """Run ``job`` as a command; every way it may end is said in one line, but a bug, and has its exit code.
 
-    A job that comes to its end may return one of its own.
+    A job that comes to its end may return one of its own. ``output`` is what its command line calls the output.
     """
     if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
         logging.lastResort.addFilter(redact_log)
     try:
-        code = job()
+        with on_signals():
+            code = job()
     except RequestError as error:
-        complain(error)
+        complain(RequestError(str(error).replace("--output", output)))
         return EXIT_BAD_REQUEST
     except RunError as error:
         complain(error)

@@ -1,5 +1,6 @@
 """What a person sees: a header, a progress bar in a terminal or a line every ten seconds in a log, a summary."""
 
+import re
 import sys
 import time
 import traceback
@@ -18,6 +19,8 @@ from embedding.stopping import GRACE_S
 LOG_EVERY_S = 10.0
 # Without a window for so long it is said what the run may be waiting for.
 QUIET_S = 60.0
+# Codes that terminals obey (C0, C1), and those that turn the direction of what follows.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def duration(seconds: float) -> str:
@@ -57,6 +60,11 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def printable(line: str) -> str:
+    """``line`` with line ends, tabs and what else a terminal obeys as Python writes them: names may hold any of it."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
+
+
 @dataclass
 class People:
     """Prints for whoever watches. Output goes to stdout, one line per fact, no colour outside a terminal."""
@@ -73,10 +81,10 @@ class People:
         return cls(Console(highlight=False, soft_wrap=True, emoji=False, stderr=True))
 
     def say(self, line: str) -> None:
-        self.console.print(redact(line), markup=False)
+        self.console.print(printable(redact(line)), markup=False)
 
     def warn(self, line: str) -> None:
-        self.console.print(redact(line), style="bold yellow", markup=False)
+        self.console.print(printable(redact(line)), style="bold yellow", markup=False)
 
     def progress(self, n_recordings: int, audio_s: float) -> "Watch":
         """To show a run over ``n_recordings`` that hold about ``audio_s`` seconds of audio."""
@@ -210,7 +218,7 @@ def summarise(people: People, books: Books, tally: Tally, wall_s: float, output:
 
 def complain(error: Exception) -> None:
     """One line on stderr."""
-    print(f"avex-batch: {' '.join(redact(str(error)).split())}", file=sys.stderr)  # noqa: T201
+    print(f"avex-batch: {printable(' '.join(redact(str(error)).split()))}", file=sys.stderr)  # noqa: T201
 
 
 def print_bug(error: Exception) -> None:

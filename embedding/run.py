@@ -218,7 +218,6 @@ class _Run:
 
         if self._nodes is None:
             self._nodes = self._stack.enter_context(cluster.session(verbose=self._request.config.verbose))
-            self._stop.listen()
         return self._nodes
 
     def _each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterable[Any]:

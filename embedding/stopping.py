@@ -49,7 +49,7 @@ class Stop:
             raise Stopped(self.asked_by)
 
     def listen(self) -> None:
-        """Install the handlers; again after ``ray.init``, which puts one of its own in our place."""
+        """Install the handlers."""
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_grace_over)
@@ -71,17 +71,25 @@ def on_signals() -> Iterator[Stop]:
 
     Raises:
         Stopped: somebody asked, and there was nothing in flight or its grace was over.
-        KeyboardInterrupt: somebody asked twice.
+        KeyboardInterrupt: somebody asked twice, or a block within was asked twice.
     """
-    before = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
     stop = Stop()
-    stop.listen()
+    with kept_handlers():
+        stop.listen()
+        try:
+            yield stop
+        except KeyboardInterrupt:
+            if stop.at_once or stop.asked_by is None:  # twice, or not by a signal to us
+                raise
+            raise Stopped(stop.asked_by) from None
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """The handlers of signals are afterwards what they were; ``ray.init``, for one, puts its own in our place."""
+    before = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
     try:
-        yield stop
-    except KeyboardInterrupt:
-        if stop.at_once:
-            raise
-        raise Stopped(stop.asked_by) from None
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

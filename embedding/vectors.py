@@ -10,7 +10,11 @@ EMBEDDING = "embedding"
 
 
 def vector_columns(schema: pa.Schema) -> list[str]:
-    return [field.name for field in schema if isinstance(field.type, pa.FixedSizeListType)]
+    return [field.name for field in schema if pa.types.is_fixed_size_list(field.type) and _is_float32(field.type)]
+
+
+def _is_float32(vector: pa.FixedSizeListType) -> bool:
+    return vector.value_type == pa.float32()
 
 
 def as_embedding(windows: pa.Table, column: str) -> pa.Table:

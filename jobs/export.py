@@ -46,16 +46,19 @@ def export(arguments: Sequence[str] | None) -> None:
     from embedding.exporting.rows import Wanted
     from embedding.exporting.run import export as run
 
-    destination = storage.normalise(given.destination, "FOLDER")
-    if storage.is_s3(destination):
-        raise RequestError(f"FOLDER: {destination} is no folder on this machine: write it there, then copy it")
+    name = storage.normalise(given.destination, "FOLDER")
+    if storage.is_s3(name):
+        raise RequestError(f"FOLDER: {name} is no folder on this machine: write it there, then copy it")
+    destination = Path(name)
+    if destination.is_symlink():  # else a folder would take the link's place, and on another disk
+        destination = destination.resolve()
     wanted = Wanted(storage.normalise(given.output, "OUTPUT"), given.recordings, given.layer)
-    run(wanted, given.to, Path(destination), People.on_stdout())
+    run(wanted, given.to, destination, People.on_stdout())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; the exit code says how it went."""
-    return run_job(lambda: export(arguments))
+    return run_job(lambda: export(arguments), output="OUTPUT")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def pool(arguments: Sequence[str] | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; the exit code says how it went."""
-    return run_job(lambda: pool(arguments))
+    return run_job(lambda: pool(arguments), output="OUTPUT")
 
 
 if __name__ == "__main__":

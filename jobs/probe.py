@@ -81,7 +81,7 @@ def probe(arguments: Sequence[str] | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; the exit code says how it went."""
-    return run_job(lambda: probe(arguments))
+    return run_job(lambda: probe(arguments), output="OUTPUT")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from embedding.command_line import EXIT_COMPLETE, EXIT_INCOMPLETE, Parser, number, run_job
 from embedding.console import People, audio_length, duration, plural
 from embedding.errors import RequestError
+from embedding.redact import redact_all
 
 if TYPE_CHECKING:
     from embedding.output.audit import Audit
@@ -68,7 +69,7 @@ def report(arguments: Sequence[str] | None) -> int:
     found = audit(store, stored)
     people = People.on_stdout()
     if given.json:
-        people.say(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        sys.stdout.write(json.dumps(redact_all(found.as_json()), indent=2, ensure_ascii=False) + "\n")
     else:
         tell(found, people)
     if wanted is not None:
@@ -102,7 +103,7 @@ def tell(found: "Audit", people: People) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; the exit code says how it went."""
-    return run_job(lambda: report(arguments))
+    return run_job(lambda: report(arguments), output="OUTPUT")
 
 
 if __name__ == "__main__":

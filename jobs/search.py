@@ -5,6 +5,7 @@ Exit codes: 0 they were found; 1 not all could be shown; 2 the request makes no 
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,17 +45,19 @@ def search(arguments: Sequence[str] | None) -> None:
     if (given.clip is None) == (given.like is None):
         raise RequestError("search for either --clip FILE or --like FILE --at SECONDS")
     k, at_s = number("--k", given.k, int, 1, MOST), number("--at", given.at, float, 0, math.inf)
-    folder = None if given.save_clips is None else _folder(given.save_clips)
     from embedding import storage  # numpy and pyarrow: not for --help
+
+    folder = None if given.save_clips is None else _folder(storage.normalise(given.save_clips, "--save-clips"))
     from embedding.search.run import Search
     from embedding.search.run import search as run
 
     people = People.on_stdout()
+    clip = None if given.clip is None else storage.normalise(given.clip, "--clip")
     like = None if given.like is None else storage.normalise(given.like, "--like")
-    hits = run(
-        Search(storage.normalise(given.output, "OUTPUT"), given.clip, like, at_s, int(k), given.layer),
-        verbose=given.verbose,
-    ).to_pylist()
+    root = storage.normalise(given.output, "OUTPUT")
+    hits = run(Search(root, clip, like, at_s, int(k), given.layer), verbose=given.verbose).to_pylist()
+    if not hits and not given.json:
+        people.say("no other window is stored")
     for rank, hit in enumerate(hits, 1):
         if given.json:
             sys.stdout.write(json.dumps(hit, ensure_ascii=False) + "\n")  # as it is: for programs
@@ -68,10 +71,16 @@ def search(arguments: Sequence[str] | None) -> None:
 
 
 def _folder(name: str) -> Path:
+    from embedding import storage
+
+    if storage.is_s3(name):
+        raise RequestError(f"--save-clips: {name} is no folder on this machine: write them there, then copy them")
     try:
         Path(name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"--save-clips: cannot make {name}: {error.strerror}") from error
+    if not os.access(name, os.W_OK, effective_ids=True):
+        raise RequestError(f"--save-clips: cannot write into {name}")
     return Path(name)
 
 
@@ -91,7 +100,7 @@ def _save(hits: list[dict[str, Any]], folder: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; the exit code says how it went."""
-    return run_job(lambda: search(arguments))
+    return run_job(lambda: search(arguments), output="OUTPUT")
 
 
 if __name__ == "__main__":

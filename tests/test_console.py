@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from embedding import console
-from embedding.console import People, Watch, audio_length, describe, duration, size, summarise
+from embedding.console import People, Watch, audio_length, complain, describe, duration, size, summarise
+from embedding.errors import RequestError
 from embedding.output.report import Tally
 from embedding.scheduling.resources import Cluster, plan
 from tests.test_report import BOOKS
@@ -134,3 +135,14 @@ def test_the_summary_says_what_has_changed_since_and_what_was_only_touched() -> 
         "1 window in 1 shard"
     )
     assert text.getvalue().splitlines()[-1] == "  report: /out/report.json"
+
+
+def test_names_cannot_tell_a_terminal_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\nb\t\x1b[31m\x9b1m\u202e [bold]c[/bold] é 🦉.wav"
+    shown = r"a\nb\t\x1b[31m\x9b1m\u202e [bold]c[/bold] é 🦉.wav"
+    People.on_stdout().say(name)
+    People.on_stdout().warn(name)
+    complain(RequestError(f"'{name}' is damaged"))
+    said = capsys.readouterr()
+    assert said.out == f"{shown}\n" * 2
+    assert said.err == f"avex-batch: '{shown}' is damaged\n".replace(r"\n", " ").replace(r"\t", " ")

@@ -168,6 +168,7 @@ def test_vectors_are_of_one_layer_and_predictions_stand_beside_them(
     assert tensors["labels"] == table["labels"].to_pylist()
     assert tensors["scores"].tolist() == table["scores"].to_pylist()
     assert LAYER not in tensors
+    assert sorted(path.name for path in (tmp_path / "pt").iterdir()) == ["export.json", "windows.pt"]
     lance = lancedb.connect(tmp_path / "lancedb").open_table("windows").to_arrow()
     assert lance["labels"].to_pylist() == table["labels"].to_pylist()
     csv = pd.read_csv(tmp_path / "opensoundscape" / "embeddings.csv", index_col=[0, 1, 2])
@@ -228,6 +229,32 @@ def test_only_an_earlier_export_to_the_same_format_is_replaced(export: Export, o
         )
     assert len(np.load(there / "vectors.npy")) == 10
     assert (output / "embeddings").exists()
+
+
+def test_what_somebody_has_put_into_an_export_stays(export: Export, output: Path, tmp_path: Path) -> None:
+    assert export(output, "--to", "npy", tmp_path / "npy").code == 0
+    (tmp_path / "npy" / "notes.txt").write_text("mine")
+    done = export(output, "--to", "npy", tmp_path / "npy")
+    assert done.code == 2
+    assert done.stderr.startswith(
+        f"avex-batch: FOLDER: {tmp_path}/npy is an earlier export, but notes.txt in it is not:"
+    )
+    assert (tmp_path / "npy" / "notes.txt").read_text() == "mine"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_the_export(export: Export, output: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for at, place in enumerate(("there", "new")):
+        (tmp_path / "disk" / "there").mkdir(exist_ok=True)
+        link = tmp_path / f"link {at}"
+        link.symlink_to(tmp_path / "disk" / place)
+        for _ in range(2):
+            done = export(output, "--to", "npy", link)
+            assert (done.code, done.stderr) == (0, "")
+            assert link.is_symlink()
+        assert sorted(path.name for path in (tmp_path / "disk" / place).iterdir()) == [
+            *("export.json", "vectors.npy", "windows.parquet")
+        ]
 
 
 def test_what_came_to_be_in_the_place_meanwhile_stays(tmp_path: Path) -> None:
@@ -305,6 +332,7 @@ def test_a_format_whose_package_is_missing_says_what_to_install(
         (("{output}", "--to", "nyp", "f"), f"--to: 'nyp' is not one of {', '.join(FORMATS)} (did you mean 'npy'?)"),
         (("{output}", "--to", "npy", "s3://b/f"), "FOLDER: s3://b/f is no folder on this machine: write it there, "),
         (("{output}", "--to", "npy"), "the following arguments are required: FOLDER"),
+        (("{output}", "--to", "npy", "{output}/embeddings/f"), "FOLDER: {output}/embeddings/f lies among what is exp"),
         (("{output}/none", "--to", "npy", "{output}/f"), "{output}/none holds no embeddings: write them with jobs."),
         (("{output}", "--to", "npy", "{output}/f", "--recordings", "max"), "--recordings: {output} holds no recording"),
         (("{output}", "--to", "npy", "{output}/f", "--record", "max"), "unknown option --record (did you mean '--reco"),
@@ -323,11 +351,47 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 def test_shards_of_different_lengths_are_named(export: Export, output: Path, tmp_path: Path) -> None:
     shard = output / "embeddings" / "s2.parquet"
     table = pq.read_table(shard)
-    table = table.set_column(table.column_names.index("embedding"), "embedding", column(np.ones((len(table), 3))))
+    table = table.set_column(
+        table.column_names.index("embedding"), "embedding", column(np.ones((len(table), 3), np.float32))
+    )
     pq.write_table(table.replace_schema_metadata({SETTINGS_KEY: "{}"}), shard)
     done = export(output, "--to", "npy", tmp_path / "npy")
     assert done.code == 1
     assert done.stderr.startswith(f"avex-batch: {shard} holds vectors of another length than ")
+
+
+def test_a_shard_without_columns_that_others_have_is_named(export: Export, output: Path, tmp_path: Path) -> None:
+    shard = output / "embeddings" / "s0.parquet"
+    table = pq.read_table(shard)
+    pq.write_table(table.append_column("inner", table["embedding"]), shard)
+    done = export(output, "--to", "npy", tmp_path / "npy")
+    assert done.code == 1
+    assert done.stderr.startswith(
+        f"avex-batch: {output}/embeddings/s1.parquet lacks columns that {shard} has (inner): "
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_parquet_file_of_somebody_else_among_the_shards_is_named(
+    export: Export, output: Path, tmp_path: Path
+) -> None:
+    other = output / "embeddings" / "labels.parquet"
+    pq.write_table(pa.table({"file": FILES, "label": ["wren"] * len(FILES)}), other)
+    done = export(output, "--to", "npy", tmp_path / "npy")
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert f"{other} is no shard of jobs.embed" in done.stderr
+
+
+def test_what_lancedb_does_not_take_is_said_without_its_traceback(export: Export, output: Path, tmp_path: Path) -> None:
+    shard = output / "embeddings" / "s0.parquet"
+    table = pq.read_table(shard)
+    nothing = column(np.full((len(table), DIM), np.nan, np.float32))
+    pq.write_table(table.set_column(table.column_names.index("embedding"), "embedding", nothing), shard)
+    done = export(output, "--to", "lancedb", tmp_path / "lancedb")
+    assert done.code == 1
+    assert "LanceDB failed: " in done.stderr
+    assert "has NaNs" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,27 @@ def test_a_damaged_shard_is_named_in_one_line(probe: Probe, output: Path, labels
     assert done.stderr.count("\n") == 1
 
 
+def test_vectors_that_are_not_finite_are_named_in_one_line(probe: Probe, tmp_path: Path, labels: Path) -> None:
+    vectors = calls()
+    next(iter(vectors.values()))[0] = np.nan
+    write_output(str(tmp_path / "odd"), vectors, SETTINGS)
+    done = probe(tmp_path / "odd", "--labels", labels)
+    assert done.code == 1
+    shard = tmp_path / "odd" / "embeddings" / "s0.parquet"
+    assert done.stderr.startswith(f"avex-batch: {shard} holds vectors that are not finite: delete it and run ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_shard_without_the_layer_of_others_is_named(probe: Probe, output: Path, labels: Path) -> None:
+    for shard in sorted((output / "embeddings").iterdir())[:2]:
+        table = pq.read_table(shard)
+        pq.write_table(table.append_column("inner", table["embedding"]), shard)
+    done = probe(output, "--labels", labels, "--layer", "inner")
+    assert done.code == 1
+    assert done.stderr.startswith(f"avex-batch: {output}/embeddings/s2.parquet holds no vectors of 'inner'")
+    assert done.stderr.count("\n") == 1
+
+
 def test_without_scikit_learn_it_says_what_to_install(
     probe: Probe, output: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +378,12 @@ def test_without_scikit_learn_it_says_what_to_install(
         ("file,label\n{0},x\n{1},x\n", (), "--column: the windows to learn from are all 'x': there is nothing to te"),
         ("file,label\n{0},x\n{1},y\n", (), "--labels: of 2 recordings none is left for the test: a class takes two, o"),
         ("file,label,split\n{0},x,train\n{1},y,train\n{2},z,test\n", (), "--column: nothing can be measured, as none"),
+        (
+            "file,label,split\n{0},x,Train\n{1},y,\n",
+            (),
+            "--labels: column 'split' of manifest {labels} has to say 'train' and 'test' (it says: Train, nothing)",
+        ),
+        ("file,label,split\n{0},x,train\n{1},y,train\n", (), "--labels: column 'split' of manifest {labels} has to "),
         ("file,label,split\n{0},x,train\n{0},x,test\n", (), "--labels: manifest {labels} says 'train' and 'test' of "),
         ("file,label,s\n{0},x,a\n{1},y,\n", ("--group", "s"), "--group: manifest {labels} says nothing of {1}"),
         ("file,label,split,s\n{0},x,train,a\n{1},y,test,a\n", ("--group", "s"), "--group: by the manifest's column "),
@@ -367,6 +394,11 @@ def test_without_scikit_learn_it_says_what_to_install(
         ("file,label\n{0},x\n", ("--name", "a/b"), "--name: 'a/b' cannot be the name of a folder: choose another one"),
         ("file,label\n{0},x\n", ("--max-windows", "many"), "--max-windows: expected a whole number of at least 2, go"),
         ("file,label\n{0},x\n", ("--colum", "b"), "unknown option --colum (did you mean '--column'?)"),
+        (
+            "file;label\n{0};x\n",
+            (),
+            "--labels: manifest {labels} needs one column 'file' (it has: file;label); columns ",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
@@ -380,6 +412,27 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     assert done.stderr.startswith(f"avex-batch: {reason.format(*files, labels=labels, output=output)}")
     assert done.stderr.count("\n") == 1
     assert not (output / "probes").exists()
+
+
+def test_a_misspelt_option_is_named_and_not_the_one_that_is_missing_then(probe: Probe, output: Path) -> None:
+    done = probe(output, "--label", "labels.csv")
+    assert (done.code, done.stderr) == (2, "avex-batch: unknown option --label (did you mean '--labels'?)\n")
+
+
+def test_the_output_is_called_what_the_command_line_calls_it(probe: Probe, output: Path, labels: Path) -> None:
+    (output / "report.json").write_text("{")
+    done = probe(output, "--labels", labels)
+    assert done.code == 2
+    assert done.stderr.startswith(f"avex-batch: OUTPUT: cannot read {output}/report.json: ")
+
+
+def test_no_number_is_no_label(probe: Probe, output: Path, tmp_path: Path) -> None:
+    numbers = [float("nan") if at == 0 else float(SPECIES.index(species(file))) for at, file in enumerate(calls())]
+    pq.write_table(pa.table({"file": list(calls()), "label": numbers}), tmp_path / "labels.parquet")
+    done = probe(output, "--labels", tmp_path / "labels.parquet")
+    assert (done.code, done.stderr) == (0, "")
+    assert stored(output)["classes"] == ["0.0", "1.0", "2.0"]
+    assert "left out: 1 row of the manifest without a label" in done.stdout
 
 
 def test_where_there_are_no_embeddings_nothing_is_learnt(probe: Probe, tmp_path: Path, labels: Path) -> None:

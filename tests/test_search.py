@@ -15,9 +15,13 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedding.errors import RunError
 from embedding.output.store import embeddings_schema
 from embedding.search.nearest import best, nearest
+from embedding.search.run import search_shards
+from jobs.search import main
 from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, run_embed, tone, write_audio
+from tests.shards import write_output
 
 Search = Callable[..., Outcome]
 FREQUENCIES_HZ = {"low": 300.0, "middle": 1500.0, "high": 5000.0}
@@ -172,10 +176,43 @@ def test_what_cannot_be_searched_for_is_refused_in_one_line(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("s3://bucket/hits", "--save-clips: s3://bucket/hits is no folder on this machine: "),
+        ("http://host/hits", "--save-clips: http:// is not supported"),
+        ("", "--save-clips: expected a path"),
+        ("{here}/file", "--save-clips: cannot make {here}/file: File exists"),
+        ("{here}/closed", "--save-clips: cannot write into {here}/closed"),
+    ],
+)
+def test_where_clips_cannot_go_is_said_before_the_search(
+    folder: str, reason: str, unprivileged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unprivileged)
+    (unprivileged / "file").write_text("")
+    (unprivileged / "closed").mkdir(mode=0o555)
+    assert main([str(unprivileged), "--like", "/a.wav", "--save-clips", folder.format(here=unprivileged)]) == 2
+    assert capsys.readouterr().err.startswith(f"avex-batch: {reason.format(here=unprivileged)}")
+    assert sorted(path.name for path in unprivileged.iterdir()) == ["closed", "file"]
+
+
 def test_where_there_are_no_embeddings_nothing_is_found(search: Search, tmp_path: Path) -> None:
     done = search(tmp_path, "--like", "/a.wav")
     assert done.code == 2
     assert "holds no embeddings: write them with jobs.embed" in done.stderr
+
+
+def test_an_empty_clip_is_refused_by_its_own_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([str(tmp_path), "--clip", ""]) == 2
+    assert capsys.readouterr().err.startswith("avex-batch: --clip: expected a path")
+
+
+def test_a_shard_of_vectors_of_another_length_is_named(tmp_path: Path) -> None:
+    write_output(str(tmp_path), {"/a/1.wav": np.ones((2, 4), np.float32)}, {}, n_shards=1)
+    shard = f"{tmp_path}/embeddings/s0.parquet"
+    with pytest.raises(RunError, match=f"{shard} holds vectors of 4 numbers, and the query's has 5: delete it"):
+        search_shards(pa.table({"uri": [shard]}), "embedding", np.ones((1, 5), np.float32), 1)
 
 
 @given(n=st.integers(1, 40), k=st.integers(1, 50), n_shards=st.integers(1, 5), seed=st.integers(0, 999))

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.conftest import ROOT
 PROGRAM = """
 import signal, sys, time
 from embedding import stopping
-from embedding.stopping import Stopped, on_signals
+from embedding.stopping import Stopped, kept_handlers, on_signals
 
 stopping.GRACE_S = {grace_s}
 
@@ -65,8 +66,8 @@ NOTHING_IN_FLIGHT = """
 """
 
 RAY_TAKES_OVER = """
-        signal.signal(signal.SIGTERM, mine)
-        stop.listen()
+        with kept_handlers():
+            signal.signal(signal.SIGTERM, mine)
         with stop.gracefully():
             say("works")
             while stop.asked_by is None:
@@ -148,6 +149,35 @@ def test_a_handler_that_a_library_put_in_our_place_does_not_count() -> None:
     with running(RAY_TAKES_OVER) as process:
         process.send_signal(signal.SIGTERM)
         assert rest_of(process) == [WHAT_IT_SAYS.format("SIGTERM"), "handlers are back"]
+
+
+def test_a_job_that_is_terminated_leaves_nothing_half_written_and_says_so(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from embedding.command_line import run_job
+from embedding.exporting.place import taking
+
+def export():
+    with taking(Path(sys.argv[1]), "npy"):
+        print("works", flush=True)
+        time.sleep(60)
+
+sys.exit(run_job(export))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path / "npy"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "works\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate()[1] == f"avex-batch: {WHAT_IT_SAYS.format('SIGTERM').removeprefix('Stopped: ')}\n"
+    assert process.returncode == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_on_the_way_down_is_not_hidden() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from embedding import storage
 from embedding.decoding.decode import Failure
-from embedding.errors import RequestError
-from embedding.output.store import AUDIO_HASHES_KEY, FAILURES, SETTINGS_KEY, Store, embeddings_schema
+from embedding.errors import RequestError, RunError
+from embedding.output.store import AUDIO_HASHES_KEY, FAILURES, SETTINGS_KEY, Store, embeddings_schema, open_shard
 from tests.shards import DIM, shard
 
 
@@ -198,6 +198,32 @@ def test_a_shard_that_is_none_is_named_before_any_work(store: Store) -> None:
     path.write_text("not parquet")
     with pytest.raises(RequestError, match="--output: cannot read what"):
         store.read()
+
+
+def test_a_shard_with_damaged_keys_is_named_with_what_to_do(store: Store) -> None:
+    path = Path(store.write_shard(shard((1, 0, 1)), "a"))
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(300) + content[304:])  # the footer can be read
+    with pytest.raises(RequestError, match=f"{path} is damaged .*: delete it and run jobs.embed again"):
+        store.read()
+
+
+def test_a_parquet_file_of_somebody_else_among_the_shards_is_named(store: Store) -> None:
+    store.write_shard(shard((1, 0, 1)), "a")
+    other = Path(store.root, "embeddings", "labels.parquet")
+    pq.write_table(pa.table({"file": ["/a/1.wav"], "label": ["wren"]}), other)
+    with pytest.raises(RequestError, match=f"{other} is no shard of jobs.embed"):
+        store.read()
+    with pytest.raises(RunError, match=f"{other} is no shard of jobs.embed"), open_shard(str(other)):
+        pass
+
+
+def test_json_that_is_no_object_is_refused(store: Store) -> None:
+    path = Path(store.root, "run.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[]")
+    with pytest.raises(RequestError, match=r"run\.json: it holds no JSON object"):
+        store.read_json("run.json")
 
 
 def test_a_bucket_that_does_not_exist_is_a_bad_request(s3_server: str) -> None:

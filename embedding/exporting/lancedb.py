@@ -40,7 +40,8 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
         if rows.n >= INDEX_ROWS:
             table.create_index(COLUMN, config=index.IvfPq(distance_type="cosine"))
     except RuntimeError as error:  # LanceDB's own
-        raise failures[0] if failures else RunError(f"LanceDB failed: {error}") from error
+        said = str(error).partition(" Detail: ")[0]  # behind it comes a traceback
+        raise failures[0] if failures else RunError(f"LanceDB failed: {said}") from error
 
 
 def read(rows: Rows, folder: Path) -> str:

@@ -16,15 +16,22 @@ NAME = "export.json"
 
 
 def refuse_others(destination: Path, to: str) -> None:
-    """Raises RequestError where something is that is no earlier export to the same format."""
+    """Raises RequestError where something is that is no earlier export to the same format, or has more in it."""
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return
     try:
-        was = json.loads((destination / NAME).read_bytes())["format"]
+        about = json.loads((destination / NAME).read_bytes())
+        was, names = about["format"], about["names"]
     except (OSError, ValueError, KeyError, TypeError):
-        was = None
+        was, names = None, []
     if was != to:
         raise RequestError(f"FOLDER: {destination} is there and no earlier export to {to}: choose another one")
+    added = sorted(path.name for path in destination.iterdir() if path.name not in names)
+    if added:
+        raise RequestError(
+            f"FOLDER: {destination} is an earlier export, but {added[0]} in it is not: move it elsewhere, or choose "
+            "another folder"
+        )
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from embedding import storage
 from embedding.config import at_layer
 from embedding.errors import RequestError, RunError
-from embedding.output.store import DO_ANEW, SETTINGS_KEY, Store, no_embeddings, undamaged
-from embedding.output.stored import KEY_RANGE_BYTES, threads
+from embedding.output.store import SETTINGS_KEY, Store, no_embeddings, refuse_others, undamaged
+from embedding.output.stored import DO_ANEW, KEY_RANGE_BYTES, threads
 from embedding.pooling.pooled import DELETE_POOLED, FOLDER
 from embedding.vectors import EMBEDDING, as_embedding, vector_columns
 
@@ -96,12 +96,17 @@ def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
     if not shapes:
         return None
     schema = shapes[0][1]
+    if noun == "window":
+        for uri, (_, other) in zip(uris, shapes, strict=True):
+            refuse_others(uri, other, column)
     vector = schema.field(column).type
     if not isinstance(vector, pa.FixedSizeListType):
         raise RequestError(f"--recordings: each row of {folder} is a list of vectors: export the windows instead")
     for uri, (_, other) in zip(uris, shapes, strict=True):
-        if column not in other.names or other.field(column).type != vector:
+        if other.field(column).type != vector:
             raise RunError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
+        if lacking := set(schema.names) - set(other.names):
+            raise RunError(f"{uri} lacks columns that {uris[0]} has ({', '.join(sorted(lacking))}): {way_out}")
     settings = json.loads((schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
     beside = _with_times(schema.empty_table()).drop_columns(vector_columns(schema)).schema.remove_metadata()
     return Rows(noun, uris, way_out, sum(n for n, _ in shapes), vector.list_size, column, beside, settings)

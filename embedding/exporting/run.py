@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from embedding import storage
 from embedding.console import People, duration, plural, size
-from embedding.errors import RunError, storage_failure
+from embedding.errors import RequestError, RunError, storage_failure
 from embedding.exporting.place import NAME, refuse_others, taking
 from embedding.exporting.rows import Rows, Wanted, rows_of
 from embedding.output import ledger
@@ -24,6 +25,10 @@ def export(wanted: Wanted, to: str, destination: Path, people: People) -> None:
         RequestError: there are none, something else is in the way, or a package is missing.
         RunError: rows are there twice, or the storage failed.
     """
+    for part in ("embeddings", "recordings"):
+        folder = storage.join(wanted.root, part)
+        if str(destination) == folder or str(destination).startswith(f"{folder}/"):
+            raise RequestError(f"FOLDER: {destination} lies among what is exported: choose another one")
     refuse_others(destination, to)
     tool = import_module(f"embedding.exporting.{to}")  # torch alone takes seconds
     began_s = time.monotonic()
@@ -66,5 +71,6 @@ def _describe(folder: Path, to: str, wanted: Wanted, rows: Rows) -> None:
         "dimensions": rows.dim,
         "settings": rows.settings,
         "versions": {"avex-batch": metadata.version("avex-batch")},
+        "names": sorted([NAME, *(path.name for path in folder.iterdir())]),
     }
     (folder / NAME).write_text(json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

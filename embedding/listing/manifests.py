@@ -44,6 +44,7 @@ def read_manifest(uri: str, option: str) -> pa.Table:
         _check_columns(uri, table.schema, option)
         table = table.filter(pc.field("file").cast(pa.string()) != "")  # null is neither
         files = [_named_in(uri, file, option) for file in table["file"].to_pylist()]
+    table = pa.table([_without_nan(column) for column in table.columns], table.column_names)
     return table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string()))
 
 
@@ -98,9 +99,20 @@ def _csv_table(stream: BinaryIO, uri: str, option: str) -> pa.Table:
     return pyarrow.csv.read_csv(stream, parse_options=_QUOTING, convert_options=text)
 
 
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of numbers with null where there is none, which many tools write as NaN."""
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), None, column)  # type: ignore[attr-defined]
+
+
 def _check_columns(uri: str, schema: pa.Schema, option: str) -> None:
     if schema.names.count("file") != 1:
-        raise RequestError(f"{option}: manifest {uri} needs one column 'file' (it has: {', '.join(schema.names)})")
+        is_one = len(schema.names) == 1 and any(mark in schema.names[0] for mark in ";\t")
+        hint = "; columns are separated by commas" if is_one else ""
+        raise RequestError(
+            f"{option}: manifest {uri} needs one column 'file' (it has: {', '.join(schema.names)}){hint}"
+        )
     holds = schema.field("file").type
     if not (_is_csv(uri) or _is_text(holds)):
         raise RequestError(f"{option}: column 'file' of manifest {uri} holds {holds}, not names")

@@ -50,7 +50,10 @@ def audit(store: Store, stored: Stored) -> Audit:
     disagreements += _of_settings(stored, run) + _of_windows(totals, going_on=writer is not None)
     failures = failures_by_kind(stored.failures)
     if report is None and writer is None:
-        store.write_json(ledger.NAME, {"state": "rebuilt", "failures": failures, "output": totals, "runs": []})
+        try:
+            store.write_json(ledger.NAME, {"state": "rebuilt", "failures": failures, "output": totals, "runs": []})
+        except OSError as error:  # somebody else's output can be looked at, too
+            disagreements.append(f"report.json cannot be written: {error.strerror or error}")
     return Audit(totals, failures, (report or {}).get("runs", []), writer, disagreements)
 
 
@@ -73,11 +76,12 @@ def _of_settings(stored: Stored, run: dict[str, Any] | None) -> list[str]:
     others = [
         uri.rpartition("/")[2]
         for uri, settings in zip(stored.shards, threads(_settings, [(uri,) for uri in stored.shards]), strict=True)
-        if settings != run["settings"]
+        if settings != run.get("settings")
     ]
     if not others:
         return []
-    return [f"{len(others):,} shards were written with other settings than run.json says, {others[0]} for one"]
+    written = f"{plural(len(others), 'shard')} {'was' if len(others) == 1 else 'were'} written"
+    return [f"{written} with other settings than run.json says, {others[0]} for one"]
 
 
 def _settings(uri: str) -> dict[str, Any]:

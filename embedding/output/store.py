@@ -26,7 +26,7 @@ from embedding import storage
 from embedding.config import MODEL_FOLDER, nearest
 from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
-from embedding.output.stored import Each, Stored, threads
+from embedding.output.stored import DO_ANEW, Each, Stored, is_damage, not_ours, threads
 from embedding.redact import redact, redact_all
 from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
 from embedding.storage import s3
@@ -52,9 +52,6 @@ _EXPECTED = {name for name, _ in WINDOW_COLUMNS} | {EMBEDDING}
 # of pairs of int64 (file_id, hash). A column would be part of what readers rely on.
 SETTINGS_KEY = "avex_batch.settings"
 AUDIO_HASHES_KEY = "avex_batch.audio_hashes"
-
-# What to do with a damaged shard.
-DO_ANEW = "delete it and run jobs.embed again, which does anew what was in it"
 
 
 def embeddings_schema(dim: int, *more: tuple[str, pa.DataType]) -> pa.Schema:
@@ -137,11 +134,14 @@ class Store:
         """
         uri = storage.join(self.root, name)
         try:
-            return json.loads(storage.read_bytes(uri))
+            content = json.loads(storage.read_bytes(uri))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise RequestError(f"--output: cannot read {uri}: {error}") from error
+        if not isinstance(content, dict):
+            raise RequestError(f"--output: cannot read {uri}: it holds no JSON object")
+        return content
 
     def refuse_other_settings(self, guarded: dict[str, Any]) -> None:
         """Raises RequestError when the output holds vectors of other settings, naming each difference."""
@@ -232,22 +232,34 @@ def undamaged(uri: str, way_out: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        # Arrow says damage as an OSError, too; one of the storage has a number or the service's own for a cause.
-        if isinstance(error, OSError) and (error.errno is not None or error.__cause__ is not None):
+        if not is_damage(error):
             raise
         raise RunError(f"{uri} is damaged ({str(error).splitlines()[0]}): {way_out}") from error
 
 
 @contextmanager
-def open_shard(uri: str, range_bytes: int = s3.RANGE_BYTES, **options: Any) -> Iterator[pq.ParquetFile]:
-    """A shard of embeddings to read from; ``options`` are those of ``ParquetFile``.
+def open_shard(
+    uri: str, range_bytes: int = s3.RANGE_BYTES, *, vectors: str = EMBEDDING, **options: Any
+) -> Iterator[pq.ParquetFile]:
+    """A shard to read from, with the column ``vectors``; ``options`` are those of ``ParquetFile``.
 
     Raises:
         OSError: the storage failed.
-        RunError: it is damaged.
+        RunError: it is damaged, or none of ours.
     """
     with undamaged(uri, DO_ANEW), storage.open_stream(uri, range_bytes) as stream:
-        yield pq.ParquetFile(stream, **options)
+        file = pq.ParquetFile(stream, **options)
+        refuse_others(uri, file.schema_arrow, vectors)
+        yield file
+
+
+def refuse_others(uri: str, columns: pa.Schema, vectors: str) -> None:
+    """Raises RunError where a Parquet file among the shards has not their columns: somebody has put it there."""
+    there = vector_columns(columns)
+    if not set(columns.names) >= _EXPECTED or EMBEDDING not in there:
+        raise RunError(not_ours(uri))
+    if vectors not in there:
+        raise RunError(f"{uri} holds no vectors of {vectors!r}, as others do: {DO_ANEW}")
 
 
 def shards_of(root: str) -> list[str]:

@@ -129,7 +129,7 @@ def pool_groups(groups: pa.Table, pooled: Pooled) -> pa.Table:
 
 
 def _windows(uri: str, ids: list[int], pooled: Pooled) -> pa.Table:
-    with open_shard(uri) as shard:
+    with open_shard(uri, vectors=pooled.column) as shard:
         windows = as_embedding(shard.read(columns=[*COLUMNS, pooled.column], use_threads=False), pooled.column)
     is_wanted = np.isin(windows["file_id"].to_numpy(), ids)
     return windows if is_wanted.all() else windows.filter(pa.array(is_wanted))

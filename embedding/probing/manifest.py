@@ -18,6 +18,8 @@ SEPARATOR = ";"
 # Where a label begins and ends, in seconds from the start of the recording: our names, and Raven's.
 TIMES = [("start_time", "end_time"), ("Begin Time (s)", "End Time (s)")]
 SPLIT = "split"
+# Of what a column says, in a message.
+MOST_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ def read_labels(uri: str, column: str, group: str | None) -> Manifest:
     )
     labelled = rows.filter(pc.field("names").is_valid())
     kept = labelled.filter(pc.field("side").isin([TRAIN, TEST])) if has_split else labelled
+    if len(labelled) and set(kept["side"].unique().to_pylist()) not in ({None}, {TRAIN, TEST}):
+        said = sorted(side or "nothing" for side in labelled["side"].unique().to_pylist())
+        raise RequestError(
+            f"--labels: column {SPLIT!r} of manifest {uri} has to say {TRAIN!r} and {TEST!r} (it says: "
+            f"{', '.join(said[:MOST_NAMES])})"
+        )
     labels = _labels(kept.sort_by("file"), uri, has_split=has_split)
     return Manifest(labels, len(rows) - len(labelled), len(labelled) - len(kept))
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embedding.errors import RunError
 from embedding.output.store import open_shard
-from embedding.output.stored import KEY_RANGE_BYTES, threads
+from embedding.output.stored import DO_ANEW, KEY_RANGE_BYTES, threads
 from embedding.probing.labels import Labels, Names, Truth
 from embedding.probing.sample import Sample
 from embedding.vectors import matrix
@@ -108,7 +108,7 @@ def vectors_of(windows: pa.Table, shards: list[str], column: str) -> NDArray[np.
 
     Raises:
         OSError: the storage failed.
-        RunError: a shard is damaged, or its vectors are of another length.
+        RunError: a shard is damaged, or its vectors are not there, of another length, or not finite.
     """
     shard, row = windows["shard"].to_numpy(), windows["row"].to_numpy()
     found = np.empty((0, 0), np.float32)
@@ -121,13 +121,15 @@ def vectors_of(windows: pa.Table, shards: list[str], column: str) -> NDArray[np.
                 raise RunError(f"{shards[number]} holds vectors of another length than the shards before it")
             some = own[slice(*np.searchsorted(row[own], (first, first + len(batch))))]
             found[some] = batch[row[some] - first]
+        if not np.isfinite(found[own]).all():
+            raise RunError(f"{shards[number]} holds vectors that are not finite: {DO_ANEW}")
     return found
 
 
 def _batches(uri: str, column: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The vectors of a shard, some thousand at a time, each time with the row they begin at."""
     first = 0
-    with open_shard(uri) as opened:
+    with open_shard(uri, vectors=column) as opened:
         for batch in opened.iter_batches(BATCH_ROWS, columns=[column]):
             vectors = matrix(pa.chunked_array([batch[column]]))
             yield first, vectors

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from embedding.errors import RequestError, RunError, storage_failure
 from embedding.redact import redact
 from embedding.scheduling.resources import STORE_BYTES, Cluster
+from embedding.stopping import kept_handlers
 
 # Blocks in flight are a few hundred MB; Ray's own default, 30 % of the machine, is a laptop's browser.
 LOCAL_OBJECT_STORE_BYTES = 2 << 30
@@ -44,7 +45,8 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
     _refuse_silence(address)
     with nullcontext() if verbose else _core_output_aside():
         try:
-            ray.init(address=address or "local", **quiet, **local)
+            with kept_handlers():
+                ray.init(address=address or "local", **quiet, **local)
         except ConnectionError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[-1]
             raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {reason}") from error

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding import storage
 from embedding.config import make_config
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.errors import RequestError
@@ -27,7 +26,8 @@ MOST_WINDOWS = 256
 
 
 def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.float32]:
-    """One vector for each window of the clip, ``[windows, dim]``, as those that are stored in ``column``.
+    """One vector for each window of the clip (an absolute path or URI), ``[windows, dim]``, as those that are stored in
+    ``column``.
 
     Raises:
         RequestError: the clip cannot be read, or the output's weights cannot be had.
@@ -57,12 +57,11 @@ def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.
 
 def _recording(clip: str) -> pa.Table:
     """The clip as a listing of one."""
-    file = storage.normalise(clip, "--clip")
     try:
         found = list_recordings([clip]).recordings
     except RequestError as error:
         raise RequestError(str(error).replace("--input", "--clip", 1)) from error
-    if found["file"].to_pylist() != [file]:
+    if found["file"].to_pylist() != [clip]:
         raise RequestError(f"--clip: {clip} is not one recording")
     return found
 
@@ -82,7 +81,7 @@ def of_window(file: str, at_s: float, shards: list[str], column: str) -> tuple[N
     Raises:
         RequestError: there is none.
     """
-    found = [table for table in threads(_read, [(uri, file) for uri in shards]) if table is not None]
+    found = [table for table in threads(_read, [(uri, file, column) for uri in shards]) if table is not None]
     if not found:
         raise RequestError(f"--like: no window of {file} is stored")
     windows = pa.concat_tables(found).sort_by("start_time")
@@ -95,11 +94,12 @@ def of_window(file: str, at_s: float, shards: list[str], column: str) -> tuple[N
     return matrix(window[column]), window.select([name for name, _ in WINDOW_COLUMNS]).to_pylist()[0]
 
 
-def _read(uri: str, file: str) -> pa.Table | None:
+def _read(uri: str, file: str, column: str) -> pa.Table | None:
     """The windows of ``file`` in a shard; the vectors of a shard that has none are not read."""
-    with open_shard(uri) as shard:
+    with open_shard(uri, vectors=column) as shard:
         names = shard.read(columns=["file"], use_threads=False)["file"].combine_chunks()
         is_own = pc.equal(names, file)  # type: ignore[attr-defined]
         if not is_own.true_count:
             return None
-        return shard.read(use_threads=False).filter(is_own).replace_schema_metadata(None)
+        wanted = [*(name for name, _ in WINDOW_COLUMNS), column]
+        return shard.read(columns=wanted, use_threads=False).filter(is_own).replace_schema_metadata(None)

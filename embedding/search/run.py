@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.errors import RequestError, storage_failure
+from embedding.errors import RequestError, RunError, storage_failure
 from embedding.output.store import Store, open_shard, shards_of
+from embedding.output.stored import DO_ANEW
 from embedding.search.nearest import HITS, best, nearest
 from embedding.search.query import of_clip, of_window
 from embedding.vectors import as_embedding
@@ -73,9 +74,12 @@ def _hits(shards: list[str], column: str, query: NDArray[np.float32], k: int, *,
 
 def search_shards(shards: pa.Table, column: str, query: NDArray[np.float32], k: int) -> pa.Table:
     """The K best windows (HITS) of these shards (column ``uri``), by the vectors in ``column``."""
-    return best([nearest(_read(uri, column), query, k) for uri in shards["uri"].to_pylist()], k)
+    return best([nearest(_read(uri, column, query.shape[1]), query, k) for uri in shards["uri"].to_pylist()], k)
 
 
-def _read(uri: str, column: str) -> pa.Table:
-    with open_shard(uri) as shard:
+def _read(uri: str, column: str, dim: int) -> pa.Table:
+    with open_shard(uri, vectors=column) as shard:
+        length = shard.schema_arrow.field(column).type.list_size
+        if length != dim:
+            raise RunError(f"{uri} holds vectors of {length:,} numbers, and the query's has {dim:,}: {DO_ANEW}")
         return as_embedding(shard.read(columns=[*HITS.names[:-1], column], use_threads=False), column)
