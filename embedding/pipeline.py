@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 
 from embedding.decoding.apart import decode_apart
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.encoding.checkpoints import keep
-from embedding.errors import RequestError, RunError
+from embedding.errors import RunError
 from embedding.output.claim import check_holder
 from embedding.rows import WANTED, of_target, targets_in
 from embedding.scheduling import data
@@ -170,7 +171,7 @@ class EncodeStage:
 
         self._job = job
         self._report = Reporter(progress)
-        self._refusal: RequestError | RunError | None = None
+        self._failure: Exception | None = None
         # Ray starts an actor that died anew, and gives it the same windows, without end.
         self._fatal = self._report.fatal_batches()
         try:
@@ -178,15 +179,18 @@ class EncodeStage:
             settings = [_with_own_weights(target.settings, weights or {}) for target in job.targets]
             self._encoders = load_encoders(settings, device, n_threads)
             self._report.encoder_ready()
-        except (RequestError, RunError) as error:
-            # An error of an actor's constructor reaches the driver as a text; one of a call, as itself.
-            self._refusal = error
+        except (OSError, ray.exceptions.RayError):
+            raise  # of this node, or of one that is gone: Ray starts another encoder, perhaps elsewhere
+        except Exception as error:  # noqa: BLE001 — raised by the first call
+            # An error of an actor's constructor reaches the driver as a text, after ENCODER_STARTS of them; one of a
+            # call, as itself.
+            self._failure = error
 
     def __call__(self, windows: pa.Table) -> pa.Table:
         from embedding.encoding.encoder import encode_table
 
-        if self._refusal is not None:
-            raise self._refusal
+        if self._failure is not None:
+            raise self._failure
         batch = _name_of(windows)
         if batch in self._fatal:
             raise RunError(

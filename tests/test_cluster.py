@@ -133,6 +133,33 @@ def test_a_jobs_directory_that_ray_has_removed_is_named_in_one_line(ray_address:
     assert "Failed to download" in said
 
 
+UNLOADED = """
+import ray
+from embedding.errors import RunError
+from embedding.scheduling import cluster
+
+@ray.remote
+class Encoder:
+    def __init__(self):
+        raise OSError(28, "No space left on device")
+
+    def encode(self):
+        pass
+
+with cluster.session(verbose=False):
+    try:
+        with cluster.plain_errors():
+            ray.get(Encoder.remote().encode.remote())
+    except RunError as error:
+        print(error)
+"""
+
+
+def test_why_encoders_could_not_load_is_said_in_one_line(ray_address: str) -> None:
+    said = python(UNLOADED, ray_address).splitlines()[-1]
+    assert said.startswith("no encoder could load the model, on whichever node: OSError: [Errno 28] No space left")
+
+
 COUNT = """
 import os, signal, time
 import ray

@@ -154,6 +154,8 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.ActorDiedError as error:
+        if error.actor_init_failed:
+            raise RunError(f"no encoder could load the model, on whichever node: {_last_line(error)}") from error
         raise RunError(
             "the encoders' processes died again and again while they loaded the model: out of memory? Try fewer "
             f"--actors ({str(error).splitlines()[0]})"
