@@ -189,6 +189,8 @@ def test_the_same_command_again_does_only_what_is_new(embed: Embed, tmp_path: Pa
     assert "window_s was 1.0, is 0.5" in other.stderr
 
 
+# A Ray of its own takes half a minute.
+@pytest.mark.long
 def test_one_core_is_enough(tmp_path: Path) -> None:
     write_audio(tmp_path / "in" / "a.wav", tone(3.0, 16_000), 16_000)
     with ray_of(1) as address:
