@@ -1,6 +1,7 @@
 """Fixtures: archives on disk, an S3 server on loopback, one small Ray for all end-to-end tests."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from threadpoolctl import threadpool_limits
 
 from embedding.storage import s3
 from weights import see_some_noise
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile("avex-batch", deadline=None)
@@ -278,3 +282,22 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """A recording of some seconds, decoded as a short one is and as a long one."""
     monkeypatch.setattr("embedding.decoding.decode.WHOLE_RECORDING_S", request.param)
     monkeypatch.setattr("embedding.decoding.audio.BLOCK_SAMPLES", 4_000)
+
+
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (apt-get install chromium)")
+CHROMIUM_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Chromium, for pages in files."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS.split())
+        yield chromium
+        chromium.close()

@@ -1,98 +1,28 @@
-"""``jobs.report --html``: the page in a browser, as its reader opens it, and what it says where there is little."""
+"""``jobs.report --html``: the page in a browser, as its reader opens it."""
 
 import csv
 import json
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from embedding import storage
 from embedding.decoding.decode import Failure
-from embedding.output.store import Store, embeddings_schema
 from jobs.report import main
-from tests.conftest import ROOT
+from tests.conftest import CHROMIUM, needs_chromium
+from tests.pages import DIM, Opened, opened, output
 
-CHROMIUM = shutil.which("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (apt-get install chromium)")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
-DIM = 16
-SETTINGS = {
-    "model": "esp_aves2_effnetb0_all",
-    "window_s": 5.0,
-    "hop_s": 5.0,
-    "pooling": "mean",
-    "precision": "fp32",
-    "checkpoint": "random",
-    "embedding_size": DIM,
-}
 # What would do something if a page took it for what it means.
 SCRIPT = "<script>document.title='hacked'</script>"
 IMAGE = "\"'><img src=x onerror=\"document.title='hacked'\">"
 CLOSE = "</script><script>document.title='hacked'</script><!--"
-
-
-def windows(recordings: dict[str, np.ndarray]) -> pa.Table:
-    """A shard with a window of 5 s for each vector of each recording."""
-    n = [len(vectors) for vectors in recordings.values()]
-    of = np.repeat(np.arange(len(n)), n)
-    index = np.concatenate([np.arange(each) for each in n])
-    flat = np.concatenate(list(recordings.values())).astype(np.float32).reshape(-1)
-    columns: dict[str, Any] = {
-        "file": np.array(list(recordings))[of],
-        "file_id": of + 1000,
-        "window_index": index,
-        "n_windows": np.array(n)[of],
-        "start_time": index * 5.0,
-        "end_time": index * 5.0 + 5,
-        "sample_rate": np.full(len(of), 48_000),
-        "channels": np.full(len(of), 1),
-        "duration": np.array(n)[of] * 5.0,
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat), DIM),
-    }
-    return pa.table(columns).cast(embeddings_schema(DIM))
-
-
-def output(root: Path | str, recordings: dict[str, np.ndarray], failures: list[Failure], *inputs: str) -> Store:
-    """As a run over ``inputs`` would have left it."""
-    store = Store(str(root), json.dumps(SETTINGS))
-    if recordings:
-        store.write_shard(windows(recordings), "shard")
-    store.write_failures(failures, "run")
-    n, n_failed = len(recordings), len(failures)
-    store.write_json("run.json", {"settings": SETTINGS, "options": {"input": list(inputs)}})
-    books = {"listed": n + n_failed, "already_done": 0, "embedded": n, "failed": n_failed, "balanced": True}
-    run = {
-        "started": "2025-06-01T18:02:11.000+00:00",
-        "host": "laptop",
-        "state": "complete",
-        "wall_s": 75.0,
-        "recordings_finished": n,
-        "recordings_failed": n_failed,
-        "windows_written": sum(map(len, recordings.values())),
-        "times_real_time": 41.5,
-    }
-    totals = store.read().totals()
-    store.write_json("report.json", {"state": "complete", "recordings": books, "output": totals, "runs": [run]})
-    return store
-
-
-# --- one page with everything, and the browser it is opened in --------------------------------------------------
 
 
 @dataclass
@@ -147,37 +77,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
         patched.setattr("embedding.console.People.say", lambda _, line: said.append(line))
         assert main(arguments) == 0
     return Archive(recordings, labels, html, png, "\n".join(said))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield chromium
-        chromium.close()
-
-
-@dataclass
-class Opened:
-    """A page in a browser, and what it did that it should not."""
-
-    page: Page
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def evaluate(self, expression: str) -> Any:
-        return self.page.evaluate(expression)
-
-
-def opened(context: BrowserContext, html: Path) -> Opened:
-    found = Opened(context.new_page())
-    found.page.on("console", lambda message: found.errors.append(message.text) if message.type != "log" else None)
-    found.page.on("pageerror", lambda error: found.errors.append(str(error)))
-    found.page.on("request", lambda request: found.requests.append(request.url))
-    context.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
-    found.page.goto(html.as_uri())
-    found.page.locator("html[data-drawn]").wait_for(state="attached")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -412,178 +311,3 @@ def test_the_same_output_gives_the_same_page(archive: Archive, tmp_path: Path, d
     assert main([str(archive.html.parent.parent / "out"), "--html", str(again)]) == 0
     dated = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC\.")
     assert dated.sub("", again.read_text()) == dated.sub("", archive.html.read_text())
-
-
-# --- where there is little to show ------------------------------------------------------------------------------
-
-RNG = np.random.default_rng(1)
-LITTLE: dict[str, tuple[dict[str, np.ndarray], list[Failure], list[str]]] = {
-    "only failures": (
-        {},
-        [Failure("/a.wav", 1, 0, "decode", "empty", "no bytes")],
-        ["Nothing is embedded.", "There are no vectors.", "There are no windows to draw.", "/a.wav: no bytes"],
-    ),
-    "one window": (
-        {"/a.wav": RNG.standard_normal((1, DIM))},
-        [],
-        ["Of 1 recording none says when it began", "There is one window: nothing to compare it with.", "None."],
-    ),
-    "two windows": (
-        {"/a.wav": RNG.standard_normal((2, DIM))},
-        [],
-        ["All 2 windows", "There are 2 windows; below 10 UMAP has nothing to go by."],
-    ),
-    "one recording": (
-        {"/20250503_031300.WAV": RNG.standard_normal((30, DIM))},
-        [],
-        ["Audio of 1 recording by date", "All 30 windows, each a point."],
-    ),
-    "silence": (
-        {"/a.wav": np.zeros((12, DIM))},
-        [],
-        ["12 vectors, and every one is zero.", "their vectors are all the same, so there is nothing to tell apart"],
-    ),
-    "mostly silence": (
-        {"/a.wav": np.concatenate([np.zeros((12, DIM)), RNG.standard_normal((3, DIM))])},
-        [],
-        ["; 3 lie outside.", "All 15 windows, each a point."],
-    ),
-    "not finite": (
-        {"/a.wav": np.full((3, DIM), np.nan)},
-        [],
-        ["There are no vectors. 3 vectors not finite.", "There are no windows to draw."],
-    ),
-}
-
-
-@needs_chromium
-@pytest.mark.parametrize("case", LITTLE)
-def test_where_there_is_little_to_show_the_page_says_so(case: str, tmp_path: Path, browser: Browser) -> None:
-    recordings, failures, words = LITTLE[case]
-    output(tmp_path / "out", recordings, failures)
-    assert main([str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]) == 0
-    with browser.new_context() as context:
-        found = opened(context, tmp_path / "page.html")
-        text = found.page.locator("main").inner_text()
-        for each in words:
-            assert each in text
-        assert found.errors == []
-
-
-def test_what_disagrees_and_what_nobody_knows_is_said(tmp_path: Path) -> None:
-    output(tmp_path / "out", {"/a.wav": RNG.standard_normal((3, DIM))}, [])
-    for name in ("run.json", "report.json"):
-        (tmp_path / "out" / name).unlink()
-    page = tmp_path / "page.html"
-    assert main([str(tmp_path / "out"), "--html", str(page)]) == 1
-    assert '<p class="warning">there was no report.json</p>' in page.read_text()
-    assert "esp_aves2_effnetb0_all" in page.read_text()  # as the shards say
-
-
-def test_a_sample_is_as_large_as_is_asked_for(tmp_path: Path) -> None:
-    output(tmp_path / "out", {f"/{at}.wav": RNG.standard_normal((5, DIM)) for at in range(10)}, [])
-    page = tmp_path / "page.html"
-    assert main([str(tmp_path / "out"), "--html", str(page), "--sample", "7"]) == 0
-    assert "7 of 50 windows, drawn at random, each a point." in page.read_text()
-
-
-def test_a_manifest_that_was_the_input_and_is_gone_is_said(tmp_path: Path) -> None:
-    output(tmp_path / "out", {"/a.wav": RNG.standard_normal((3, DIM))}, [], "/data", str(tmp_path / "gone.csv"))
-    page = tmp_path / "page.html"
-    assert main([str(tmp_path / "out"), "--html", str(page)]) == 0
-    said = f"{tmp_path}/gone.csv, which was the input, cannot be read now: --manifest says where it is"
-    assert f'<p class="warning">{said}</p>' in page.read_text()
-
-
-def test_a_manifest_of_other_recordings_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    output(tmp_path / "out", {"/a.wav": RNG.standard_normal((3, DIM))}, [])
-    (tmp_path / "m.csv").write_text("file,label\na.wav,robin\n")  # relative: below tmp_path
-    page = tmp_path / "page.html"
-    assert main([str(tmp_path / "out"), "--html", str(page), "--manifest", str(tmp_path / "m.csv")]) == 0
-    said = f"{tmp_path}/m.csv has a row for none of the recordings that were drawn: other paths?"
-    assert said in capfd.readouterr().out
-    assert f'<p class="warning">{said}</p>' in page.read_text()
-
-
-def test_outputs_and_pages_may_lie_in_s3(bucket: str, capfd: pytest.CaptureFixture[str]) -> None:
-    root = f"s3://{bucket}/an output"
-    output(root, {"/a.wav": RNG.standard_normal((3, DIM))}, [])
-    assert main([root, "--html", f"{root}/page.html"]) == 0
-    assert f"page: {root}/page.html (" in capfd.readouterr().out
-    assert b"All 3 windows, each a point." in storage.read_bytes(f"{root}/page.html")
-
-
-def test_json_stays_json_beside_a_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    output(tmp_path / "out", {"/a.wav": RNG.standard_normal((3, DIM))}, [])
-    assert main([str(tmp_path / "out"), "--json", "--html", str(tmp_path / "page.html")]) == 0
-    out, err = capfd.readouterr()
-    assert json.loads(out)["output"]["windows"] == 3
-    assert err.startswith(f"page: {tmp_path}/page.html (")
-
-
-# --- requests that make no sense --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (["--html", "{folder}"], "--html: {folder} is a folder; name a file in it"),
-        (["--html", "{folder}/file/page.html"], "--html: cannot make {folder}/file: File exists"),
-        (["--html", "ftp://a/page.html"], "--html: ftp:// is not supported"),
-        (["--html", "p.html", "--sample", "0"], "--sample: expected a whole number of at least 1 and at most 10,000"),
-        (["--html", "p.html", "--sample", "many"], "--sample: expected a whole number"),
-        (["--html", "p.html", "--manifest", "{folder}/none.csv"], "--manifest: cannot read manifest {folder}/none.csv"),
-        (["--html", "p.html", "--manifest", "{folder}/file"], "--manifest: {folder}/file is no manifest"),
-        (
-            ["--sample", "7"],
-            "--manifest and --sample are for pictures: say with --html FILE or --png DIR where they go",
-        ),
-        (["--htlm", "p.html"], "unknown option --htlm (did you mean '--html'?)"),
-        (["--png", "{folder}/file"], "--png: cannot make {folder}/file: File exists"),
-        (["--png", ""], "--png: expected a path or an s3:// URI, got an empty name"),
-        (["--png", "s3://bucket/png"], "--png: s3://bucket/png is no folder of this machine"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_before_the_work(
-    options: list[str], reason: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    named = [option.format(folder=tmp_path) for option in options]
-    assert main([str(tmp_path / "no output"), *named]) == 2
-    error = capfd.readouterr().err
-    assert error.startswith(f"avex-batch: {reason.format(folder=tmp_path)}")
-    assert error.count("\n") == 1
-
-
-def test_without_a_browser_there_is_a_page_but_no_png(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("BROWSER_PATH", "/nowhere/chromium")
-    output(tmp_path / "out", {"/a.wav": RNG.standard_normal((3, DIM))}, [])
-    assert main([str(tmp_path / "out"), "--png", str(tmp_path / "png")]) == 2
-    error = capfd.readouterr().err
-    assert error.startswith("avex-batch: --png needs a Chrome or Chromium, and there is none: apt-get install chromium")
-    assert error.count("\n") == 1
-    assert main([str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]) == 0
-
-
-def test_without_the_extra_it_is_said_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "umap", None)
-    assert main([str(tmp_path), "--html", str(tmp_path / "page.html")]) == 2
-    said = "avex-batch: --html needs what is not installed (umap): pip install avex-batch[report]\n"
-    assert capfd.readouterr().err == said
-
-
-def test_an_installed_package_has_the_template(tmp_path: Path) -> None:
-    """Not an editable one: a wheel has what pyproject.toml says it has."""
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("embedding", "jobs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "."]
-    subprocess.run([*build, "."], cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
-    packed = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"embedding/overview/templates/page.{kind}" for kind in ("html", "css", "js")} <= packed
