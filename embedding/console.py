@@ -1,6 +1,7 @@
 """What a person sees: a header, a progress bar in a terminal or a line every ten seconds in a log, a summary."""
 
 import re
+import shlex
 import sys
 import time
 import traceback
@@ -210,10 +211,22 @@ def summarise(people: People, books: Books, tally: Tally, wall_s: float, output:
     if again:
         people.say(f"  done again after losses: {', '.join(again)}")
     if books.windows_stored:
-        people.say(f"""  duckdb -c "select * from '{output}/embeddings/*.parquet' limit 5\"""")
-        people.say(f"""  python -c "import pandas; print(pandas.read_parquet('{output}/embeddings'))\"""")
+        folder = f"{output}/embeddings"
+        people.say(f"  {in_duckdb(f'{folder}/*.parquet')}")
+        people.say(f"  {_command('python', f'import pandas; print(pandas.read_parquet({folder!r}))')}")
     failures = f"failures: {output}/failures/ · " if books.failed else ""
     people.say(f"  {failures}report: {output}/report.json")
+
+
+def in_duckdb(files: str) -> str:
+    """A command that shows some rows of Parquet files, to be pasted into a shell."""
+    name = files.replace("'", "''")
+    return _command("duckdb", f"select * from '{name}' limit 5")
+
+
+def _command(program: str, text: str) -> str:
+    """``program -c text``; in double quotes where it can be, as those leave single ones in it readable."""
+    return f"{program} -c {shlex.quote(text)}" if set(text) & set('"$`\\!') else f'{program} -c "{text}"'
 
 
 def complain(error: Exception) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from embedding.command_line import Parser, output_parser, run_job
 from embedding.config import at_layer, nearest
-from embedding.console import People, plural
+from embedding.console import People, in_duckdb, plural
 from embedding.errors import RequestError, RunError
 
 POOLINGS = ("mean", "max", "std", "sequence")
@@ -62,9 +62,7 @@ def pool(arguments: Sequence[str] | None) -> None:
     people = People.on_stdout()
     root = storage.normalise(given.output, "OUTPUT")
     outcome = run(root, poolings, given.layer, people, verbose=given.verbose)
-    people.say(
-        f"""  duckdb -c "select * from '{root}/recordings/{at_layer(given.pooling, given.layer)}/*.parquet' limit 5\""""
-    )
+    people.say(f"  {in_duckdb(f'{root}/recordings/{at_layer(given.pooling, given.layer)}/*.parquet')}")
     if outcome.n_left_out:
         raise RunError(
             f"{plural(outcome.n_left_out, 'recording')} left out, of which not every window is there exactly once: run "

@@ -1,8 +1,15 @@
 """What a person sees, in a terminal and in a log."""
 
 import io
+import shlex
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -107,6 +114,21 @@ def test_the_summary_counts_failures_by_kind_and_says_how_to_read() -> None:
         """  python -c "import pandas; print(pandas.read_parquet('/out/embeddings'))\"""",
         "  failures: /out/failures/ · report: /out/report.json",
     ]
+
+
+@pytest.mark.parametrize("name", ["out", "it's $HOME", 'a "b" c\'s', "now `date`", "Grün & Söhne; rm"])
+def test_what_reads_the_output_can_be_pasted_whatever_its_name(name: str, tmp_path: Path) -> None:
+    output = tmp_path / name
+    (output / "embeddings").mkdir(parents=True)
+    pq.write_table(pa.table({"file": ["a.wav"]}), output / "embeddings" / "s.parquet")
+    shown, text = people(terminal=False)
+    summarise(shown, BOOKS, tally(windows_written=1, shards=1), 1.0, str(output))
+    _, duckdb_line, python_line, _ = text.getvalue().splitlines()
+    program, option, query = shlex.split(duckdb_line)
+    assert (program, option) == ("duckdb", "-c")
+    assert duckdb.execute(query).fetchall() == [("a.wav",)]
+    python_line = python_line.replace("python", shlex.quote(sys.executable), 1)
+    assert "a.wav" in subprocess.run(["bash", "-c", python_line], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize(

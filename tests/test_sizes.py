@@ -65,6 +65,17 @@ def test_a_weekends_run_on_gpus_has_batches_of_a_thousand_windows() -> None:
     assert pieces(config, settings, ON_CPUS, GPU_NODES, 3600).batch_size == 64
 
 
+@given(layers=st.sampled_from(["last", "0", "all"]), n_models=st.integers(1, 3), n_windows=st.integers(0, 10**10))
+def test_a_shard_is_no_larger_than_a_task_can_hold(layers: str, n_models: int, n_windows: int) -> None:
+    config, settings = options(layers=layers)
+    targets = settings * n_models
+    n_rows = pieces(config, targets, ON_GPUS, GPU_NODES, n_windows * WINDOW_S).shard_rows
+    n_bytes = n_rows * sum(target.row_bytes for target in targets)
+    assert n_rows == 256 or n_bytes <= sizes.SHARD_BYTES
+    if n_windows > 10**9:
+        assert n_rows == 32_768 or n_bytes > 0.99 * sizes.SHARD_BYTES
+
+
 def test_what_is_asked_for_stands() -> None:
     config, settings = options(batch_size=7, shard_rows=100)
     assert pieces(config, settings, ON_GPUS, GPU_NODES, 3500) == sizes.Pieces(7, 100, 100)

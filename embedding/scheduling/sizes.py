@@ -32,6 +32,8 @@ BATCHES_PER_STORE = 16
 # About this many shards per run, within these rows: an interruption then costs about 1/256 of the work.
 SHARDS_PER_RUN = 256
 SHARD_ROWS = (256, 32_768)
+# And no more than this, which a write task holds several times over: of BEATs with all layers a row is 43 kB.
+SHARD_BYTES = 256 << 20
 
 # A decode task's work: enough to amortise a task (some ms), little enough that cores finish together.
 TASK_BYTES = 64 << 20
@@ -67,7 +69,8 @@ def pieces(config: EmbedConfig, targets: Sequence[Settings], placement: Plan, no
         most_in_store = nodes.store_bytes // (BATCHES_PER_STORE * window_bytes)
         batch_size = grown(least, min(n_windows // (placement.n_actors * BATCHES_PER_ENCODER), most_in_store))
     if shard_rows == AUTO:
-        shard_rows = np.clip(n_windows // SHARDS_PER_RUN, *SHARD_ROWS)
+        most = SHARD_BYTES // sum(settings.row_bytes for settings in targets)
+        shard_rows = np.clip(min(n_windows // SHARDS_PER_RUN, most), *SHARD_ROWS)
     return Pieces(int(batch_size), int(shard_rows), n_windows // int(batch_size))
 
 
