@@ -156,13 +156,15 @@ def _workers(process: subprocess.Popen[str]) -> dict[str, list[psutil.Process]]:
 
 
 def kill_driver(job: Job, rng: random.Random) -> Kill | None:
-    """Begin the job and kill it some time after its first new shard; None if it was faster."""
+    """Begin the job and kill it some time after a few new shards, of twenty; None if it was faster."""
     with job.running() as process:
-        began = len(job.shards())
+        began, n_new = len(job.shards()), rng.randint(1, 4)
         if not wait_for(lambda: len(job.shards()) > began, process):
             return None
         since_s = time.monotonic()
-        until_s = since_s + rng.uniform(0, 6)
+        if not wait_for(lambda: len(job.shards()) >= began + n_new, process):
+            return None
+        until_s = time.monotonic() + rng.uniform(0, 0.5)
         if not wait_for(lambda: time.monotonic() >= until_s, process):
             return None
         lost_s = job.last_shard_age_s()
