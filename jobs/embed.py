@@ -62,8 +62,10 @@ def embed(arguments: Sequence[str] | None) -> None:
     from embedding.run import embed as run  # numpy, pyarrow and soundfile: not for --help
 
     config = parse(arguments)
-    whole = run(config, People.on_stdout()) or []
-    missing = [(model, what_is_missing(books, config)) for model, books in zip(config.model, whole, strict=False)]
+    whole = run(config, People.on_stdout())
+    if whole is None:  # a dry run
+        return
+    missing = [(model, what_is_missing(books, config)) for model, books in zip(config.model, whole, strict=True)]
     said = [f"{model}: {what}" if len(whole) > 1 else what for model, what in missing if what]
     if said:
         raise RunError("; ".join(said))

@@ -45,9 +45,8 @@ def search(arguments: Sequence[str] | None) -> None:
     if (given.clip is None) == (given.like is None):
         raise RequestError("search for either --clip FILE or --like FILE --at SECONDS")
     k, at_s = number("--k", given.k, int, 1, MOST), number("--at", given.at, float, 0, math.inf)
+    folder = None if given.save_clips is None else _folder(given.save_clips)
     from embedding import storage  # numpy and pyarrow: not for --help
-
-    folder = None if given.save_clips is None else _folder(storage.normalise(given.save_clips, "--save-clips"))
     from embedding.search.run import Search
     from embedding.search.run import search as run
 
@@ -70,9 +69,10 @@ def search(arguments: Sequence[str] | None) -> None:
             people.say(f"{n} clips in {folder}")
 
 
-def _folder(name: str) -> Path:
+def _folder(given: str) -> Path:
     from embedding import storage
 
+    name = storage.normalise(given, "--save-clips")
     if storage.is_s3(name):
         raise RequestError(f"--save-clips: {name} is no folder on this machine: write them there, then copy them")
     try:

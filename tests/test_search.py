@@ -96,6 +96,8 @@ def test_an_inner_layer_may_say_what_is_near(
     (layer,) = set(table.column_names) - set(embeddings_schema(1).names)
     own = next(row for row in table.to_pylist() if row["file"].endswith("low.wav") and row["window_index"] == 2)
     expected = [row["score"] for row in cosines(output, np.array(own[layer], np.float64), layer).to_pylist()]
+    of_embedding = [row["score"] for row in cosines(output, np.array(own["embedding"], np.float64)).to_pylist()]
+    assert np.abs(np.subtract(expected, of_embedding)).max() > 1e-2  # or the other column would do
     options = ("--layer", layer, "--k", 14, "--json")
     found = rows(search(output, "--like", archive / "low.wav", "--at", 2.5, *options))
     assert [row["score"] for row in found] == pytest.approx(expected[1:], abs=1e-6)
