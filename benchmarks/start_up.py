@@ -40,10 +40,11 @@ with cluster.session(verbose=False):
 """
 LOAD = """
 from alone import settings_of
+from embedding.encoding.devices import Cpu
 from embedding.encoding.encoder import Encoder
 settings = settings_of({task!r})
 began = time.perf_counter()
-Encoder(settings, "cpu", 1)
+Encoder(settings, Cpu(), 1)
 seconds = time.perf_counter() - began
 """
 

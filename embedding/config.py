@@ -20,6 +20,7 @@ AUTO = "auto"
 LAST, ALL = "last", "all"  # layers
 MODEL_FOLDER = "model="  # begins the name of a model's folder, which readers of Parquet take for a column `model`
 MOST_MODELS = 16  # as many as there are bits in rows.WANTED
+GPU_PRECISIONS = ("tf32", "fp16")  # that CPUs do not compute in
 
 
 def _text(name: str, value: object) -> str:
@@ -180,8 +181,9 @@ class EmbedConfig:
         _choice(AUTO, "cpu", "cuda"), "where the encoder runs; auto takes GPUs when there are any", default=AUTO
     )
     precision: str = _option(
-        _choice("fp32", "bf16"),
-        "arithmetic of the encoder; bf16 is up to twice as fast where CPU or GPU have it",
+        _choice("fp32", "bf16", "tf32", "fp16"),
+        "arithmetic of the encoder; bf16 is up to twice as fast where CPU or GPU have it; tf32 and fp16 are for GPUs "
+        "only, fp16 for those without bf16 (T4)",
         default="fp32",
     )
     batch_size: int | str = _option(
@@ -247,7 +249,15 @@ def _check_models(config: EmbedConfig) -> EmbedConfig:
         raise RequestError(
             f"--checkpoint: {n_checkpoints} for {n_models} models; give one for each, in their order, or leave all out"
         )
+    if config.device == "cpu":
+        refuse_on_cpus(config.precision)
     return config
+
+
+def refuse_on_cpus(precision: str) -> None:
+    """Raise RequestError for a precision that CPUs do not compute in."""
+    if precision in GPU_PRECISIONS:
+        raise RequestError(f"--precision: only GPUs compute in {precision}; on CPUs use fp32 or bf16")
 
 
 def option_name(field_name: str) -> str:

@@ -5,12 +5,13 @@
 Each stage is a plain function or class of another module; what follows only says where it runs, and on what.
 """
 
+import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +22,21 @@ import ray.exceptions
 from embedding.decoding.apart import decode_apart
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.encoding.checkpoints import keep
+from embedding.encoding.turns import Turns
 from embedding.errors import RunError
 from embedding.output.claim import check_holder
 from embedding.rows import WANTED, of_target, targets_in
 from embedding.scheduling import data
 from embedding.scheduling.cluster import plain_errors
+from embedding.scheduling.gpus import own_gpu
 from embedding.scheduling.line import Line, Reporter
 from embedding.scheduling.progress import ENCODE_TRIES
 from embedding.scheduling.resources import Cluster, Plan
 from embedding.settings import Job, Settings, Target
+
+if TYPE_CHECKING:
+    from embedding.encoding.devices import Device
+    from embedding.encoding.encoder import Encoder
 
 # The bytes of checkpoints in Ray, by their digests; of random weights there are none.
 Weights = dict[str, ray.ObjectRef]
@@ -75,10 +82,14 @@ def embed(
             )
             .map_batches(
                 EncodeStage,
-                fn_constructor_args=(job, plan.device, plan.encoder_threads, line.actor, weights),
+                fn_constructor_args=(job, plan, line.actor, weights),
                 batch_size=job.batch_size,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=plan.n_actors),
+                compute=ray.data.ActorPoolStrategy(
+                    size=plan.n_actors,
+                    max_concurrent_calls_per_actor=plan.encoder_calls,
+                    enable_true_multi_threading=plan.encoder_calls > 1,
+                ),
                 num_cpus=plan.encoder_cpus,
                 num_gpus=plan.encoder_gpus,
             )
@@ -163,53 +174,102 @@ def share_weights(targets: Sequence[Target]) -> Weights:
 
 
 class EncodeStage:
-    """Windows to vectors, one actor of the pool: it holds a loaded model for each target."""
+    """Windows to vectors, one actor of the pool: it holds a loaded model for each target.
 
-    def __init__(self, job: Job, device: str, n_threads: int, progress: Any, weights: Weights | None) -> None:
-        # Imported here, not above: torch and avex take seconds and belong to the actors alone.
-        from embedding.encoding.encoder import load_encoders
+    On a GPU two threads call it at once, so that one batch is read and written while the GPU computes the other.
+    """
 
+    def __init__(self, job: Job, plan: Plan, progress: Any, weights: Weights | None) -> None:
         self._job = job
         self._report = Reporter(progress)
         self._failure: Exception | None = None
+        self._encoders: list[Encoder] | None = None
         # Ray starts an actor that died anew, and gives it the same windows, without end.
-        self._fatal = self._report.fatal_batches()
+        self._tries = self._report.open_batches()
+        self._turns = Turns(self._tries)
         try:
             job.shared_paths.check()
-            settings = [_with_own_weights(target.settings, weights or {}) for target in job.targets]
-            self._encoders = load_encoders(settings, device, n_threads)
-            self._report.encoder_ready()
+            # Else the leg ends, perhaps because of this encoder's own GPU.
+            if not self._report.is_stopping():
+                self._encoders = self._load(plan, weights or {})
         except (OSError, ray.exceptions.RayError):
             raise  # of this node, or of one that is gone: Ray starts another encoder, perhaps elsewhere
         except Exception as error:  # noqa: BLE001 — raised by the first call
             # An error of an actor's constructor reaches the driver as a text, after ENCODER_STARTS of them; one of a
             # call, as itself.
-            self._failure = error
+            self._failure = self._explained(error)
+
+    def _load(self, plan: Plan, weights: Weights) -> "list[Encoder]":
+        # Imported here, not above: torch and avex take seconds and belong to the actors alone.
+        from embedding.encoding.encoder import load_encoders
+
+        settings = [_with_own_weights(target.settings, weights) for target in self._job.targets]
+        device = self.open_device(plan, [each.precision for each in settings])
+        encoders = load_encoders(settings, device, plan.encoder_threads)
+        warm_up_s = sum(encoder.warm_up(self._job.batch_size) for encoder in encoders)
+        self._report.encoder_ready()
+        if device.is_gpu:
+            self._report.add("warm_up", warm_up_s)
+        return encoders
+
+    @staticmethod
+    def open_device(plan: Plan, precisions: Sequence[str]) -> "Device":
+        """Return the device of this process; tests and benchmarks override it with a simulated one."""
+        from embedding.encoding.devices import open_device
+
+        return open_device(plan.device, precisions, plan.encoder_gpus)
 
     def __call__(self, windows: pa.Table) -> pa.Table:
-        from embedding.encoding.encoder import encode_table
+        from embedding.encoding.tables import encode_table
 
         if self._failure is not None:
             raise self._failure
         batch = _name_of(windows)
-        if batch in self._fatal:
+        if self._tries.get(batch, 0) >= ENCODE_TRIES:
             raise RunError(
                 f"the encoder's process died {ENCODE_TRIES} times over the windows from {batch} on: out of memory? "
                 "Try fewer --actors or a smaller --batch-size"
             )
+        if self._encoders is None:
+            return windows.slice(0, 0)
         report = self._report
-        report.begin_batch(batch, len(windows) / self._job.batch_size)
-        began = time.perf_counter()
-        vectors, failures = encode_table(self._encoders, windows, report.is_stopping)
-        store_failures(failures, self._job, report)
-        report.end_batch(batch)
+        with self._turns.turn(batch):
+            report.begin_batch(batch, len(windows) / self._job.batch_size)
+            began = time.perf_counter()
+            try:
+                vectors, failures = encode_table(self._encoders, windows, report.is_stopping)
+            except RuntimeError as error:
+                if (explained := self._explained(error)) is error:
+                    raise
+                raise explained from error
+            store_failures(failures, self._job, report)
+            report.end_batch(batch)
         report.add(
             "encode",
-            time.perf_counter() - began,
+            self._turns.busy_s(began),
             _encoded(vectors, self._job),
             recordings=int((vectors["window_index"].to_numpy() + 1 == vectors["n_windows"].to_numpy()).sum()),
         )
         return vectors
+
+    def _explained(self, error: Exception) -> Exception:
+        """Return what to raise for ``error``. Where the GPU has failed, this process ends instead.
+
+        A process cannot use a GPU again that failed in it; Ray starts another process, and gives it the open batches.
+        """
+        if not isinstance(error, RuntimeError):
+            return error
+        from embedding.encoding.devices import is_broken, is_out_of_memory
+
+        if is_broken(error):
+            self._report.gpu_failed(own_gpu(), error)
+            os._exit(1)
+        if is_out_of_memory(error):
+            return RunError(
+                f"{own_gpu()} has too little memory for the model and one window: give each encoder more of it "
+                "(--gpus-per-actor), cut shorter windows, or see what else uses it"
+            )
+        return error
 
 
 def _encoded(vectors: pa.Table, job: Job) -> dict[int, dict[str, float]]:

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -32,8 +32,30 @@ class Part:
     @classmethod
     def of(cls, config: EmbedConfig) -> "Part":
         output = storage.normalise(config.output, "--output")
-        settings = Settings.of(config)
+        # The device is known once Ray is. Until then it is taken to be that of the vectors that are there.
+        stored = Store(output, "").stored_settings() or {}
+        return cls._with(config, output, replace(Settings.of(config), device=stored.get("device")))
+
+    @classmethod
+    def _with(cls, config: EmbedConfig, output: str, settings: Settings) -> "Part":
         return cls(config, settings, Store(output, json.dumps(redact_all(described(settings)))))
+
+    def on(self, device: str) -> "Part":
+        """Return the part with the device that its encoders are on, cpu or cuda.
+
+        Raises:
+            RequestError: the device does not compute in the precision, or the output holds vectors of the other device.
+        """
+        settings = self.settings.on(device)
+        if settings.device == self.settings.device:
+            return self
+        if self.store.stored_settings() is not None:
+            was = self.settings.device or "cpu"
+            raise RequestError(
+                f"--device: {self.store.root} holds {settings.precision} vectors from {was}, and this run's encoders "
+                f"are on {device}, which rounds differently; use --device {was}, or another --output"
+            )
+        return self._with(self.config, self.store.root, settings)
 
     @property
     def description(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +26,13 @@ from embedding.output.stored import Each, threads
 from embedding.output.work import left, n_wanted
 from embedding.request import Part, Request, describe_dry_run, describe_work, greet
 from embedding.scheduling import sizes
-from embedding.scheduling.resources import Cluster, plan
+from embedding.scheduling.resources import Cluster, Plan, plan
 from embedding.scheduling.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.settings import Job, Target
 from embedding.stopping import Stop, on_signals
+
+if TYPE_CHECKING:
+    from embedding.scheduling.line import Line
 
 # A round ends with everything done; another one follows only where a worker that died took windows with it.
 MAX_ROUNDS = 5
@@ -80,6 +83,17 @@ class _Output:
         self.ledger = Ledger(self._store, self._id, listed=len(request.listing.recordings))
         self.stored, self.work = request.look(part, thorough=not self.ledger.last_run_was_complete, each=each)
         self._unchanged: set[int] = set()
+
+    def settle_on(self, device: str) -> None:
+        """Take note of the device that the encoders are on.
+
+        Raises:
+            RequestError: the vectors that are there are those of another device.
+        """
+        part = self.part.on(device)
+        if part is not self.part:
+            self.part, self._store = part, part.store
+            self._store.write_json("run.json", part.description)
 
     def look(self) -> None:
         self.stored = self._store.read(known=self.stored, each=self._each)
@@ -152,8 +166,7 @@ class _Run:
     def _embed(self, todo: pa.Table) -> None:
         from embedding.scheduling import cluster
 
-        config, parts = self._request.config, self._request.parts
-        settings = [part.settings for part in parts]
+        config = self._request.config
         with ThreadPoolExecutor(1) as beside:
             estimate = beside.submit(_prepare, todo)
             nodes = self._connect()
@@ -161,7 +174,11 @@ class _Run:
         from embedding import pipeline
         from embedding.scheduling import line
 
-        placement = plan(nodes, config.device, config.actors, config.gpus_per_actor, n_models=len(parts))
+        placement = plan(nodes, config.device, config.actors, config.gpus_per_actor, n_models=len(self._outputs))
+        for output in self._outputs:
+            output.settle_on(placement.device)
+        parts = [output.part for output in self._outputs]
+        settings = [part.settings for part in parts]
         shared = NOTHING_LOCAL if nodes.is_own else self._shared_paths(todo)
         watch = self._people.progress(len(todo), audio_s * n_wanted(todo) / len(todo))
         pieces = sizes.pieces(config, settings, placement, nodes, audio_s)
@@ -169,7 +186,6 @@ class _Run:
         targets = tuple(Target(part.settings, part.store) for part in parts)
         job = Job(targets, self._id, pieces.batch_size, pieces.shard_rows, shared)
         weights = None if nodes.is_own else pipeline.share_weights(targets)
-        numbers = count()
         for output in self._outputs:
             output.ledger.expect(audio_s * self._request.listing.n_bytes / max(1, sources.n_bytes(todo)))
             output.ledger.employ(placement)
@@ -182,27 +198,53 @@ class _Run:
             if self._stop.asked_by is not None:
                 watch.stopping(self._stop.asked_by)
 
+        def embed_leg(leg: pa.Table, number: int, placement: Plan) -> None:
+            tasks = sizes.tasks(leg, placement.n_decoders)
+            this = replace(job, leg=number)
+            pipeline.embed(tasks, this, placement, nodes, to_workers, weights=weights, verbose=config.verbose)
+
         with self._stop.gracefully(), watch:
             watch.starting(placement)
             to_workers = line.Line()
             with line.watching(to_workers, on_tally, lambda: self._stop.asked_by is not None):
-                for _ in range(MAX_ROUNDS):
-                    for leg in sizes.legs(todo, batches_per_byte):
-                        this = replace(job, leg=next(numbers))
-                        tasks = sizes.tasks(leg, placement.n_decoders)
-                        pipeline.embed(
-                            tasks, this, placement, nodes, to_workers, weights=weights, verbose=config.verbose
-                        )
-                        if self._stop.asked_by is not None:
-                            break
-                    unchanged = to_workers.ask().unchanged
-                    for at, output in enumerate(self._outputs):
-                        output.keep(unchanged[at])
-                    todo = self._left(self._id)
-                    if self._stop.asked_by is not None or not len(todo):
-                        break
-                    self._people.say(f"{plural(len(todo), 'recording')} lost with a worker: once more")
+                self._rounds(todo, placement, batches_per_byte, to_workers, embed_leg)
             on_tally(to_workers.ask().tally)
+
+    def _rounds(
+        self,
+        todo: pa.Table,
+        placement: Plan,
+        batches_per_byte: float,
+        to_workers: "Line",
+        embed_leg: Callable[[pa.Table, int, Plan], None],
+    ) -> None:
+        """Embed ``todo``, and what is lost with workers once more, leg by leg.
+
+        Raises:
+            RunError: no GPU is left, or the storage or the cluster failed.
+        """
+        from embedding.scheduling.broken_gpus import BrokenGpus
+
+        numbers = count()
+        rounds = 0
+        broken = BrokenGpus(self._people)
+        while rounds < MAX_ROUNDS:
+            for leg in sizes.legs(todo, batches_per_byte):
+                embed_leg(leg, next(numbers), placement)
+                broken.look(to_workers.broken_gpus())
+                if self._stop.asked_by is not None or broken.is_new:
+                    break
+            unchanged = to_workers.ask().unchanged
+            for at, output in enumerate(self._outputs):
+                output.keep(unchanged[at])
+            todo = self._left(self._id)
+            if self._stop.asked_by is not None or not len(todo):
+                break
+            if broken.is_new:
+                placement = broken.set_aside(placement)
+                continue
+            rounds += 1
+            self._people.say(f"{plural(len(todo), 'recording')} lost with a worker: once more")
 
     def _shared_paths(self, todo: pa.Table) -> SharedPaths:
         """Local paths, once every node has been found to see them."""

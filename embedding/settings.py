@@ -1,9 +1,9 @@
 """What decides the vectors of a run: resolved from the options, stored with the output, and guarded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from embedding.config import EmbedConfig
+from embedding.config import EmbedConfig, refuse_on_cpus
 from embedding.decoding.windows import WindowSpec
 from embedding.encoding.checkpoints import Checkpoint, fetch_checkpoint
 from embedding.encoding.labels import Labels, fetch_labels
@@ -22,9 +22,10 @@ class Settings:
     windows: WindowSpec
     pooling: str  # mean, max or cls
     mask_padding: bool
-    precision: str  # fp32 or bf16
+    precision: str  # fp32, tf32, bf16 or fp16
     layers: tuple[int, ...] = ()  # inner ones, by number
     labels: Labels | None = None
+    device: str | None = None  # where that decides the vectors: "cuda" for those of reduced precision from GPUs
 
     @classmethod
     def of(cls, config: EmbedConfig) -> "Settings":
@@ -49,6 +50,18 @@ class Settings:
             labels=fetch_labels(model, checkpoint, config.predict) if config.predict else None,
         )
 
+    def on(self, device: str) -> "Settings":
+        """Return the settings of a run whose encoders are on ``device`` (cpu or cuda).
+
+        At reduced precision a GPU and a CPU round differently: bf16 vectors of the two differ in their third digit.
+
+        Raises:
+            RequestError: the device does not compute in this precision.
+        """
+        if device == "cpu":
+            refuse_on_cpus(self.precision)
+        return replace(self, device=device if device == "cuda" and self.precision != "fp32" else None)
+
     @property
     def row_bytes(self) -> int:
         """Of a stored window, about: its vectors hardly compress, its keys do."""
@@ -67,6 +80,7 @@ class Settings:
             "pooling": self.pooling,
             "mask_padding": self.mask_padding,
             "precision": self.precision,
+            "device": self.device,
             "layers": list(self.layers) or None,  # None: an output of before there were any is the same
             "predict": self.labels.k if self.labels else None,
             "labels_digest": self.labels.digest if self.labels else None,

@@ -17,6 +17,7 @@ PROGRAM = """
 import json, sys
 import numpy as np
 from embedding.config import EmbedConfig
+from embedding.encoding.devices import Cpu
 from embedding.encoding.encoder import Encoder
 from embedding.settings import Settings
 
@@ -26,7 +27,7 @@ vectors = {}
 for pooling in ("cls", "mean", "max"):
     config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
                          window_s=5.0, pooling=pooling)
-    encoder = Encoder(Settings.of(config), "cpu", 1)
+    encoder = Encoder(Settings.of(config), Cpu(), 1)
     assert not encoder._features.training
     vectors[pooling] = encoder.encode(windows, np.full(3, 80_000))["embedding"].tolist()
 print(json.dumps(vectors))

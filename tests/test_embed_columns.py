@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.config import make_config
-from embedding.encoding.encoder import encode_table, load_encoders
+from embedding.encoding.devices import Cpu
+from embedding.encoding.encoder import load_encoders
 from embedding.encoding.models import ARCHITECTURES
+from embedding.encoding.tables import encode_table
 from embedding.settings import Settings
 from tests.conftest import EFFICIENTNET, Outcome, tone, write_audio
 from tests.test_encoder import some_windows, windows_table
@@ -78,7 +80,7 @@ def test_windows_that_a_model_does_not_want_have_its_columns_all_the_same() -> N
     windows and with others make one shard."""
     request = {"input": "a", "output": "b", "model": EFFICIENTNET, "checkpoint": "random", "window_s": 1.0}
     settings = Settings.of(make_config(request | {"layers": "0,-1", "predict": 2}))
-    encoders = load_encoders([settings, settings], "cpu", 1)
+    encoders = load_encoders([settings, settings], Cpu(), 1)
     of_first = windows_table(some_windows(2))
     wanted = of_first.column_names.index("wanted")
     of_both = of_first.set_column(wanted, "wanted", pa.array([3, 3], pa.uint16()))

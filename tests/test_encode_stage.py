@@ -8,6 +8,9 @@ import pytest
 from embedding import pipeline
 from embedding.errors import RunError
 from embedding.pipeline import EncodeStage
+from embedding.scheduling.resources import Plan
+
+PLAN = Plan("cpu", 1, 0.75, 0.0, 1, 0.125, 1, 0.0625, 1)
 
 
 def stage_of(error: Exception, monkeypatch: pytest.MonkeyPatch) -> EncodeStage:
@@ -16,9 +19,9 @@ def stage_of(error: Exception, monkeypatch: pytest.MonkeyPatch) -> EncodeStage:
     def check() -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "Reporter", lambda _: SimpleNamespace(fatal_batches=set))
+    monkeypatch.setattr(pipeline, "Reporter", lambda _: SimpleNamespace(open_batches=dict))
     job: Any = SimpleNamespace(shared_paths=SimpleNamespace(check=check))
-    return EncodeStage(job, "cpu", 1, None, None)
+    return EncodeStage(job, PLAN, None, None)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), RunError("damaged weights")])

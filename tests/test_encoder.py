@@ -9,8 +9,10 @@ import torch
 
 from embedding.config import make_config
 from embedding.decoding.windows import WindowSpec
+from embedding.encoding.devices import Cpu
 from embedding.encoding.encoder import Encoder
 from embedding.encoding.pooling import pool
+from embedding.encoding.staging import Slot
 from embedding.rows import windows_schema
 from embedding.settings import Settings
 from tests import reference
@@ -23,7 +25,7 @@ WINDOW_S = 1.0
 def make_encoder(checkpoint: Path, model: str, **options: object) -> Encoder:
     request = {"input": "a", "output": "b", "model": model, "checkpoint": str(checkpoint), "window_s": WINDOW_S}
     config = make_config(request | options)
-    return Encoder(Settings.of(config), "cpu", 2)
+    return Encoder(Settings.of(config), Cpu(), 2)
 
 
 def some_windows(n: int) -> np.ndarray:
@@ -133,11 +135,11 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_loses_nothing(
     expected = encoder.encode(windows, full(windows))["embedding"]
     forward, sizes = encoder._forward, []
 
-    def limited(part: np.ndarray, n_audio: np.ndarray) -> dict[str, torch.Tensor]:
-        sizes.append(len(part))
-        if len(part) > 2:
+    def limited(slot: Slot, size: int, *, masked: bool) -> dict[str, torch.Tensor]:
+        sizes.append(size)
+        if size > 2:
             raise torch.OutOfMemoryError
-        return forward(part, n_audio)
+        return forward(slot, size, masked=masked)
 
     monkeypatch.setattr(encoder, "_forward", limited)
     assert relative_error(encoder.encode(windows, full(windows))["embedding"], expected) <= 1e-5
@@ -149,7 +151,7 @@ def test_memory_too_small_for_one_window_is_an_error(
 ) -> None:
     encoder = make_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)
 
-    def never(*_: object) -> torch.Tensor:
+    def never(*_: object, **__: object) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(encoder, "_forward", never)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from embedding.config import make_config
+from embedding.encoding.devices import Cpu
 from embedding.encoding.encoder import Encoder
 from embedding.encoding.models import find_model, layer_numbers
 from embedding.errors import RequestError
@@ -20,7 +21,7 @@ MODELS = [BEATS, EFFICIENTNET]
 
 def encoder(checkpoint: Path, model: str, layers: str, **options: object) -> Encoder:
     request = {"input": "a", "output": "b", "model": model, "checkpoint": str(checkpoint), "window_s": 1.0}
-    return Encoder(Settings.of(make_config(request | {"layers": layers} | options)), "cpu", 2)
+    return Encoder(Settings.of(make_config(request | {"layers": layers} | options)), Cpu(), 2)
 
 
 def encode(encoder: Encoder, windows: np.ndarray) -> dict[str, np.ndarray]:
@@ -94,7 +95,7 @@ def test_as_many_windows_as_tokens_are_not_taken_for_tokens(checkpoints: dict[st
 def test_sizes_of_layers_are_those_of_the_network(name: str) -> None:
     request = {"input": "a", "output": "b", "model": name, "checkpoint": "random", "window_s": 0.5, "layers": "all"}
     settings = Settings.of(make_config(request))
-    columns = encode(Encoder(settings, "cpu", 2), np.zeros((1, settings.windows.length), np.float32))
+    columns = encode(Encoder(settings, Cpu(), 2), np.zeros((1, settings.windows.length), np.float32))
     assert tuple(rows.shape[1] for rows in list(columns.values())[1:]) == settings.model.traits.layer_dims
     assert settings.row_bytes > 4 * sum(rows.size for rows in columns.values())
 

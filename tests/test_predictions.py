@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from embedding.config import EmbedConfig, make_config
-from embedding.encoding.encoder import Encoder, encode_table
+from embedding.encoding.devices import Cpu
+from embedding.encoding.encoder import Encoder
 from embedding.encoding.models import check_fits, find_model
+from embedding.encoding.tables import encode_table
 from embedding.errors import RequestError
 from embedding.settings import Settings
 from tests.conftest import BEATS, EFFICIENTNET, tone
@@ -60,7 +62,7 @@ def test_predictions_are_those_of_avex(
     path = write_classifier(tmp_path, checkpoints[model], model)
     windows = some_windows(4)
     request = {"input": "a", "output": "b", "model": model, "checkpoint": str(path), "window_s": 1.0, "predict": 3}
-    encoder = Encoder(Settings.of(make_config(request | options)), "cpu", 2)
+    encoder = Encoder(Settings.of(make_config(request | options)), Cpu(), 2)
     table, failures = encode_table([encoder], windows_table(windows))
     assert not failures
 
@@ -79,7 +81,7 @@ def test_predictions_are_those_of_avex(
 
 
 def test_random_weights_predict_labels_that_say_so() -> None:
-    table, _ = encode_table([Encoder(settings("random", EFFICIENTNET, 2), "cpu", 1)], windows_table(some_windows(2)))
+    table, _ = encode_table([Encoder(settings("random", EFFICIENTNET, 2), Cpu(), 1)], windows_table(some_windows(2)))
     assert all(len(row) == 2 and row[0].startswith("random label ") for row in table["0.labels"].to_pylist())
 
 

@@ -3,7 +3,7 @@
 import pickle
 
 from embedding.scheduling.line import Heard
-from embedding.scheduling.progress import ENCODE_TRIES, Progress
+from embedding.scheduling.progress import GPU_FAULTS, Progress
 
 
 def test_each_try_of_a_task_is_counted() -> None:
@@ -20,17 +20,17 @@ def test_what_was_begun_again_is_counted() -> None:
     assert (progress.tally.tasks_again, progress.tally.encoders, progress.tally.encoders_again) == (3, 2, 1)
 
 
-def test_a_batch_is_fatal_when_it_was_begun_often_and_never_ended() -> None:
+def test_batches_that_were_begun_and_not_ended_are_open() -> None:
     progress = Progress()
-    for _ in range(ENCODE_TRIES):
+    for n in range(1, 4):
         progress.begin_batch("ends")
         progress.end_batch("ends")
-        assert progress.fatal_batches() == set()
         progress.begin_batch("kills")
         progress.begin_batch("ends at last")
+        assert progress.open_batches() == {"kills": n, "ends at last": n}
     progress.end_batch("ends at last")
     progress.end_batch("never begun")
-    assert progress.fatal_batches() == {"kills"}
+    assert progress.open_batches() == {"kills": 3}
 
 
 def test_a_recording_fails_once_however_often_it_is_told() -> None:
@@ -101,3 +101,15 @@ def test_unchanged_recordings_are_told_once_and_by_each_process_from_its_first()
 
 def test_two_processes_never_have_the_same_origin() -> None:
     assert Progress().tally.origin != Progress().tally.origin
+
+
+def test_a_gpu_is_given_up_after_its_last_fault_and_the_leg_ends() -> None:
+    progress = Progress()
+    for n in range(1, GPU_FAULTS):
+        progress.gpu_failed("GPU 1", f"error {n}")
+        progress.gpu_failed(f"GPU {n + 1}", "another one")
+    assert (progress.broken_gpus(), progress.is_stopping()) == ({}, False)
+    progress.gpu_failed("GPU 1", "the last")
+    assert (progress.broken_gpus(), progress.is_stopping()) == ({"GPU 1": "the last"}, True)
+    progress.begin_leg()
+    assert (progress.broken_gpus(), progress.is_stopping()) == ({"GPU 1": "the last"}, False)

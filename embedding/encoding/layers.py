@@ -34,7 +34,9 @@ class Layered:
         if features.dim() == 3 and len(windows) == features.shape[1] > 1:
             # BEATs' layers have tokens before windows. avex turns them round where the first number is not that of the
             # windows (avex 1.4.0, extract_embeddings): where both are the same, it takes one for the other.
-            parts = [self(windows[:1]), self(windows[1:])]
+            # Halves, because a half is a size that other micro-batches have, too.
+            half = len(windows) // 2
+            parts = [self(windows[:half]), self(windows[half:])]
             joined = {name: torch.cat([layers[name] for _, layers in parts]) for name in self.names}
             return torch.cat([features for features, _ in parts]), joined
         caught = caught if isinstance(caught, list) else [caught]

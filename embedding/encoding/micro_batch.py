@@ -1,55 +1,82 @@
-"""How many windows go through the model at once: known on CPUs, found out on GPUs, less where memory runs out."""
+"""The number of windows that go through a model at once: known on CPUs, found at the start on GPUs."""
+
+from collections.abc import Callable
 
 # On a CPU larger micro-batches gain nothing (docs/decisions.md, "Encoder"). What is not listed: FALLBACK.
 ON_CPU = {"efficientnet": 4, "beats": 1}
 FALLBACK = 4
-# On a GPU the first passes try these in turn, and go on while each is at least GAIN times as fast as the one before.
-FIRST_ON_GPU = 16
+
+# On a GPU sizes are tried from FIRST_ON_GPU to MOST_ON_GPU, and on while each is at least GAIN times as fast as the one
+# before.
+FIRST_ON_GPU, MOST_ON_GPU = 16, 256
 GAIN = 1.05
-# Passes at each size while trying. The first one also compiles and allocates: the fastest counts.
-TRIES = 3
+
+# What is left over of a batch goes through in the smallest size that holds it. Few sizes, because cuDNN plans anew for
+# each shape that it has not seen.
+N_SIZES = 4
+
+# Full micro-batches that must pass before a size that memory ran out at is tried again; twice as many each time.
+PASSES_UNTIL_GROWTH = 64
 
 
 class MicroBatch:
-    """The number of windows for the next forward pass, ``size``; to be told how passes went."""
+    """The sizes of micro-batches.
 
-    def __init__(self, size: int, *, growing: bool) -> None:
-        self.size = size
-        self.growing = growing
-        self._best = (0.0, size)  # windows per second, and the size that gave it
-        self._rates: list[float] = []
+    Attributes:
+        size: the largest at present.
+    """
 
-    @classmethod
-    def on(cls, device: str, architecture: str) -> "MicroBatch":
-        if device == "cpu":
-            return cls(ON_CPU.get(architecture, FALLBACK), growing=False)
-        return cls(FIRST_ON_GPU, growing=True)
+    def __init__(self, size: int) -> None:
+        self.size = self._largest = size
+        self._wait = PASSES_UNTIL_GROWTH
+        self._passed = 0
 
-    def passed(self, n_windows: int, seconds: float) -> None:
-        """A pass of ``n_windows`` took so long; to be told while ``growing``.
+    @property
+    def sizes(self) -> list[int]:
+        """All sizes at present, the largest first: each half of the one before."""
+        return list(dict.fromkeys(max(1, self.size >> by) for by in range(N_SIZES)))
 
-        Batches smaller than ``size`` gain nothing by it, and so end the growing.
-        """
-        self._rates.append(n_windows / seconds)
-        if len(self._rates) < TRIES:
+    def fitting(self, n_windows: int) -> int:
+        """Return the smallest size that holds ``n_windows``, or the largest there is."""
+        return next((size for size in reversed(self.sizes) if size >= n_windows), self.size)
+
+    def passed(self) -> None:
+        """Count a full micro-batch that went through, and grow back after enough of them."""
+        if self.size == self._largest:
             return
-        rate, size = max(self._rates), self.size
-        best_rate, best_size = self._best
-        self._rates = []
-        if rate >= GAIN * best_rate:
-            self._best = (rate, size)
-            self.size = 2 * size
-        else:
-            self.growing = False
-            self.size = best_size
+        self._passed += 1
+        if self._passed == self._wait:
+            self.size *= 2
+            self._wait *= 2
+            self._passed = 0
 
-    def ran_out(self, error: Exception) -> None:
-        """Memory ran out at this size: half of it from now on.
+    def ran_out(self) -> None:
+        """Halve the size, because memory ran out at it."""
+        self.size = max(1, self.size // 2)
+        self._passed = 0
 
-        Raises:
-            error: it ran out at a single window.
-        """
-        if self.size == 1:
-            raise error
-        self.size //= 2
-        self.growing = False
+
+def on_cpu(architecture: str) -> int:
+    """Return the size for a CPU."""
+    return ON_CPU.get(architecture, FALLBACK)
+
+
+def fastest(seconds_of: Callable[[int], float | None], most: int) -> int:
+    """Return the size with the highest rate, found by trying.
+
+    Args:
+        seconds_of: gives the time of one pass at a size, or None where memory ran out.
+        most: the largest size that batches allow.
+    """
+    best, best_rate = min(FIRST_ON_GPU, most), 0.0
+    size = best
+    while size <= min(MOST_ON_GPU, most):
+        seconds = seconds_of(size)
+        if seconds is None:
+            return best if best < size else max(1, size // 2)
+        rate = size / seconds
+        if rate < GAIN * best_rate:
+            return best
+        best, best_rate = size, rate
+        size *= 2
+    return best

@@ -20,6 +20,7 @@ from embedding.output.report import NOTHING, Tally
 from embedding.redact import redact
 from embedding.rows import targets_in
 from embedding.scheduling import metrics
+from embedding.scheduling.gpus import Gpu
 from embedding.scheduling.progress import Progress
 
 logger = logging.getLogger("avex_batch")
@@ -45,6 +46,10 @@ class Line:
     def begin_leg(self) -> None:
         """A part of the run begins, with encoders of its own."""
         self.actor.begin_leg.remote()
+
+    def broken_gpus(self) -> dict[Gpu, str]:
+        """``Progress.broken_gpus``."""
+        return ray.get(self.actor.broken_gpus.remote())
 
     def ask(self) -> "Heard":
         """What has been heard of the run so far."""
@@ -134,9 +139,15 @@ class Reporter:
     def encoder_ready(self) -> None:
         self._actor.encoder_ready.remote(again=ray.get_runtime_context().was_current_actor_reconstructed)
 
-    def fatal_batches(self) -> set[str]:
-        """Batches that no encoder survives: ``Progress.fatal_batches``."""
-        return ray.get(self._actor.fatal_batches.remote())
+    def open_batches(self) -> dict[str, int]:
+        """``Progress.open_batches``."""
+        return ray.get(self._actor.open_batches.remote())
+
+    def gpu_failed(self, gpu: Gpu, error: Exception) -> None:
+        """``Progress.gpu_failed``, heard before this process ends."""
+        message = redact(str(error).strip().partition("\n")[0])
+        logger.warning(f"{gpu}: {message}")
+        ray.get(self._actor.gpu_failed.remote(gpu, message))
 
     def begin_batch(self, batch: str, fill: float) -> None:
         metrics.batch_filled(fill)

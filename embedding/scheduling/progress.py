@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from embedding.output.report import NOTHING, Tally
 
 # Deaths of an encoder over one batch of windows before the run gives up: a lost machine is not the batch's fault.
 ENCODE_TRIES = 5
+# Faults of a GPU in one run before it is given up. Each costs its encoder a new start.
+GPU_FAULTS = 3
 
 
 @dataclass
@@ -16,6 +19,9 @@ class Progress:
 
     tally: Tally = field(default_factory=Tally)
     _stopping: bool = False
+    _leg_is_over: bool = False
+    _gpu_faults: Counter[Any] = field(default_factory=Counter)
+    _broken_gpus: dict[Any, str] = field(default_factory=dict)  # with the last error of each
     _begun_tasks: Counter[str] = field(default_factory=Counter)
     _open_batches: Counter[str] = field(default_factory=Counter)  # begun and not finished, by how often
     _failed: set[int] = field(default_factory=set)
@@ -25,6 +31,7 @@ class Progress:
     def begin_leg(self) -> None:
         """The encoders from here on are others."""
         self.tally.encoders = 0
+        self._leg_is_over = False
 
     def begin_task(self, task_id: str) -> int:
         """Which try of this task begins: 1 is the first."""
@@ -43,9 +50,20 @@ class Progress:
     def end_batch(self, batch: str) -> None:
         self._open_batches.pop(batch, None)
 
-    def fatal_batches(self) -> set[str]:
-        """Batches that ended their encoder's process ENCODE_TRIES times."""
-        return {batch for batch, n in self._open_batches.items() if n >= ENCODE_TRIES}
+    def open_batches(self) -> dict[str, int]:
+        """Batches that were begun and not finished, with how often: of each process that died one or two."""
+        return dict(self._open_batches)
+
+    def gpu_failed(self, gpu: Any, message: str) -> None:
+        """Count a fault of a GPU. At the last one that is borne the leg ends, so that the next goes on without it."""
+        self._gpu_faults[gpu] += 1
+        if self._gpu_faults[gpu] >= GPU_FAULTS:
+            self._broken_gpus[gpu] = message
+            self._leg_is_over = True
+
+    def broken_gpus(self) -> dict[Any, str]:
+        """GPUs that failed GPU_FAULTS times, each with its last error."""
+        return self._broken_gpus
 
     def add(
         self, stage: str, busy_s: float, by_target: Mapping[int, Mapping[str, float]] = NOTHING, **counts: float
@@ -70,7 +88,8 @@ class Progress:
         self._stopping = True
 
     def is_stopping(self) -> bool:
-        return self._stopping
+        """Whether workers read and encode no more: the run is to end, or this leg of it."""
+        return self._stopping or self._leg_is_over
 
     def snapshot(self, origin: str = "", n_unchanged: int = 0) -> tuple[Tally, list[tuple[int, int]]]:
         """The counts, and the unchanged recordings beyond those ``n_unchanged`` that the asker has of this ``origin``.

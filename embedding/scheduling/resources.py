@@ -18,6 +18,8 @@ WRITE_CPUS = 0.0625
 # An encoder on a GPU asks for no CPU: decode tasks that came first would keep it waiting for one, with its GPU idle.
 # What its thread needs is what decode tasks there leave of their cores.
 DECODE_CPUS_BESIDE_GPUS = 0.9
+# While a GPU computes one batch, the next is brought to it and the one before turned into a table.
+CALLS_ON_GPU = 2
 # Decode tasks that are expected with a GPU that is not there yet: a node has some cores beside it.
 DECODERS_PER_GPU = 8
 # avex and torch imported, a model loaded and activations at work: at most 1.9 GB resident (measured 2026-11-20).
@@ -57,6 +59,7 @@ class Plan:
     n_decoders: int  # decode tasks at once; on a cluster, about so many
     write_cpus: float
     n_writers: int
+    encoder_calls: int = 1  # batches that an encoder has at once
     may_grow: bool = False  # as many decode tasks as find a place, also on nodes that come later
     may_wait: bool = False  # for nodes that are not there yet
 
@@ -109,6 +112,7 @@ def _on_gpus(cluster: Cluster, actors: int | str, gpus_per_actor: float) -> Plan
         encoder_cpus=0.0,
         encoder_gpus=gpus_per_actor,
         encoder_threads=1,
+        encoder_calls=CALLS_ON_GPU,
         decode_cpus=DECODE_CPUS_BESIDE_GPUS * few,
         n_decoders=max(1, n_decoders),
         write_cpus=WRITE_CPUS * few,

@@ -1,5 +1,6 @@
 """What is searched for, as vectors: those of a clip, encoded as the output was, or of a window that is stored."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding.config import make_config
+from embedding.config import GPU_PRECISIONS, make_config
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.errors import RequestError
 from embedding.listing.sources import list_recordings
@@ -20,7 +21,7 @@ from embedding.vectors import EMBEDDING, matrix
 # What run.json says of the settings, under the names of the options.
 OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
 # What stands beside the vectors that are compared.
-BESIDE = ("layers", "predict", "labels_digest")
+BESIDE = ("layers", "predict", "labels_digest", "device")
 # Of a clip: a query is a sound, not a recording of a day.
 MOST_WINDOWS = 256
 
@@ -40,7 +41,9 @@ def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.
         options["layers"] = run["settings"]["layers"]
     settings = Settings.of(make_config(options | {"input": [clip], "output": store.root}))
     store.refuse_other_settings({name: value for name, value in settings.guarded().items() if name not in BESIDE})
-    from embedding.encoding.encoder import load_encoders  # torch and avex take seconds
+    # torch and avex take seconds.
+    from embedding.encoding.devices import Cpu
+    from embedding.encoding.encoder import load_encoders
 
     observer = _Failures()
     windows = next(decode(_recording(clip), [settings.windows], MOST_WINDOWS + 1, observer), None)
@@ -50,7 +53,9 @@ def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.
         raise RequestError(f"--clip: {clip} has more than {MOST_WINDOWS} windows: cut out the sound to search for")
     spec = settings.windows
     n_audio = spec.audio_samples(windows["start_time"].to_numpy(), windows["end_time"].to_numpy())
-    (encoder,) = load_encoders([settings], "cpu", n_threads)
+    if settings.precision in GPU_PRECISIONS:  # the nearest that a CPU computes in
+        settings = replace(settings, precision="fp32")
+    (encoder,) = load_encoders([settings], Cpu(), n_threads)
     vectors = encoder.encode(matrix(windows[window_column(spec.rate_hz)]), n_audio)[column]
     return vectors[np.isfinite(vectors).all(axis=1)]
 

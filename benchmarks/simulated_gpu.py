@@ -1,0 +1,161 @@
+"""A GPU simulated on the CPU: what runs on CUDA runs on it, on machines that have none.
+
+``python benchmarks/simulated_gpu.py --input … --output …`` is ``python -m jobs.embed`` on simulated GPUs, for a Ray
+that was started with ``num_gpus``. The environment variable FAULTS holds faults as JSON: a list of [GPU number or null,
+message of the error, number of times].
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embedding import pipeline
+from embedding.encoding.devices import Shape
+from embedding.scheduling.gpus import own_gpu
+from embedding.scheduling.resources import Plan
+from jobs.embed import main
+
+FAULTS = "AVEX_BATCH_SIMULATED_FAULTS"
+# Messages of faults that are none of torch: the process is killed, at any window, or at one whose samples are DEADLY.
+KILL, KILL_AT_DEADLY = "SIGKILL", "SIGKILL at a deadly window"
+DEADLY = 0.5
+
+
+@dataclass
+class Work:
+    """A piece of work in a queue; also the event of its end."""
+
+    queue: "list[Work]"
+    run: Callable[[], None]
+    after: "Sequence[Work]"
+
+
+@dataclass
+class SimulatedGpu:
+    """Queues, events and memory of a GPU, on tensors of the CPU.
+
+    Attributes:
+        is_late: work is done when somebody waits for it and not before, which is as late as CUDA may do it.
+            Otherwise it is done at once.
+        on_buffer: called with the shape of each buffer, of the host or the device, before it is made.
+    """
+
+    is_late: bool = False
+    on_buffer: Callable[[Shape], None] = lambda _: None
+    name: str = "simulated GPU"
+    is_gpu: bool = True
+    torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    lock: Any = field(default_factory=threading.Lock)
+    n_released: int = 0
+    _works: Any = field(default_factory=threading.RLock)
+
+    def host_buffer(self, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
+        self.on_buffer(shape)
+        # Not empty memory: an error in what is copied would show as yesterday's windows, that is, not at all.
+        return torch.full(tuple(shape), 77, dtype=dtype)
+
+    buffer = host_buffer
+
+    def queue(self) -> list[Work]:
+        return []
+
+    def submit(self, queue: list[Work], work: Callable[[], None], after: Sequence[Work] = ()) -> Work:
+        submitted = Work(queue, work, after)
+        with self._works:
+            queue.append(submitted)
+            if not self.is_late:
+                self.wait(submitted)
+        return submitted
+
+    def wait(self, event: Work) -> None:
+        with self._works:
+            while event in event.queue:
+                first = event.queue[0]
+                for earlier in first.after:
+                    self.wait(earlier)
+                event.queue.pop(0)
+                first.run()
+
+    def release_memory(self) -> None:
+        self.n_released += 1
+
+
+def error_of(message: str) -> RuntimeError:
+    """Return the error that torch raises with this message."""
+    if message.startswith("CUDA out of memory"):
+        return torch.OutOfMemoryError(message)
+    is_of_runtime = message.startswith("CUDA error: ") and not message.startswith("CUDA error: CU")
+    return torch.AcceleratorError(message) if is_of_runtime else RuntimeError(message)
+
+
+class SimulatedStage(pipeline.EncodeStage):
+    """The stage of the job that encodes, on a simulated GPU with faults."""
+
+    faults: tuple[tuple[str | None, str, int], ...] = ()
+    folder: str = ""  # where faults that have happened are remembered: processes die of some
+
+    @staticmethod
+    def open_device(plan: Plan, precisions: Sequence[str]) -> SimulatedGpu:
+        return SimulatedGpu()
+
+    def _load(self, plan: Plan, weights: pipeline.Weights) -> Any:
+        (number,) = own_gpu().numbers
+        encoders = super()._load(plan, weights)
+        for encoder in encoders:
+            encoder._features = self._failing(encoder._features, number)
+        return encoders
+
+    def _failing(self, features: Any, number: str) -> Callable[..., Any]:
+        def failing(windows: torch.Tensor, *mask: torch.Tensor | None) -> Any:
+            for of_gpu, message, times in self.faults:
+                kills = message.startswith(KILL) and (message == KILL or (windows == DEADLY).all(1).any())
+                if of_gpu not in (None, number) or (message.startswith(KILL) and not kills):
+                    continue
+                if self._is_due(message, times):
+                    if kills:
+                        self._die()
+                    raise error_of(message)
+            return features(windows, *mask)
+
+        return failing
+
+    def _die(self) -> None:
+        """End the process as the operating system does; beside another batch, unless each already goes alone."""
+        if not self._tries:
+            with self._turns._changed:
+                self._turns._changed.wait_for(lambda: self._turns._n_open == 2, timeout=60)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_due(self, message: str, times: int) -> bool:
+        """Whether a fault that happens ``times`` in a run happens now."""
+        name = re.sub(r"\W+", "-", message)
+        for at in range(times):
+            try:
+                Path(self.folder, f"{name}-{at}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
+
+
+def run() -> int:
+    """Run the job on simulated GPUs."""
+    SimulatedStage.faults = tuple(tuple(each) for each in json.loads(os.environ.get(FAULTS, "[]")))
+    with tempfile.TemporaryDirectory() as folder:
+        SimulatedStage.folder = folder
+        pipeline.EncodeStage = SimulatedStage  # type: ignore[misc] — for this process and its workers
+        return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())
