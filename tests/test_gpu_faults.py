@@ -119,7 +119,8 @@ def test_of_two_batches_in_an_encoder_the_deadly_one_is_named(
     two_gpus: Nodes, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     for seed in range(6):
-        write_audio(tmp_path / "in" / f"{seed}.wav", tone(30.0, 16_000, seed=seed), 16_000)
+        write_audio(tmp_path / "in" / f"tone-{seed}.wav", tone(30.0, 16_000, seed=seed), 16_000)
+    # The first by name, and as long as a batch: its windows are a batch of their own.
     write_audio(tmp_path / "in" / "deadly.wav", np.full(16 * 16_000, DEADLY, np.float32), 16_000)
     faults = [[None, KILL_AT_DEADLY, 99]]
     done = on_simulated(two_gpus, tmp_path / "in", tmp_path / "out", checkpoints[EFFICIENTNET], faults, "--actors", 1)
