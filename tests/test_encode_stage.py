@@ -1,40 +1,130 @@
-"""What goes wrong while an encoder loads: whether it is told at once, or another encoder may fare better."""
+"""Errors of an encoder while it loads or encodes: who is told, and which of them end the process."""
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from embedding import pipeline
 from embedding.errors import RunError
 from embedding.pipeline import EncodeStage
+from embedding.scheduling.gpus import Gpu
+from embedding.scheduling.progress import ENCODE_TRIES
 from embedding.scheduling.resources import Plan
 
 PLAN = Plan("cpu", 1, 0.75, 0.0, 1, 0.125, 1, 0.0625, 1)
+GPU = Gpu("node", "host", ("2",))
+WINDOWS: Any = pa.table({"file": ["a.wav"], "window_index": [0], "n_windows": [1], "window_16000": [[0.0]]})
+BATCH = "window 0 of a.wav"
+BROKEN = RuntimeError("CUDA error: uncorrectable ECC error encountered")
+NO_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def stage_of(error: Exception, monkeypatch: pytest.MonkeyPatch) -> EncodeStage:
+class Ended(BaseException):
+    """In the place of the end of the process."""
+
+
+class Reports:
+    """In the place of a Reporter: remembers what it was told."""
+
+    def __init__(self, *, stopping: bool = False, open_batches: dict[str, int] | None = None) -> None:
+        self.is_stopping = lambda: stopping
+        self.open_batches = lambda: open_batches or {}
+        self.told: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **more: self.told.append((name, arguments))
+
+
+def stage_of(monkeypatch: pytest.MonkeyPatch, reports: Reports, error: Exception | None = None) -> EncodeStage:
     """An encoder on a node where ``error`` is raised before it has loaded."""
 
     def check() -> None:
-        raise error
+        if error is not None:
+            raise error
 
-    monkeypatch.setattr(pipeline, "Reporter", lambda _: SimpleNamespace(open_batches=dict))
-    job: Any = SimpleNamespace(shared_paths=SimpleNamespace(check=check))
+    def exit_process(code: int) -> None:
+        assert code == 1
+        raise Ended
+
+    monkeypatch.setattr(os, "_exit", exit_process)
+    monkeypatch.setattr(pipeline, "own_gpu", lambda: GPU)
+    monkeypatch.setattr(pipeline, "Reporter", lambda _: reports)
+    monkeypatch.setattr(EncodeStage, "_load", lambda *_: ["a loaded encoder"])
+    job: Any = SimpleNamespace(shared_paths=SimpleNamespace(check=check), batch_size=1)
     return EncodeStage(job, PLAN, None, None)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), RunError("damaged weights")])
-def test_what_would_befall_every_encoder_is_raised_by_the_first_call(
+def encoding_fails(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("embedding.encoding.tables.encode_table", fail)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), RunError("damaged weights"), RuntimeError("a bug")])
+def test_an_error_that_every_encoder_would_meet_is_raised_by_the_first_call(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = stage_of(error, monkeypatch)
+    stage = stage_of(monkeypatch, Reports(), error)
     with pytest.raises(type(error), match=str(error)):
-        stage(None)  # type: ignore[arg-type] — it comes to no windows
+        stage(WINDOWS)
 
 
-def test_what_may_be_this_nodes_alone_ends_the_encoder_so_that_another_one_is_started(
+def test_an_error_that_may_be_this_nodes_alone_ends_the_encoder_so_that_another_is_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(OSError, match="No space left"):
-        stage_of(OSError(28, "No space left on device"), monkeypatch)
+        stage_of(monkeypatch, Reports(), OSError(28, "No space left on device"))
+
+
+def test_a_gpu_that_fails_while_an_encoder_loads_is_told_and_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = Reports()
+    with pytest.raises(Ended):
+        stage_of(monkeypatch, reports, BROKEN)
+    assert reports.told == [("gpu_failed", (GPU, BROKEN))]
+
+
+def test_a_gpu_that_fails_under_a_batch_is_told_and_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = Reports()
+    stage = stage_of(monkeypatch, reports)
+    encoding_fails(BROKEN, monkeypatch)
+    with pytest.raises(Ended):
+        stage(WINDOWS)
+    assert [name for name, _ in reports.told] == ["begin_batch", "gpu_failed"]  # and no end: it is open
+
+
+def test_a_gpu_too_small_for_the_model_or_for_one_window_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "GPU 2 of host has too little memory for the model and one window"
+    with pytest.raises(RunError, match=line):
+        stage_of(monkeypatch, Reports(), NO_MEMORY)(WINDOWS)
+    stage = stage_of(monkeypatch, Reports())
+    encoding_fails(NO_MEMORY, monkeypatch)
+    with pytest.raises(RunError, match=line):
+        stage(WINDOWS)
+
+
+def test_a_bug_under_a_batch_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of(monkeypatch, Reports())
+    bug = RuntimeError("shapes cannot be multiplied")
+    encoding_fails(bug, monkeypatch)
+    with pytest.raises(RuntimeError) as raised:
+        stage(WINDOWS)
+    assert raised.value is bug
+    assert raised.value.__cause__ is None
+
+
+def test_an_encoder_that_is_started_while_the_leg_ends_loads_nothing_and_lets_windows_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = stage_of(monkeypatch, Reports(stopping=True), None)
+    assert stage._encoders is None
+    assert stage(WINDOWS).num_rows == 0
+
+
+def test_a_batch_that_ended_its_encoder_too_often_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of(monkeypatch, Reports(open_batches={BATCH: ENCODE_TRIES}))
+    with pytest.raises(RunError, match=f"died {ENCODE_TRIES} times over the windows from {BATCH} on"):
+        stage(WINDOWS)
