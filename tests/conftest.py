@@ -22,6 +22,7 @@ from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 from embedding.storage import s3
+from local_ray import ray_of
 from weights import see_some_noise
 
 if TYPE_CHECKING:
@@ -59,28 +60,6 @@ def running(command: Sequence[object], env: dict[str, str], **options: Any) -> I
             yield process
         finally:
             process.kill()
-
-
-@contextmanager
-def ray_of(n_cpus: int) -> Iterator[str]:
-    """A Ray of ``n_cpus`` on this machine, whatever the machine has; yields its address."""
-    program = (
-        "import ray, sys\n"
-        f"ray.init(address='local', num_cpus={n_cpus}, include_dashboard=False, object_store_memory=1 << 30)\n"
-        "print('address', ray.get_runtime_context().gcs_address, flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        env=environment(RAY_num_workers_soft_limit=str(8 * n_cpus)),  # as ours has it (embedding/scheduling/cluster.py)
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
-        process.communicate()  # closes its stdin: it ends, and its Ray with it
 
 
 @pytest.fixture(scope="session")

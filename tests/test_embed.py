@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.output.store import embeddings_schema
+from local_ray import ray_of
 from tests import reference
-from tests.conftest import BEATS, EFFICIENTNET, ROOT, Outcome, environment, ray_of, run_embed, tone, write_audio
+from tests.conftest import BEATS, EFFICIENTNET, ROOT, Outcome, environment, run_embed, tone, write_audio
 
 Embed = Callable[..., Outcome]
 WINDOW_S, HOP_S = 2.0, 1.0

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import soundfile as sf
 
 from embedding import storage
-from tests.conftest import EFFICIENTNET, Outcome, ray_of, run_embed, tone
+from local_ray import ray_of
+from tests.conftest import EFFICIENTNET, Outcome, run_embed, tone
 
 NAMES = [
     "plain.wav",

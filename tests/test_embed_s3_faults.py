@@ -11,8 +11,9 @@ import soundfile as sf
 
 from embedding import storage
 from embedding.decoding.decode import WHOLE_OBJECT_BYTES
+from local_ray import ray_of
 from tests import faulty_s3
-from tests.conftest import EFFICIENTNET, Outcome, ray_of, run_embed, tone
+from tests.conftest import EFFICIENTNET, Outcome, run_embed, tone
 from tests.faulty_s3 import faulty
 
 # As many reads as it takes for each kind of fault to have its turn, six times one in ten.

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.scheduling.progress import ENCODE_TRIES, GPU_FAULTS
+from local_ray import ray_of
 from simulated_gpu import DEADLY, FAULTS, KILL, KILL_AT_DEADLY
-from tests.clusters import Nodes, cluster_of
 from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, tone, write_audio
 
 OPTIONS = ("--model", EFFICIENTNET, "--window-s", 1, "--batch-size", 16)
@@ -32,17 +32,17 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_gpus() -> Iterator[Nodes]:
-    with cluster_of(1) as nodes:
-        nodes.add(num_cpus=1, num_gpus=2)
-        yield nodes
+def two_gpus() -> Iterator[str]:
+    """The address of a Ray with them."""
+    with ray_of(2, n_gpus=2) as address:
+        yield address
 
 
 def on_simulated(
-    nodes: Nodes, archive: Path, output: Path, checkpoint: Path, faults: list[Any], *options: object
+    address: str, archive: Path, output: Path, checkpoint: Path, faults: list[Any], *options: object
 ) -> Outcome:
     arguments = ["--input", archive, "--output", output, "--checkpoint", checkpoint, *OPTIONS, *options]
-    env = environment(RAY_ADDRESS=nodes.address, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")]))
+    env = environment(RAY_ADDRESS=address, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")]))
     command = [sys.executable, ROOT / "benchmarks/simulated_gpu.py", *map(str, arguments)]
     env[FAULTS] = json.dumps(faults)
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
@@ -86,7 +86,7 @@ def on_cpus(
 
 
 def test_faults_of_gpus_cost_time_and_nothing_else(
-    two_gpus: Nodes, archive: Path, on_cpus: Path, checkpoints: dict[str, Path], tmp_path: Path
+    two_gpus: str, archive: Path, on_cpus: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """Memory runs out in two ways, the driver fails once, and one of two GPUs fails every time."""
     faults = [
@@ -106,7 +106,7 @@ def test_faults_of_gpus_cost_time_and_nothing_else(
 
 
 def test_an_encoder_that_dies_with_two_batches_open_loses_neither(
-    two_gpus: Nodes, archive: Path, on_cpus: Path, checkpoints: dict[str, Path], tmp_path: Path
+    two_gpus: str, archive: Path, on_cpus: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     done = on_simulated(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], [[None, KILL, 1]], "--actors", 1)
     assert done.code == 0, done.stdout + done.stderr
@@ -116,7 +116,7 @@ def test_an_encoder_that_dies_with_two_batches_open_loses_neither(
 
 @pytest.mark.long  # the encoder loads five times
 def test_of_two_batches_in_an_encoder_the_deadly_one_is_named(
-    two_gpus: Nodes, checkpoints: dict[str, Path], tmp_path: Path
+    two_gpus: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     for seed in range(6):
         write_audio(tmp_path / "in" / f"tone-{seed}.wav", tone(30.0, 16_000, seed=seed), 16_000)
@@ -132,7 +132,7 @@ def test_of_two_batches_in_an_encoder_the_deadly_one_is_named(
 
 @pytest.mark.long  # the encoder loads three times
 def test_a_run_whose_gpus_are_all_given_up_ends_and_says_so(
-    two_gpus: Nodes, archive: Path, checkpoints: dict[str, Path], tmp_path: Path
+    two_gpus: str, archive: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     done = on_simulated(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], [[None, ECC, 99]], "--actors", 1)
     assert done.code == 1, done.stdout + done.stderr

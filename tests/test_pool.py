@@ -22,7 +22,8 @@ from embedding.pooling import pooled
 from embedding.pooling.pooled import Pooled, complete, plan
 from embedding.pooling.run import pool_shards
 from embedding.vectors import column, matrix
-from tests.conftest import ROOT, Outcome, environment, ray_of
+from local_ray import ray_of
+from tests.conftest import ROOT, Outcome, environment
 from tests.shards import add_columns
 
 DIM = 5

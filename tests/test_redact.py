@@ -19,7 +19,8 @@ from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.errors import RequestError
 from embedding.redact import SECRET_VARIABLES, URL_VARIABLES, redact, redact_all, redact_log
 from jobs.embed import main
-from tests.conftest import EFFICIENTNET, Outcome, ray_of, run_embed, tone, write_audio
+from local_ray import ray_of
+from tests.conftest import EFFICIENTNET, Outcome, run_embed, tone, write_audio
 
 KEY_ID = "AKIA" + "Q7ZRECOGNISEME77"
 SECRET_KEY = "wJalrXUt/nFEMI+K7MDENG/bPxRfiRECOGNISEME"
