@@ -49,8 +49,10 @@ bench: setup
 	$(BIN)/python benchmarks/models.py --small
 	$(BIN)/python benchmarks/hand_over.py --small
 	$(BIN)/python benchmarks/driver_memory.py --small
-	$(BIN)/python benchmarks/gpu.py --case memory --device cpu --cores 2 --small
-	$(BIN)/python benchmarks/gpu.py --case fed --device cpu --cores 2 --small
+	$(BIN)/python benchmarks/gpu.py --case parity --device simulated --small
+	$(BIN)/python benchmarks/gpu.py --case memory --device simulated --small
+	$(BIN)/python benchmarks/gpu.py --case parts --device simulated --small
+	$(BIN)/python benchmarks/gpu.py --case fed --device simulated --cores 2 --small
 	$(BIN)/python benchmarks/listing.py --small
 	$(BIN)/python benchmarks/resume.py --windows 100000
 	$(BIN)/python benchmarks/scale.py --small

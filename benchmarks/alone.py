@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,9 @@ from job import WINDOW_S, Workplace
 from weights import checkpoint
 
 # Different windows, so that caches hold what they hold in the job; a pass over them bounds how short a measurement is.
-N_WINDOWS = {"cpu": 32, "cuda": 512}
+N_WINDOWS = {"cpu": 32, "simulated": 4, "cuda": 512}
+# Of a DataLoader loop on a GPU.
+LOADER_BATCH = 64
 SOURCE = Archive("flac", 48_000, 6, 60.0)
 
 
@@ -37,9 +40,30 @@ def encode_rate(
     device: str = "cpu",
     window_s: float = WINDOW_S,
     stage: str = "encode",
+    without: Sequence[str] = (),
+    with_: Sequence[str] = (),
 ) -> float:
-    """Windows per second of the job's encoder."""
-    task = {
+    """Windows per second of the job's encoder.
+
+    ``without`` and ``with_`` name what is left out of it, or added: ``PARTS``.
+    """
+    task = _task(place, model, precision, threads, device, seconds, window_s, without, with_)
+    done = _together(stage, [task] * processes, place.environment())
+    return sum(each["windows"] / each["seconds"] for each in done)
+
+
+def _task(  # noqa: PLR0917 — what a process is told, by two callers
+    place: Workplace,
+    model: str,
+    precision: str,
+    threads: int,
+    device: str,
+    seconds: float,
+    window_s: float,
+    without: Sequence[str],
+    with_: Sequence[str],
+) -> dict[str, Any]:
+    return {
         "model": model,
         "precision": precision,
         "checkpoint": str(checkpoint(model, place.cache)),
@@ -48,13 +72,29 @@ def encode_rate(
         "device": device,
         "seconds": seconds,
         "window_s": window_s,
+        "without": list(without),
+        "with": list(with_),
     }
-    done = _together(stage, [task] * processes, place.environment())
-    return sum(each["windows"] / each["seconds"] for each in done)
+
+
+# What an encoder can do without or with: benchmarks/gpu.py, case ``parts``.
+PARTS = ("overlap", "copy queue", "fused bias", "compile")
+N_COMPARED = 32
+
+
+def compared(
+    place: Workplace, model: str, precision: str, *, device: str, window_s: float, with_: Sequence[str] = ()
+) -> dict[str, float]:
+    """Return ``error`` (relative, the largest) and ``cosine`` (the smallest) of the encoder against the reference."""
+    task = _task(place, model, precision, 1, device, 0.0, window_s, (), with_)
+    (found,) = _together("vectors", [task], place.environment())
+    return found
 
 
 # Windows per second of avex used plainly, one window at a time; the arguments are the same.
 reference_rate = partial(encode_rate, stage="reference")
+# The same for a DataLoader's batches.
+loader_rate = partial(encode_rate, stage="loader")
 
 
 def decode_rate(place: Workplace, folder: Path, model: str, *, processes: int, seconds: float) -> float:
@@ -123,14 +163,43 @@ def _answer(worker: subprocess.Popen[str]) -> str:
 def encode(task: Mapping[str, Any]) -> dict[str, float]:
     import numpy as np
 
+    from embedding.scheduling.resources import CALLS_ON_GPU
+
+    encoder = encoder_of(task)
+    windows = _windows(task, encoder.settings.windows)
+    n_audio = np.full(len(windows), encoder.settings.windows.length)
+    encoder.warm_up(len(windows))
+    size, n_calls = len(windows), CALLS_ON_GPU if encoder._device.is_gpu else 1
+    if "overlap" in task["without"]:  # each pass is waited for before the next begins
+        size, n_calls = encoder._micro_batch.size, 1
+
+    def work() -> None:
+        for at in range(0, len(windows), size):
+            encoder.encode(windows[at : at + size], n_audio[at : at + size])
+
+    work()
+    return _repeat(task["seconds"], len(windows), work, n_threads=n_calls)
+
+
+def encoder_of(task: Mapping[str, Any]) -> Any:
+    """The job's encoder, without or with some of its PARTS."""
+    import torch
+
+    from embedding.encoding.devices import open_device
     from embedding.encoding.encoder import Encoder
 
-    settings = settings_of(task)
-    encoder = Encoder(settings, task["device"], task["threads"])
-    windows = _windows(task, settings.windows)
-    n_audio = np.full(len(windows), settings.windows.length)
-    encoder.encode(windows, n_audio)  # calibrates, allocates
-    return _repeat(task["seconds"], len(windows), lambda: encoder.encode(windows, n_audio))
+    if task["device"] == "simulated":
+        from simulated_gpu import SimulatedGpu
+
+        device = SimulatedGpu()
+    else:
+        device = open_device(task["device"], [task["precision"]])
+    encoder = Encoder(settings_of(task), device, task["threads"], fused_bias="fused bias" in task["with"])
+    if "copy queue" in task["without"]:
+        encoder._staging._queue = encoder._returning = encoder._computing
+    if "compile" in task["with"]:
+        encoder._features = torch.compile(encoder._features, dynamic=False)  # type: ignore[assignment]
+    return encoder
 
 
 def reference(task: Mapping[str, Any]) -> dict[str, float]:
@@ -139,15 +208,58 @@ def reference(task: Mapping[str, Any]) -> dict[str, float]:
 
     from peers.common import embed, load_model
 
-    windows = _windows(task, settings_of(task).windows)
-    model = load_model(task["model"], Path(task["checkpoint"]), task["device"])
+    windows, device = _windows(task, settings_of(task).windows), _torch_device(task)
+    model = load_model(task["model"], Path(task["checkpoint"]), device)
 
     def loop() -> None:
         for window in windows:
-            embed(model, torch.from_numpy(window)[None].to(task["device"]), task["precision"]).cpu().numpy()
+            embed(model, torch.from_numpy(window)[None].to(device), task["precision"]).cpu().numpy()
 
     loop()
     return _repeat(task["seconds"], len(windows), loop)
+
+
+def loader(task: Mapping[str, Any]) -> dict[str, float]:
+    """As ``peers/dataloader_loop.py`` embeds on a GPU, with windows that lie in memory."""
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from peers.common import embed, load_model
+
+    windows, device = _windows(task, settings_of(task).windows), _torch_device(task)
+    model = load_model(task["model"], Path(task["checkpoint"]), device)
+    batches = DataLoader(
+        TensorDataset(torch.from_numpy(windows)), LOADER_BATCH, pin_memory=device == "cuda", num_workers=1
+    )
+
+    def loop() -> None:
+        for (batch,) in batches:
+            embed(model, batch.to(device, non_blocking=True), task["precision"]).cpu().numpy()
+
+    loop()
+    return _repeat(task["seconds"], len(windows), loop)
+
+
+def _torch_device(task: Mapping[str, Any]) -> str:
+    return "cuda" if task["device"] == "cuda" else "cpu"
+
+
+def vectors(task: Mapping[str, Any]) -> dict[str, float]:
+    """How far the encoder's vectors are from those of the reference loop in fp32 on the CPU."""
+    import numpy as np
+    import torch
+
+    from peers.common import embed, load_model
+
+    encoder = encoder_of(task)
+    windows = _windows(task, encoder.settings.windows)[:N_COMPARED]
+    ours = encoder.encode(windows, np.full(len(windows), windows.shape[1]))["embedding"]
+    model = load_model(task["model"], Path(task["checkpoint"]))
+    theirs = np.concatenate([embed(model, torch.from_numpy(window)[None], "fp32").numpy() for window in windows])
+    lengths = np.linalg.norm(theirs, axis=1)
+    cosines = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / lengths
+    _go()
+    return {"error": float((np.linalg.norm(ours - theirs, axis=1) / lengths).max()), "cosine": float(cosines.min())}
 
 
 def _windows(task: Mapping[str, Any], spec: Any) -> Any:
@@ -164,12 +276,18 @@ def _windows(task: Mapping[str, Any], spec: Any) -> Any:
     return np.stack((found * -(-n // len(found)))[:n])
 
 
-def _repeat(seconds: float, n_windows: int, work: Callable[[], object]) -> dict[str, float]:
+def _repeat(seconds: float, n_windows: int, work: Callable[[], object], n_threads: int = 1) -> dict[str, float]:
     began = _go()
-    n = 0
-    while time.perf_counter() - began < seconds:
-        work()
-        n += n_windows
+
+    def repeat(_: int) -> int:
+        n = 0
+        while time.perf_counter() - began < seconds:
+            work()
+            n += n_windows
+        return n
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        n = sum(pool.map(repeat, range(n_threads)))
     return {"windows": n, "seconds": time.perf_counter() - began}
 
 
@@ -239,7 +357,8 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    stage, task = {"encode": encode, "reference": reference, "decode": decode}[sys.argv[1]], json.loads(sys.argv[2])
+    stages = {"encode": encode, "reference": reference, "loader": loader, "vectors": vectors, "decode": decode}
+    stage, task = stages[sys.argv[1]], json.loads(sys.argv[2])
     _say(json.dumps(stage(task)))
     return 0
 
