@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embedding.config import make_config
 from embedding.errors import RequestError
+from embedding.output.store import Store
 from embedding.request import Part
-from tests.conftest import EFFICIENTNET
+from embedding.search.query import of_clip
+from tests.conftest import EFFICIENTNET, tone, write_audio
 from tests.shards import shard
 
 
@@ -68,3 +71,14 @@ def test_a_precision_of_gpus_alone_is_refused_on_cpus(precision: str, tmp_path: 
         part(tmp_path, precision, device="cpu")
     with pytest.raises(RequestError, match=line):
         part(tmp_path, precision).on("cpu")
+
+
+def test_a_clip_is_encoded_in_fp32_for_vectors_of_a_precision_that_cpus_lack(tmp_path: Path) -> None:
+    clip = write_audio(tmp_path / "clip.wav", tone(1.0, 16_000), 16_000)
+    vectors = {}
+    for precision in ("fp32", "fp16"):
+        output = tmp_path / precision
+        with_vectors(output, precision, "cuda")
+        vectors[precision] = of_clip(str(clip), Store(str(output), ""), "embedding", 1)
+    assert vectors["fp16"].shape == (1, 1280)
+    assert np.array_equal(vectors["fp16"], vectors["fp32"])
