@@ -127,4 +127,3 @@ def test_a_backbone_of_another_kind_runs_as_avex_runs_it() -> None:
     module = load_with_trained_looking_weights(BEATS)
     module.backbone.cfg.layer_norm_first = True
     assert lean_kind(module, "beats") is Plain
-    assert lean_kind(module, "eat_hf") is Plain

@@ -1,6 +1,6 @@
 """Loaded models arranged for inference: what avex's modules compute, in fewer passes over memory.
 
-A GPU runs these modules; a CPU runs the graphs that ``graph.py`` makes of them.
+A GPU runs these modules; a CPU runs the graphs that ``graph.py`` makes of them. EAT has a file of its own, ``eat.py``.
 
 The weights are read from avex's modules by the names that avex gives them, which are not its public interface:
 ``tests/test_lean.py`` compares with avex's modules, and fails when a name or an order of steps has changed.
@@ -15,13 +15,14 @@ from torch.nn import functional
 from torch.nn.utils import fuse_conv_bn_eval
 
 from embedding.encoding.attention import Heads, fused_attention, masked_attention
+from embedding.encoding.eat import LeanEat, has_known_front_end
 
 # Unpooled features (tokens [batch, tokens, dim] or a map [batch, dim, freq, time]), and which of the tokens are
 # padding ([batch, tokens], None where no mask was given).
 Features = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def lean_kind(module: Any, architecture: str) -> "type[LeanBeats | LeanEfficientNet | Plain]":
+def lean_kind(module: Any, architecture: str) -> "type[LeanBeats | LeanEfficientNet | LeanEat | Plain]":
     """Choose the class that arranges a module of avex for inference.
 
     Args:
@@ -36,6 +37,8 @@ def lean_kind(module: Any, architecture: str) -> "type[LeanBeats | LeanEfficient
         return LeanEfficientNet
     if architecture == "beats" and _is_as_published(module.backbone.cfg):
         return LeanBeats
+    if architecture == "eat_hf" and has_known_front_end(module.audio_processor):
+        return LeanEat
     return Plain
 
 
