@@ -1,15 +1,24 @@
-"""EAT: avex's real loading path, with a stand-in for the backbone that it gets from the hub."""
+"""EAT: avex's real loading path, with a stand-in for the backbone that it gets from the hub, and its front end."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from tests import eat_hub
+from embedding.encoding.eat import LeanEat
+from embedding.encoding.lean import Plain, lean_kind
+from tests import (
+    eat_hub,
+    reference,  # noqa: F401 — imports all of avex, EAT's processor among it; `load` imports what one model needs
+)
 from tests.conftest import ROOT
 
 # EAT needs transformers, which the other models' loading keeps out of a process for good: a process of its own.
@@ -33,11 +42,35 @@ for pooling in ("cls", "mean", "max"):
 print(json.dumps(vectors))
 """
 
+# Relative errors of the features of two arrangements, measured against those of avex's own module in float32.
+PARITY = """
+import json, sys
+import numpy as np, torch
+from embedding.encoding.checkpoints import fetch_checkpoint
+from embedding.encoding.lean import Plain, lean_kind
+from embedding.encoding.models import find_model, load
 
-def run(hf_home: Path, checkpoint: str) -> subprocess.CompletedProcess[str]:
+model = find_model("esp_aves2_eat_all")
+module = load(model, fetch_checkpoint(model.name, "random"))
+kind = lean_kind(module, model.architecture)
+windows = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (3, 80_000)).astype(np.float32))
+report = {"kind": kind.__name__}
+with torch.inference_mode():
+    expected = module(windows)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for arrangement in (kind, Plain):
+            features, _ = arrangement(module, dtype)(windows, None)
+            assert features.shape == expected.shape
+            error = (features.float() - expected).norm() / expected.norm()
+            report[f"{arrangement.__name__} {dtype}"] = float(error)
+print(json.dumps(report))
+"""
+
+
+def run(hf_home: Path, checkpoint: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"HF_HOME": str(hf_home), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, checkpoint],
+        [sys.executable, "-c", program, checkpoint],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -63,7 +96,6 @@ def test_a_backbone_that_cannot_be_had_is_one_line_with_the_way_out(tmp_path: Pa
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_an_eat_checkpoint_is_counted_like_any_other(fits: bool, tmp_path: Path) -> None:
-    import torch
     from safetensors.torch import save_file
 
     eat_hub.make(tmp_path)
@@ -77,3 +109,80 @@ def test_an_eat_checkpoint_is_counted_like_any_other(fits: bool, tmp_path: Path)
         assert set(np.array(json.loads(done.stdout.splitlines()[-1])["cls"]).ravel()) == {3.0}
     else:
         assert "1 of 3 tensors matched" in done.stderr
+
+
+def test_features_are_those_of_avex(tmp_path: Path) -> None:
+    eat_hub.make(tmp_path)
+    done = run(tmp_path, "random", PARITY)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["kind"] == "LeanEat"
+    assert report["LeanEat torch.float32"] <= 1e-6
+    for dtype in ("torch.bfloat16", "torch.float16"):
+        # With autocast on a CPU avex computes the spectrum in half precision, too.
+        assert 1e-5 < report[f"LeanEat {dtype}"] <= report[f"Plain {dtype}"]
+
+
+# One frame, 0.5 s, 5 s, 10.24 s (1,022 frames), exactly 1,024 frames, one more, and 20 s.
+LENGTHS = [400, 8_000, 80_000, 163_840, 164_080, 164_240, 320_000]
+
+
+def sounds(length: int) -> dict[str, torch.Tensor]:
+    """Windows ``[length]`` that are difficult for a spectrum, by name."""
+    noise = torch.randn(length, generator=torch.Generator().manual_seed(length))
+    time_s = torch.arange(length) / 16_000
+    click = torch.zeros(length)
+    click[length // 2] = 1.0
+    return {
+        "noise": 0.1 * noise,
+        "silence": torch.zeros(length),
+        "only an offset": torch.full((length,), 0.25),
+        "an offset": 0.5 + 1e-3 * noise,
+        "very quiet": 1e-6 * noise,
+        "below the floor": 1e-10 * noise,
+        "very loud": 100 * noise,
+        "a tone": 0.9 * torch.sin(2 * torch.pi * 1_000 * time_s),
+        "a clipped tone": torch.sign(torch.sin(2 * torch.pi * 100 * time_s)),
+        "a click": click,
+        "a ramp": 0.1 * time_s,
+        "silence, then noise": torch.where(time_s < 0.02, 0, 0.1 * noise),
+    }
+
+
+def front_ends() -> tuple[LeanEat, Any]:
+    """Return our front end, in a model without a backbone, and avex's own processor."""
+    from avex.models.eat.audio_processor import EATAudioProcessor
+
+    processor = EATAudioProcessor()
+    return LeanEat(SimpleNamespace(audio_processor=processor, backbone=nn.Identity()), torch.float32), processor
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_spectra_of_a_mixed_batch_are_those_of_avex(length: int) -> None:
+    ours, theirs = front_ends()
+    windows = torch.stack(list(sounds(length).values()))
+    spectra, expected = ours.spectrum(windows), theirs(windows)[:, None]
+    assert spectra.shape == (len(windows), 1, 1_024, 128)
+    for name, spectrum, expected_spectrum in zip(sounds(length), spectra, expected, strict=True):
+        torch.testing.assert_close(spectrum, expected_spectrum, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("name", sounds(400))
+def test_a_spectrum_does_not_depend_on_the_other_windows_of_the_batch(name: str) -> None:
+    ours, _ = front_ends()
+    window = sounds(80_000)[name]
+    batch = torch.stack([window, *sounds(80_000).values()])
+    torch.testing.assert_close(ours.spectrum(window[None])[0], ours.spectrum(batch)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_window_and_mel_bank_move_with_the_model() -> None:
+    ours, _ = front_ends()
+    assert dict(ours.named_buffers()).keys() == {"window", "mel"}
+    assert {tensor.device.type for tensor in ours.to("meta").buffers()} == {"meta"}
+
+
+@pytest.mark.parametrize("settings", [{"window_type": "povey"}, {"norm_mean": 0.0, "norm_std": 1.0}])
+def test_an_eat_with_another_front_end_runs_as_avex_runs_it(settings: dict[str, Any]) -> None:
+    _, processor = front_ends()
+    assert lean_kind(SimpleNamespace(audio_processor=processor), "eat_hf") is LeanEat
+    assert lean_kind(SimpleNamespace(audio_processor=type(processor)(**settings)), "eat_hf") is Plain

@@ -1,4 +1,4 @@
-"""What is arranged for inference computes what avex's own modules compute, in every part that training can set."""
+"""Modules arranged for inference compute what avex's own modules compute, in every part that training can set."""
 
 from typing import Any
 
@@ -56,6 +56,41 @@ def test_features_are_those_of_the_module(name: str, kind: type) -> None:
 
 
 @pytest.mark.parametrize("name", [BEATS, EFFICIENTNET])
+def test_float16_is_close_to_float32(name: str) -> None:
+    module = load_with_trained_looking_weights(name)
+    windows = some_windows(2, 1.3)
+    with torch.inference_mode():
+        expected = module(windows)
+        features, _ = lean(module, name, torch.float16)(windows, None)
+    tokens, expected = (map_or_tokens.flatten(2).transpose(1, 2) if name == EFFICIENTNET else map_or_tokens
+                        for map_or_tokens in (features.float(), expected))  # fmt: skip
+    assert torch.nn.functional.cosine_similarity(tokens, expected, dim=-1).min() >= 0.999
+    assert 1e-6 < relative_error(tokens, expected) <= 2e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norms_and_sums_of_beats_stay_in_float32(dtype: torch.dtype) -> None:
+    model = lean(load_with_trained_looking_weights(BEATS), BEATS, dtype)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    seen: list[torch.dtype] = []
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.inference_mode():
+        features, _ = model(some_windows(1, 0.5), None)
+    assert seen == [torch.float32] * (2 + 2 * 12)
+    assert {parameter.dtype for norm in norms for parameter in norm.parameters()} == {torch.float32}
+    assert features.dtype == torch.float32
+
+
+@pytest.mark.parametrize("n_tokens", [1, 64, 1_700])
+def test_the_position_bias_is_that_of_avex(n_tokens: int) -> None:
+    """1,700 tokens are farther apart than avex tells distances apart (800)."""
+    module = load_with_trained_looking_weights(BEATS)
+    expected = module.backbone.encoder.layers[0].self_attn.compute_bias(n_tokens, n_tokens)
+    assert torch.equal(lean(module, BEATS).position_bias(n_tokens), expected)
+
+
+@pytest.mark.parametrize("name", [BEATS, EFFICIENTNET])
 def test_bfloat16_is_at_least_as_close_as_autocast(name: str) -> None:
     module = load_with_trained_looking_weights(name)
     windows = some_windows(2, 1.3)
@@ -92,4 +127,3 @@ def test_a_backbone_of_another_kind_runs_as_avex_runs_it() -> None:
     module = load_with_trained_looking_weights(BEATS)
     module.backbone.cfg.layer_norm_first = True
     assert lean_kind(module, "beats") is Plain
-    assert lean_kind(module, "eat_hf") is Plain

@@ -1,10 +1,10 @@
 """Loaded models arranged for inference: what avex's modules compute, in fewer passes over memory.
 
-A GPU runs these modules; a CPU runs the graphs that ``graph.py`` makes of them.
+A GPU runs these modules; a CPU runs the graphs that ``graph.py`` makes of them. EAT has a file of its own, ``eat.py``.
 
-The weights are read from avex's modules by the names these give them, which is not avex's public interface:
-``tests/test_lean.py`` compares with the modules themselves, and fails when a name or an order of steps has changed.
-What each step saves: docs/decisions.md, "Encoder".
+The weights are read from avex's modules by the names that avex gives them, which are not its public interface:
+``tests/test_lean.py`` compares with avex's modules, and fails when a name or an order of steps has changed.
+docs/decisions.md, "Encoder", has the figures of each step.
 """
 
 from typing import Any
@@ -14,26 +14,36 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import fuse_conv_bn_eval
 
+from embedding.encoding.attention import Heads, fused_attention, masked_attention
+from embedding.encoding.eat import LeanEat, has_known_front_end
+
 # Unpooled features (tokens [batch, tokens, dim] or a map [batch, dim, freq, time]), and which of the tokens are
 # padding ([batch, tokens], None where no mask was given).
 Features = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def lean_kind(module: Any, architecture: str) -> "type[LeanBeats] | type[LeanEfficientNet] | type[Plain]":
-    """What arranges ``module`` of avex for inference.
+def lean_kind(module: Any, architecture: str) -> "type[LeanBeats | LeanEfficientNet | LeanEat | Plain]":
+    """Choose the class that arranges a module of avex for inference.
 
-    Made of ``module`` and a type, float32 or bfloat16, in which matrices are multiplied; called with windows
-    ``[batch, length]`` and the mask of their padding (or None); returns ``Features``.
+    Args:
+        module: avex's module as ``models.load`` returns it.
+        architecture: avex's name for its kind: ``beats``, ``efficientnet`` or ``eat_hf``.
+
+    Returns:
+        A class to be made of ``module`` and the type (float32, bfloat16 or float16) in which matrices are multiplied.
+        Its instances take windows ``[batch, length]`` and the mask of their padding (or None) and return ``Features``.
     """
     if architecture == "efficientnet":
         return LeanEfficientNet
     if architecture == "beats" and _is_as_published(module.backbone.cfg):
         return LeanBeats
+    if architecture == "eat_hf" and has_known_front_end(module.audio_processor):
+        return LeanEat
     return Plain
 
 
 class Plain(nn.Module):
-    """As avex runs it."""
+    """A module as avex runs it."""
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         super().__init__()
@@ -74,7 +84,7 @@ class LeanEfficientNet(nn.Module):
         return self.features(x), None
 
     def spectrum(self, windows: torch.Tensor) -> torch.Tensor:
-        """``[batch, 1, mels, frames]``, log mel between 0 and 1 in each window; avex's AudioProcessor."""
+        """Compute avex's spectra, ``[batch, 1, mels, frames]`` float32: log mel, between 0 and 1 in each window."""
         spectrum = self._spectrum
         frames = torch.stft(
             windows,
@@ -103,7 +113,7 @@ def _fold_batch_norms(features: nn.Module) -> None:
 
 
 def _take_one_channel(stem: Any) -> None:
-    """avex hands the same spectrogram to all three input channels: their weights may be added up beforehand."""
+    """Add up the weights of the three input channels, to all of which avex hands the same spectrogram."""
     weight = stem[0].weight.sum(1, keepdim=True)
     stem[0].weight, stem[0].in_channels = nn.Parameter(weight, requires_grad=False), 1
 
@@ -112,7 +122,7 @@ def _take_one_channel(stem: Any) -> None:
 
 
 def _is_as_published(cfg: Any) -> bool:
-    """Whether the backbone is of the kind that every published BEATs is."""
+    """Tell whether the backbone is of the kind that every published BEATs is."""
     gated = cfg.relative_position_embedding and cfg.gru_rel_pos
     return bool(gated and cfg.deep_norm and not cfg.layer_norm_first and cfg.activation_fn == "gelu")
 
@@ -123,7 +133,17 @@ class LeanBeats(nn.Module):
     Sums and norms stay in float32, matrices are multiplied in ``dtype``.
     """
 
-    def __init__(self, module: Any, dtype: torch.dtype) -> None:
+    bias_by_distance: torch.Tensor
+
+    def __init__(self, module: Any, dtype: torch.dtype, fused_bias: bool = False) -> None:
+        """Take over the weights of ``module``, whose own tensors change.
+
+        Args:
+            module: avex's BEATs, of the published kind.
+            dtype: float32, bfloat16 or float16; the type in which matrices are multiplied.
+            fused_bias: compute the gated position bias inside the attention kernel (``attention.fused_attention``)
+                instead of writing it to memory in each layer. Off by default: it was never measured on a GPU.
+        """
         super().__init__()
         backbone = module.backbone
         self._fbank_mean, self._fbank_std = backbone.fbank_mean, backbone.fbank_std
@@ -133,8 +153,9 @@ class LeanBeats(nn.Module):
         self.projection = backbone.post_extract_proj.to(dtype)
         self.positions = _PositionConvolution(backbone.encoder.pos_conv[0], dtype)
         self.norm = backbone.encoder.layer_norm
-        self.layers = nn.ModuleList(_Layer(layer, dtype) for layer in backbone.encoder.layers)
-        self._attention = backbone.encoder.layers[0].self_attn  # owns the table of biases
+        self.layers = nn.ModuleList(_Layer(layer, dtype, fused_bias) for layer in backbone.encoder.layers)
+        # The first layer owns the table of biases.
+        self.register_buffer("bias_by_distance", _bias_by_distance(backbone.encoder.layers[0].self_attn).to(dtype))
         self._bias: torch.Tensor | None = None
         self._dtype = dtype
 
@@ -146,22 +167,36 @@ class LeanBeats(nn.Module):
         if padding is not None:
             padded = _where_all(_where_all(padding, spectrum.shape[2]), x.shape[1])
             x = x.masked_fill(padded[..., None], 0)
-        x = self.norm((x + self.positions(x)).float())
+        x = self.norm(x.float() + self.positions(x))
         bias = self.position_bias(x.shape[1])
         for layer in self.layers:
             x = layer(x, bias, padded)
         return x, padded
 
     def spectrum(self, windows: torch.Tensor) -> torch.Tensor:
-        """``[batch, 1, frames, mels]``, log mel, scaled as the model was trained."""
+        """Compute the spectra ``[batch, 1, frames, mels]`` float32: log mel, scaled as the model was trained."""
         return ((self.fbank(windows * 2**15) - self._fbank_mean) / (2 * self._fbank_std))[:, None]
 
     def position_bias(self, n_tokens: int) -> torch.Tensor:
-        """``[heads, tokens, tokens]``, the same for all windows of a length."""
+        """Return the bias ``[heads, tokens, tokens]``, queries before keys; the same for all windows of a length."""
         bias = self._bias
-        if bias is None or bias.shape[1] != n_tokens:
-            bias = self._bias = self._attention.compute_bias(n_tokens, n_tokens).to(self._dtype)
+        if bias is None or bias.shape[1] != n_tokens or bias.device != self.bias_by_distance.device:
+            farthest = self.bias_by_distance.shape[1] // 2
+            at = torch.arange(n_tokens, device=self.bias_by_distance.device)
+            distances = (at - at[:, None]).clamp(-farthest, farthest)
+            bias = self._bias = self.bias_by_distance[:, distances + farthest]
         return bias
+
+
+def _bias_by_distance(attention: Any) -> torch.Tensor:
+    """Compute the bias ``[heads, distances]`` of keys at each distance from a query, from far before to far after.
+
+    Keys farther away than the last distance have its bias. avex makes the numbers of the distances on the CPU in each
+    pass (avex 1.4.0, ``compute_bias``), and the copy would make a GPU wait.
+    """
+    n = attention.max_distance + 1
+    before, after = attention.compute_bias(n, 1)[:, :, 0], attention.compute_bias(1, n)[:, 0]
+    return torch.cat([before.flip(1), after[:, 1:]], dim=1)
 
 
 class _Layer(nn.Module):
@@ -169,9 +204,10 @@ class _Layer(nn.Module):
 
     gate_scale: torch.Tensor
 
-    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype, fused_bias: bool) -> None:
         super().__init__()
         attention = layer.self_attn
+        self._attention = fused_attention if fused_bias else masked_attention
         self.qkvg = _projection(attention).to(dtype)
         self.register_buffer("gate_scale", attention.grep_a.view(1, -1, 1, 1).to(dtype))
         self.out = attention.out_proj.to(dtype)
@@ -183,7 +219,13 @@ class _Layer(nn.Module):
         self._dtype = dtype
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor, padded: torch.Tensor | None) -> torch.Tensor:
-        """``x`` [batch, tokens, dim] float32, ``bias`` [heads, tokens, tokens], ``padded`` [batch, tokens]."""
+        """Map ``x`` [batch, tokens, dim] float32 to the same shape.
+
+        Args:
+            x: tokens.
+            bias: ``[heads, tokens, tokens]``, before the gates.
+            padded: ``[batch, tokens]``, true for tokens that are padding; or None.
+        """
         attended = self.out(self._attend(self.qkvg(x.to(self._dtype)), bias, padded))
         x = self.attention_norm(torch.add(attended, x, alpha=self.residual))
         hidden = functional.gelu(self.widen(x.to(self._dtype)))
@@ -195,15 +237,13 @@ class _Layer(nn.Module):
         qkv, gates = qkvg.split([width - n_gates, n_gates], dim=-1)
         q, k, v = qkv.view(batch, n_tokens, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         one, other = gates.sigmoid().view(batch, n_tokens, self.n_heads, 2).transpose(1, 2).split(1, dim=-1)
-        mask = (one * (other * self.gate_scale - 1) + 2) * bias
-        if padded is not None:
-            mask = mask.masked_fill(padded[:, None, None], float("-inf"))
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+        gate = (one * (other * self.gate_scale - 1) + 2).squeeze(-1)
+        attended = self._attention(Heads(q, k, v, gate), bias, padded, self.scale)
         return attended.transpose(1, 2).reshape(batch, n_tokens, -1)
 
 
 def _projection(attention: Any) -> nn.Linear:
-    """Queries, keys, values, and the two gates of each head, which are linear in its query.
+    """Projection to queries, keys, values, and the two gates of each head, which are linear in its query.
 
     avex projects each head's query to eight numbers and adds them up by fours, a matrix product of its own over a
     tensor that is not contiguous: with more than one window in bfloat16 a fifth of all time (measured 2026-11-21).
@@ -241,13 +281,13 @@ class _PositionConvolution(nn.Module):
         self.convolution.to(dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[batch, tokens, dim]`` to the same shape."""
+        """Map ``[batch, tokens, dim]`` to the same shape."""
         image = x.transpose(1, 2)[:, :, None]  # [batch, dim, 1, tokens], in memory channels last
         y = self.convolution(image)
         return functional.gelu(y[:, :, 0, : x.shape[1]]).transpose(1, 2)
 
 
 def _where_all(padding: torch.Tensor, n: int) -> torch.Tensor:
-    """``[batch, many]`` to ``[batch, n]``: true where all of it is; what is left over at the end does not count."""
+    """Reduce ``[batch, many]`` to ``[batch, n]``: true where all of a piece is; a remainder at the end is left out."""
     whole = padding.shape[1] - padding.shape[1] % n
     return padding[:, :whole].reshape(len(padding), n, -1).all(-1)

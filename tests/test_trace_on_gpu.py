@@ -1,0 +1,82 @@
+"""A pass of an arranged model uses the GPU alone: it makes and finds no tensor on the CPU, and waits for no number.
+
+No GPU is needed: ``fake_cuda.py`` explains how.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from avex.models.eat.audio_processor import EATAudioProcessor
+from torch import nn
+
+from embedding.encoding.eat import LeanEat
+from embedding.encoding.lean import Plain
+from tests.conftest import BEATS, EFFICIENTNET
+from tests.fake_cuda import trace
+from tests.test_lean import lean, load_with_trained_looking_weights, some_windows
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+class Patches(nn.Module):
+    """A stand-in for EAT's backbone, whose code is on the hub."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 768, 16, 16)
+
+    def extract_features(self, picture: torch.Tensor) -> torch.Tensor:
+        return self.patches(picture).flatten(2).transpose(1, 2)
+
+
+def lean_eat(dtype: torch.dtype) -> LeanEat:
+    return LeanEat(SimpleNamespace(audio_processor=EATAudioProcessor(), backbone=Patches()), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [BEATS, EFFICIENTNET, "eat"])
+def test_all_tensors_of_a_pass_are_on_the_gpu(name: str, dtype: torch.dtype) -> None:
+    model = lean_eat(dtype) if name == "eat" else lean(load_with_trained_looking_weights(name), name, dtype)
+    windows = some_windows(2, 1.3)
+    paddings = [None]
+    if name == BEATS:
+        paddings += [torch.arange(windows.shape[1]) >= torch.tensor([windows.shape[1], 5_000])[:, None]]
+    for padding in paddings:
+        operations, features = trace(model, windows, padding)
+        assert operations.devices == {"cuda"}
+        assert features.device.type == "cuda"
+        assert len(features) == 2
+
+
+@pytest.mark.parametrize("name", [BEATS, EFFICIENTNET, "eat"])
+def test_the_number_of_operations_does_not_depend_on_the_number_of_windows(name: str) -> None:
+    model = lean_eat(torch.float32) if name == "eat" else lean(load_with_trained_looking_weights(name), name)
+    trace(model, some_windows(1, 1.3), None)  # BEATs makes its position bias in the first pass only
+    one, many = (trace(model, some_windows(n, 1.3), None)[0].operators for n in (1, 32))
+    assert one == many
+
+
+def test_a_tensor_made_on_the_cpu_is_seen() -> None:
+    """avex's own BEATs makes the numbers of relative positions there, in each pass (avex 1.4.0)."""
+    operations, _ = trace(Plain(load_with_trained_looking_weights(BEATS), torch.float32), some_windows(1, 1.3), None)
+    assert operations.devices == {"cpu", "cuda"}
+
+
+class Faulty(nn.Module):
+    """A module that adds a tensor which is no buffer, or waits for a number."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.one = fault, torch.ones(1)
+
+    def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> tuple[torch.Tensor, None]:
+        if self.fault == "no buffer":
+            return windows + self.one, None
+        return windows * float(windows.amax()), None
+
+
+@pytest.mark.parametrize("fault", ["no buffer", "a number"])
+def test_a_tensor_left_on_the_cpu_and_a_number_waited_for_are_refused(fault: str) -> None:
+    with pytest.raises((AssertionError, RuntimeError)):
+        trace(Faulty(fault), some_windows(1, 0.1), None)
