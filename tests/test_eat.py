@@ -42,6 +42,30 @@ for pooling in ("cls", "mean", "max"):
 print(json.dumps(vectors))
 """
 
+# Vectors of a simulated GPU, in two full micro-batches and a rest, by precision; and of the CPU.
+ON_GPU = """
+import json, sys
+import numpy as np
+from embedding.config import EmbedConfig
+from embedding.encoding.devices import Cpu
+from embedding.encoding.encoder import Encoder
+from embedding.encoding.micro_batch import MicroBatch
+from embedding.settings import Settings
+from simulated_gpu import SimulatedGpu
+
+windows = np.random.default_rng(0).normal(0, 0.1, (9, 80_000)).astype(np.float32)
+vectors = {}
+for name, device, precision in [("cpu", Cpu(), "fp32")] + [
+    (each, SimulatedGpu(is_late=True), each) for each in ("fp32", "tf32", "bf16", "fp16")
+]:
+    config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
+                         window_s=5.0, precision=precision)
+    encoder = Encoder(Settings.of(config), device, 1)
+    encoder._micro_batch = MicroBatch(4)
+    vectors[name] = encoder.encode(windows, np.full(9, 80_000))["embedding"].tolist()
+print(json.dumps(vectors))
+"""
+
 # Relative errors of the features of two arrangements, measured against those of avex's own module in float32.
 PARITY = """
 import json, sys
@@ -69,6 +93,7 @@ print(json.dumps(report))
 
 def run(hf_home: Path, checkpoint: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"HF_HOME": str(hf_home), "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
     return subprocess.run(
         [sys.executable, "-c", program, checkpoint],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
@@ -84,6 +109,20 @@ def test_eat_pools_its_cls_token_and_its_patches(tmp_path: Path) -> None:
     assert np.array_equal(vectors["cls"], np.full((3, 768), 7.0))  # token 0, the stand-in's own
     assert not np.allclose(vectors["mean"][0], vectors["mean"][1])
     assert (vectors["max"] >= vectors["mean"]).all()
+
+
+def test_eat_on_a_gpu_gives_the_vectors_of_the_cpu(tmp_path: Path) -> None:
+    eat_hub.make(tmp_path)
+    done = run(tmp_path, "random", ON_GPU)
+    assert done.returncode == 0, done.stderr
+    vectors = {name: np.array(rows) for name, rows in json.loads(done.stdout.splitlines()[-1]).items()}
+    lengths = np.linalg.norm(vectors["cpu"], axis=1)
+    for precision in ("fp32", "tf32"):
+        errors = np.linalg.norm(vectors[precision] - vectors["cpu"], axis=1) / lengths
+        assert errors.max() <= 1e-5, precision
+    for precision in ("bf16", "fp16"):
+        cosines = (vectors[precision] * vectors["cpu"]).sum(1) / np.linalg.norm(vectors[precision], axis=1) / lengths
+        assert 0.999 <= cosines.min() < 1, precision
 
 
 def test_a_backbone_that_cannot_be_had_is_one_line_with_the_way_out(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Sums:
 
 @pytest.fixture
 def summing(encoder_of: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Encoder]:
-    monkeypatch.setattr("embedding.encoding.encoder._features", lambda *_: Sums())
+    monkeypatch.setattr("embedding.encoding.encoder._features", lambda *_, **__: Sums())
 
     def make(device: SimulatedGpu, **options: object) -> Encoder:
         encoder = encoder_of(EFFICIENTNET, device, **options)

@@ -3,15 +3,22 @@
 No GPU is needed: ``fake_cuda.py`` explains how.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from avex.models.eat.audio_processor import EATAudioProcessor
 from torch import nn
 
+from embedding.config import make_config
 from embedding.encoding.eat import LeanEat
+from embedding.encoding.encoder import Encoder
+from embedding.encoding.labels import Labels
 from embedding.encoding.lean import Plain
+from embedding.settings import Settings
+from simulated_gpu import SimulatedGpu
 from tests.conftest import BEATS, EFFICIENTNET
 from tests.fake_cuda import trace
 from tests.test_lean import lean, load_with_trained_looking_weights, some_windows
@@ -61,6 +68,36 @@ def test_a_tensor_made_on_the_cpu_is_seen() -> None:
     """avex's own BEATs makes the numbers of relative positions there, in each pass (avex 1.4.0)."""
     operations, _ = trace(Plain(load_with_trained_looking_weights(BEATS), torch.float32), some_windows(1, 1.3), None)
     assert operations.devices == {"cpu", "cuda"}
+
+
+class WholePass(nn.Module):
+    """Everything between the copies to and from a GPU: mask, network, pooling, classifier."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = (encoder,)  # in a tuple, or torch would look for modules in it
+        self.features, self.classifier = encoder._features, encoder._classifier
+
+    def forward(self, windows: torch.Tensor, n_audio: torch.Tensor) -> tuple[torch.Tensor, None]:
+        slot = SimpleNamespace(samples=windows, n_audio=n_audio)
+        columns = self.encoder[0]._forward(slot, len(windows), masked=True)
+        assert {name: rows.dtype for name, rows in columns.items()} == {
+            "embedding": torch.float32,
+            "labels": torch.int64,
+            "scores": torch.float32,
+        }
+        return torch.cat(list(columns.values()), 1), None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_masking_pooling_and_labels_stay_on_the_gpu_and_give_the_types_that_are_stored(precision: str) -> None:
+    request = {"input": "a", "output": "b", "model": BEATS, "checkpoint": "random", "window_s": 1.3}
+    settings = Settings.of(make_config(request | {"precision": precision, "mask_padding": True}))
+    settings = replace(settings, labels=Labels(3, tuple("abcde")))
+    whole = WholePass(Encoder(settings, SimulatedGpu(), 1))
+    operations, columns = trace(whole, some_windows(2, 1.3), torch.tensor([20_800, 5_000]))
+    assert operations.devices == {"cuda"}
+    assert columns.shape == (2, 768 + 3 + 3)
 
 
 class Faulty(nn.Module):

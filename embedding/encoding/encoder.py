@@ -33,13 +33,15 @@ class Encoder:
     device while the first one's vectors are turned into a table.
     """
 
-    def __init__(self, settings: Settings, device: Device, n_threads: int) -> None:
+    def __init__(self, settings: Settings, device: Device, n_threads: int, *, fused_bias: bool = False) -> None:
         """Load the weights onto ``device``.
 
         Args:
             settings: model, checkpoint, precision and what else decides the vectors.
             device: where to compute.
             n_threads: threads of the CPU that torch may use.
+            fused_bias: compute BEATs' position bias inside the attention kernel of a GPU. Never measured on one, so it
+                is off in the job.
 
         Raises:
             RequestError: the weights cannot be had or do not fit.
@@ -47,7 +49,7 @@ class Encoder:
         torch.set_num_threads(n_threads)
         self.settings = settings
         self._device = device
-        self._features = _features(settings, device, n_threads)
+        self._features = _features(settings, device, n_threads, fused_bias=fused_bias)
         self._classifier = None
         if settings.labels is not None:
             classifier = Classifier(settings.model, settings.checkpoint, settings.labels)
@@ -198,7 +200,7 @@ class _Pass:
 
 
 def _features(
-    settings: Settings, device: Device, n_threads: int
+    settings: Settings, device: Device, n_threads: int, *, fused_bias: bool
 ) -> Layered | Callable[[torch.Tensor, torch.Tensor | None], Features]:
     """What turns windows, and the mask of their padding, into features."""
     module = load(settings.model, settings.checkpoint)
@@ -208,7 +210,8 @@ def _features(
     kind = lean_kind(module, settings.model.architecture)
     if not device.is_gpu and issubclass(kind, LeanBeats | LeanEfficientNet):
         return Compiled(kind(module, torch.float32).eval(), settings.precision, n_threads)
-    return kind(module, dtype).eval().to(device.torch_device)
+    arranged = kind(module, dtype, fused_bias=fused_bias) if kind is LeanBeats else kind(module, dtype)
+    return arranged.eval().to(device.torch_device)
 
 
 def load_encoders(targets: Sequence[Settings], device: Device, n_threads: int) -> list[Encoder]:
