@@ -1,12 +1,18 @@
-# What every node of a cluster runs: this project and the packages of its lock file, nothing that is not in it.
+# The image of every cluster node: this project and the packages of its lock file, nothing else.
 #   docker build -t IMAGE .
-# torch brings its CUDA libraries; the node brings the driver. Size: some 9 GB, most of it CUDA.
-FROM python:3.11-slim-bookworm
+# torch brings its CUDA libraries; the node brings the driver, 580 or newer. Size: some 9 GB, most of it CUDA.
+#
+# amd64 whatever machine builds the image, because the nodes of cluster.yaml and deploy/rayjob.yaml are amd64. A laptop with
+# an ARM processor would otherwise build an image that no node can start ("exec format error").
+FROM --platform=linux/amd64 python:3.11-slim-bookworm
 
-# rsync: the cluster launcher copies its configuration into the container with it. wget: KubeRay's probes. procps:
-# `ray stop` looks for its processes with it.
+# openssh-client: the head starts workers by `ssh` from inside this container.
+# rsync: the cluster launcher copies its configuration and the token into the container with rsync.
+# gcc, libc6-dev: Triton, which torch.compile uses on GPUs, compiles a launcher for each kernel when the kernel first runs.
+# wget: KubeRay's probes. procps: `ps` and `top` for whoever logs in.
+# tests/test_image.py holds this list against the commands that Ray runs in the container.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends rsync wget procps \
+    && apt-get install --yes --no-install-recommends openssh-client rsync gcc libc6-dev wget procps \
     && rm -rf /var/lib/apt/lists/*
 
 # First the packages, which change rarely: a layer that nodes keep.
@@ -20,12 +26,21 @@ COPY jobs jobs
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
     && python -c "import embedding.pipeline, jobs.embed, jobs.report"
 
-# Not root: recordings are other people's files, and their decoder is C.
-RUN useradd --create-home --uid 1000 ray
+# Not root: recordings are other people's files, and their decoder is C. Ray looks for its token in ~/.ray. The folder is
+# created here, because Docker would create a missing folder for the mounted token as root's.
+RUN useradd --create-home --uid 1000 ray \
+    && install --directory --mode=700 --owner=ray --group=ray /home/ray/.ray
 USER ray
+# Ray's launcher reads HOME from the image, not from the container, to expand the `~` of file_mounts; without HOME the
+# launcher mounts them below /root.
+ENV HOME=/home/ray
 WORKDIR /home/ray
+# The first variable tells NVIDIA's container runtime which GPUs the container sees (without the variable: none), the
+# second one which libraries of the driver.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # A stopped job has half a minute to land what is in flight; Ray gives it three seconds. And nodes keep their idle
 # workers, or each write would start a process: embedding/scheduling/cluster.py has the figures (128 are 8 for each of 16
 # cores).
-# Ray's token guards a machine's own Ray from its other users; here nodes are alone in their network.
-ENV RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=disabled RAY_JOB_STOP_WAIT_TIME_S=30 RAY_num_workers_soft_limit=128
+# With RAY_AUTH_MODE=token a node without the cluster's token does not start, and a client without the token is refused:
+# whoever reaches Ray's ports could otherwise run programs with the rights of the nodes.
+ENV RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token RAY_JOB_STOP_WAIT_TIME_S=30 RAY_num_workers_soft_limit=128
