@@ -97,6 +97,17 @@ def test_a_node_that_is_lost_while_all_are_asked_says_nothing(ray_address: str) 
     assert python(EVERY_NODE, ray_address).splitlines()[-1] == "['here']"
 
 
+def test_the_address_of_a_dashboard_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
+    done = run_embed(
+        *("--input", tmp_path, "--output", tmp_path / "out", "--model", EFFICIENTNET, "--checkpoint", "random"),
+        env={"RAY_ADDRESS": "http://localhost:8265"},
+    )
+    assert done.code == 2
+    assert done.stderr.startswith("avex-batch: RAY_ADDRESS=http://localhost:8265 is the address of a dashboard")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_an_address_where_no_ray_listens_is_refused_in_seconds(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
     with socket.socket() as bound:  # and nobody listens

@@ -60,8 +60,14 @@ def _refuse_silence(address: str | None) -> None:
     """Ray itself waits for minutes for a head that is not there.
 
     Raises:
+        RequestError: the address is that of a dashboard, which ``ray job submit`` wants under the same name.
         RunError: nothing listens at ``host:port``.
     """
+    if (address or "").startswith(("http://", "https://")):
+        raise RequestError(
+            f"RAY_ADDRESS={address} is the address of a dashboard, which only `ray job submit` takes: unset RAY_ADDRESS "
+            "to run on this machine, or submit the job"
+        )
     host, _, port = (address or "").rpartition(":")
     if not host or "/" in host or not port.isdigit():  # none, `auto`, `ray://…`: Ray's own business
         return
