@@ -65,7 +65,7 @@ def _refuse_silence(address: str | None) -> None:
     """
     if (address or "").startswith(("http://", "https://")):
         raise RequestError(
-            f"RAY_ADDRESS={address} is the address of a dashboard, which only `ray job submit` takes: unset RAY_ADDRESS "
+            f"RAY_ADDRESS={address} is the address of a dashboard, which only `ray job submit` takes: unset the variable "
             "to run on this machine, or submit the job"
         )
     host, _, port = (address or "").rpartition(":")
