@@ -65,8 +65,8 @@ def _refuse_silence(address: str | None) -> None:
     """
     if (address or "").startswith(("http://", "https://")):
         raise RequestError(
-            f"RAY_ADDRESS={address} is the address of a dashboard, which only `ray job submit` takes: unset the variable "
-            "to run on this machine, or submit the job"
+            f"RAY_ADDRESS={address} is the address of a dashboard, which only `ray job submit` takes: unset it to run "
+            "on this machine, or submit the job"
         )
     host, _, port = (address or "").rpartition(":")
     if not host or "/" in host or not port.isdigit():  # none, `auto`, `ray://…`: Ray's own business
