@@ -72,7 +72,7 @@ class Store:
         Args:
             table: the columns of ``embeddings_schema`` and, optionally, AUDIO_HASH, which goes into the metadata.
         """
-        uri = storage.join(self.root, "embeddings", f"{name}.parquet")
+        uri = storage.child(storage.join(self.root, "embeddings"), f"{name}.parquet")
         metadata = {}
         if AUDIO_HASH[0] in table.column_names:
             metadata[AUDIO_HASHES_KEY] = _pack_hashes(table)
@@ -112,7 +112,7 @@ class Store:
         return sum(1 for _ in self._names("failures"))
 
     def _write_failures(self, table: pa.Table, name: str) -> str:
-        uri = storage.join(self.root, "failures", f"{name}.parquet")
+        uri = storage.child(storage.join(self.root, "failures"), f"{name}.parquet")
         storage.write_bytes(uri, self._parquet(table.select(FAILURES.names), {}))
         return uri
 
@@ -173,7 +173,8 @@ class Store:
         schema = self._schema()
         if schema is None:
             raise no_embeddings(self.root)
-        layers = [name for name in vector_columns(schema) if name != EMBEDDING]
+        # A folder is named after the layer, so a column with a slash in its name is nobody's layer.
+        layers = [name for name in vector_columns(schema) if name != EMBEDDING and "/" not in name]
         if layer not in layers:
             there = f"there are {', '.join(layers)}" if layers else "jobs.embed --layers stores some"
             raise RequestError(f"--layer: {self.root} has no vectors of {layer!r}{nearest(layer, layers)}; {there}")

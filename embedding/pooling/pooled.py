@@ -56,16 +56,16 @@ class Pooled:
     @property
     def folder(self) -> str:
         layer = None if self.column == EMBEDDING else self.column
-        return storage.join(self.root, FOLDER, at_layer("+".join(self.poolings), layer))
+        return storage.child(storage.join(self.root, FOLDER), at_layer("+".join(self.poolings), layer))
 
     def write(self, table: pa.Table, name: str) -> None:
         """Recordings, in one step; the same name again replaces them."""
-        storage.write_bytes(storage.join(self.folder, f"{name}.parquet"), self._parquet(table))
+        storage.write_bytes(storage.child(self.folder, f"{name}.parquet"), self._parquet(table))
 
     def write_parts(self, table: pa.Table, name: str) -> None:
         # Each recording by itself, since a group wants some of them: in a sequence they may be 50 MB each.
         content = self._parquet(table, row_group_size=1 if self.poolings == (SEQUENCE,) else None)
-        storage.write_bytes(storage.join(self.folder, PARTS, f"{name}.parquet"), content)
+        storage.write_bytes(storage.child(storage.join(self.folder, PARTS), f"{name}.parquet"), content)
 
     def read_parts(self, names: list[str], ids: NDArray[np.int64]) -> pa.Table:
         """What the parts of these names know of recordings ``ids``."""

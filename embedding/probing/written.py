@@ -29,7 +29,7 @@ VERSIONED = ("avex-batch", "scikit-learn", "numpy")
 
 
 def folder(root: str, name: str) -> str:
-    return storage.join(root, FOLDER, name)
+    return storage.child(storage.join(root, FOLDER), name)
 
 
 def write(result: Result) -> None:

@@ -4,6 +4,7 @@ Local paths go through Python itself, so that any name a disk allows works; ``s3
 ``embedding.storage.s3``, which waits out the faults that pass. Whatever fails raises an OSError.
 """
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -57,6 +58,17 @@ def normalise(uri: str, option: str) -> str:
 
 def join(root: str, *names: str) -> str:
     return "/".join((root.rstrip("/"), *names))
+
+
+def child(folder: str, name: str) -> str:
+    """Return the URI of ``name`` directly under ``folder``, for names that are made of what was read back.
+
+    Raises:
+        OSError: the name would lead elsewhere, or is none.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise OSError(errno.EINVAL, "not the name of a file", name)
+    return join(folder, name)
 
 
 def open_stream(uri: str, range_bytes: int = s3.RANGE_BYTES) -> BinaryIO:
