@@ -235,3 +235,10 @@ def test_json_keeps_names_readable(store: Store) -> None:
     store.write_json("run.json", {"input": ["/Vögel"]})
     assert "/Vögel" in Path(store.root, "run.json").read_text()
     assert json.loads(Path(store.root, "run.json").read_text()) == {"input": ["/Vögel"]}
+
+
+def test_sweeping_leaves_the_folder_of_an_export_alone(store: Store) -> None:
+    folder = Path(store.root, ".tmp-export")
+    folder.mkdir(parents=True)
+    store.sweep()
+    assert folder.is_dir()

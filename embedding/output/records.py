@@ -7,7 +7,7 @@ schema does not name stay as they are: another version may have written them.
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
 
 # Larger than any of these files: run.json lists the inputs, report.json the runs, a kilobyte each.
 MOST_BYTES = 256 << 20
@@ -20,6 +20,13 @@ RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 ProcessId = Annotated[int, Field(ge=1, lt=1 << 31)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ExportRecord(BaseModel):
+    """``export.json``: the format of an export, and the names of everything in its folder."""
+
+    format: str
+    names: list[str]
 
 
 class BadRecordError(ValueError):

@@ -6,8 +6,10 @@ Local paths go through Python itself, so that any name a disk allows works; ``s3
 
 import errno
 import os
+import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,12 +84,19 @@ def open_stream(uri: str, range_bytes: int = s3.RANGE_BYTES) -> BinaryIO:
     return open(uri, "rb")  # noqa: PTH123 — the caller closes it
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole object.
+def read_bytes(uri: str, at_most: int = sys.maxsize) -> bytes:
+    """Return the whole object.
+
+    Args:
+        at_most: bytes; a larger object is refused unread.
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: the object cannot be read, or is too large.
     """
+    with open_stream(uri) as stream:
+        if stream.seek(0, os.SEEK_END) > at_most:
+            raise OSError(errno.EFBIG, f"larger than {at_most:,} bytes", uri)
     return s3.read_bytes(uri) if is_s3(uri) else Path(uri).read_bytes()
 
 
@@ -106,12 +115,22 @@ def write_bytes(uri: str, data: bytes) -> None:
         return
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{target.name}")
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new file beside ``target`` that takes its place, in one step, when the block has ended well.
+
+    A link at ``target`` is replaced itself; nothing is written to where it leads.
+    """
+    # Without the target's name, which may be as long as names can be; with its suffix, which says the format.
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}{target.suffix}")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -180,4 +199,5 @@ def sweep(uri: str) -> None:
     if is_s3(uri) or not Path(uri).is_dir():
         return
     for path in Path(uri).glob(f"{TEMPORARY_PREFIX}*"):
-        path.unlink(missing_ok=True)
+        if path.is_symlink() or not path.is_dir():  # a folder is an export's, going on or dead
+            path.unlink(missing_ok=True)
