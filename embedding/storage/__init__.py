@@ -55,7 +55,8 @@ def normalise(uri: str, option: str) -> str:
         )
     # abspath, not Path.absolute: "x/../y" and "y" are one recording, and a link's name is the name its owner chose.
     # expanduser, not Path.expanduser: "~2023.wav" is a recording, not a user without a home.
-    return os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111
+    path = os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111
+    return f"/{path.lstrip('/')}"  # POSIX leaves a second slash at the beginning to the system; to ours it is nothing
 
 
 def join(root: str, *names: str) -> str:
