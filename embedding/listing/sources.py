@@ -11,7 +11,6 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from embedding.listing.distinct import RECORDINGS, Row, Seen
 from embedding.listing.identity import file_id, real_name, spelling, without_links
 from embedding.listing.manifests import MANIFEST_SUFFIXES, manifest_files
 from embedding.listing.patterns import EVERYTHING, Pattern
+from embedding.stopping import threads_of
 from embedding.storage import s3
 
 # libsndfile names formats, users name files; these are the further suffixes of the formats it reads.
@@ -355,5 +355,5 @@ def _s3_entries(uris: list[str]) -> Iterator[_Entry]:
             return uri, UNKNOWN_SIZE, "", uri, 0
         return uri, info["size"], info["ETag"], uri, 0
 
-    with ThreadPoolExecutor(s3.CONNECTIONS) as pool:
+    with threads_of(s3.CONNECTIONS) as pool:
         yield from pool.map(entry, uris)

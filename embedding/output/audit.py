@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from embedding import storage
 from embedding.console import plural
+from embedding.errors import RequestError
 from embedding.output import ledger
 from embedding.output.claim import NAME as CLAIM
 from embedding.output.claim import Owner, read_owner
@@ -41,7 +42,7 @@ def audit(store: Store, stored: Stored) -> Audit:
     if run is None and report is None and not stored.shards and not len(stored.failures):
         raise no_embeddings(root)
     totals = stored.totals()
-    writer = read_owner(storage.join(root, CLAIM))
+    writer = _writer(storage.join(root, CLAIM))
     if writer is not None and writer.is_dead():
         writer = None
     disagreements = []
@@ -55,6 +56,13 @@ def audit(store: Store, stored: Stored) -> Audit:
         except OSError as error:  # somebody else's output can be looked at, too
             disagreements.append(f"report.json cannot be written: {error.strerror or error}")
     return Audit(totals, failures, (report or {}).get("runs", []), writer, disagreements)
+
+
+def _writer(uri: str) -> Owner | None:
+    try:
+        return read_owner(uri)
+    except OSError as error:
+        raise RequestError(f"--output: cannot read {uri}: {error.strerror or error}") from error
 
 
 def _of_report(report: dict[str, Any] | None, totals: dict[str, float]) -> list[str]:

@@ -138,7 +138,8 @@ class Claim:
         uri = storage.child(self._root, name)
         while not storage.create_bytes(uri, _encode(self.owner)):
             holder = read_owner(uri)
-            if holder is None:
+            if holder is None:  # released this moment; in S3 a read may also lag behind
+                time.sleep(RENEW_S / 50)
                 continue
             if not _has_lapsed(uri, holder, on_wait):
                 raise RequestError(
@@ -187,7 +188,8 @@ def claimed(root: str, run_id: str, on_wait: Callable[[Owner], None]) -> Iterato
     try:
         claim._take(on_wait)
     except OSError as error:
-        raise RequestError(f"--output: cannot write to {root}: {error.strerror or error}") from error
+        where = f" ({error.filename})" if isinstance(error.filename, str) else ""
+        raise RequestError(f"--output: cannot write to {root}: {error.strerror or error}{where}") from error
     try:
         yield claim
     finally:

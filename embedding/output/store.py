@@ -206,8 +206,9 @@ class Store:
         try:
             yield
         except (OSError, pa.ArrowInvalid) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise RequestError(f"--output: cannot read what {self.root} holds: {reason}") from error
+            reason, name = getattr(error, "strerror", None) or error, getattr(error, "filename", None)
+            where = f" ({name})" if isinstance(name, str) else ""
+            raise RequestError(f"--output: cannot read what {self.root} holds: {reason}{where}") from error
 
     def sweep(self) -> None:
         """Remove what dead runs left half-written. For the holder of the claim: a live run's would look the same."""

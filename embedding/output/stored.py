@@ -5,7 +5,6 @@ windows in shards are some hundred thousand spans in memory.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
+from embedding.stopping import threads_of
 
 KEYS = ["file_id", "window_index", "n_windows", "duration"]
 
@@ -46,7 +46,7 @@ SPANS = pa.schema(
 
 def threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
     """``Each`` on this machine: reading waits for storage, and Parquet decoding releases the interpreter."""
-    with ThreadPoolExecutor(READERS) as pool:
+    with threads_of(READERS) as pool:
         yield from pool.map(lambda each: function(*each), arguments)
 
 

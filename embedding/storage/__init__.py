@@ -6,6 +6,7 @@ Local paths go through Python itself, so that any name a disk allows works; ``s3
 
 import errno
 import os
+import stat
 import sys
 import uuid
 from collections.abc import Iterator
@@ -82,7 +83,28 @@ def open_stream(uri: str, range_bytes: int = s3.RANGE_BYTES) -> BinaryIO:
     """
     if is_s3(uri):
         return s3.open_stream(uri, range_bytes)
-    return open(uri, "rb")  # noqa: PTH123 — the caller closes it
+    return _open_regular(uri)
+
+
+def _open_regular(path: str) -> BinaryIO:
+    """Open a file of a disk; a pipe, a socket or a device may never answer and is refused unopened.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        OSError: the file cannot be opened, or is none.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 — pathlib is slower
+    except FileNotFoundError:
+        if os.path.islink(path):  # noqa: PTH114
+            raise OSError(errno.ELOOP, "a link that leads nowhere", path) from None
+        raise
+    except ValueError as error:  # a NUL in a name that was read back
+        raise OSError(errno.EINVAL, str(error), path) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused by opening it
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device, not a file", path)
+    # Without waiting, should a pipe have taken the file's place since.
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def read_bytes(uri: str, at_most: int = sys.maxsize) -> bytes:
@@ -95,10 +117,13 @@ def read_bytes(uri: str, at_most: int = sys.maxsize) -> bytes:
         FileNotFoundError: there is none.
         OSError: the object cannot be read, or is too large.
     """
+    if is_s3(uri) and at_most == sys.maxsize:
+        return s3.read_bytes(uri)
     with open_stream(uri) as stream:
         if stream.seek(0, os.SEEK_END) > at_most:
             raise OSError(errno.EFBIG, f"larger than {at_most:,} bytes", uri)
-    return s3.read_bytes(uri) if is_s3(uri) else Path(uri).read_bytes()
+        stream.seek(0)
+        return stream.read()
 
 
 def read_many(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
