@@ -92,9 +92,8 @@ def check_shard(uri: str, file: pq.ParquetFile) -> None:
     check_columns(uri, schema)
     vectors = [f"{name}{_LEAF}" for name in vector_columns(schema)]
     needed = {name for name, _ in WINDOW_COLUMNS} | set(vectors)
-    for group in range(metadata.num_row_groups):
-        for at in range(metadata.num_columns):
-            column = metadata.row_group(group).column(at)
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(metadata.num_columns)):
             path = column.path_in_schema
             if path not in needed:
                 continue
