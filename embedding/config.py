@@ -8,10 +8,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from embedding.errors import RequestError
 
@@ -294,24 +291,3 @@ def make_config(values: Mapping[str, object]) -> EmbedConfig:
         if f.default is dataclasses.MISSING and name not in checked:
             raise RequestError(f"{option_name(name)} is required; see --help")
     return _check_models(EmbedConfig(**checked))
-
-
-def read_config_file(path: str) -> dict[str, object]:
-    """Options from a YAML file, by field name (``window_s`` or ``window-s``).
-
-    Raises:
-        RequestError: the file cannot be read, or is no mapping of options.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"--config: cannot read {path}: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:  # PyYAML's message quotes the line, and that may hold a secret
-        place = error.problem_mark
-        where = f" in line {place.line + 1}, column {place.column + 1}" if place else ""
-        raise RequestError(f"--config: {path} is not YAML{where}; is a quote or a bracket missing?") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise RequestError(f"--config: {path} must hold 'option: value' lines")
-    return {str(name).replace("-", "_"): value for name, value in values.items()}

@@ -19,7 +19,9 @@ def storage_failure(error: OSError) -> RunError:
     """What to tell of an error of the storage, once waiting did not help."""
     reason = (error.strerror or str(error)).splitlines()[0]
     # Ray Data hands what it has to say of a task's failure over as a third argument, which an OSError takes for a name.
-    name = error.filename if isinstance(error.filename, str) and error.filename.startswith(("/", "s3://")) else ""
+    # Of a rename the second name is the one that a person knows.
+    names = (name for name in (error.filename2, error.filename) if isinstance(name, str))
+    name = next((name for name in names if name.startswith(("/", "s3://"))), "")
     where = f" ({name})" if name else ""
     return RunError(
         f"the storage failed: {reason}{where}; what is stored stays valid, run the same command again to go on"

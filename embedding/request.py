@@ -170,6 +170,8 @@ def describe_work(people: People, request: Request, works: Sequence[Work]) -> No
     parts = [f"{plural(len(listing.recordings), 'recording')}, {size(listing.n_bytes)}"]
     if listing.left_out:
         parts.append(f"left out: {sources.describe_left_out(listing.left_out)}")
+    if listing.n_hard_links:
+        parts.append(f"{listing.n_hard_links:,} are hard links to others of them")
     if len(works) > 1:
         people.say(" · ".join(parts))
     for part, work in zip(request.parts, works, strict=True):

@@ -1,17 +1,26 @@
 """How a run is stopped: what is in flight may land first, for a few seconds.
 
 The first SIGTERM or Ctrl-C only asks: stages see it, read and encode no more, and the pipeline runs dry. After GRACE_S,
-or at the second signal, the run is broken off. Either way what is stored stays valid.
+or at the second signal, the run is broken off. A run that is broken off has LEAVE_S to close its books and to leave;
+then the process ends, whatever does not answer. In every case what is stored stays valid.
 """
 
+import os
+import queue
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from embedding.errors import RunError
 
 GRACE_S = 15.0
+LEAVE_S = 15.0
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
@@ -22,6 +31,54 @@ class Stopped(RunError):  # noqa: N818 — nothing went wrong
         super().__init__(
             f"stopped by {asked_by}; what is stored stays valid, and the same command again goes on from there"
         )
+
+
+class _Deadline:
+    """Ends the process at a time that a signal sets, whatever its threads are waiting for.
+
+    A thread of its own: the main thread may be in a call that does not return, and a handler of signals, which may
+    have interrupted the making of a thread, must not make one.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._orders: queue.SimpleQueue[tuple[float, str] | None] = queue.SimpleQueue()  # its put() may be interrupted
+        self.was_set = False
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """In the outermost of these blocks a deadline holds; at its end there is none."""
+        self._depth += 1
+        if self._depth == 1:
+            threading.Thread(target=self._watch, args=(self._orders,), name="deadline", daemon=True).start()
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._orders.put(None)
+                self._orders = queue.SimpleQueue()
+
+    def set(self, seconds: float, asked_by: str) -> None:
+        """End the process so many seconds from now; a later call takes the place of this one."""
+        self.was_set = True
+        self._orders.put((time.monotonic() + seconds, asked_by))
+
+    @staticmethod
+    def _watch(orders: "queue.SimpleQueue[tuple[float, str] | None]") -> None:
+        order = orders.get()
+        while order is not None:
+            until, asked_by = order
+            try:
+                order = orders.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                with suppress(OSError, ValueError):  # a stderr that is closed
+                    sys.stderr.write(f"avex-batch: {Stopped(asked_by)} (something did not answer)\n")
+                    sys.stderr.flush()
+                os._exit(1)
+
+
+_deadline = _Deadline()
 
 
 class Stop:
@@ -58,7 +115,9 @@ class Stop:
         self.at_once = self.asked_by is not None
         self.asked_by = _SIGNALS[signal.Signals(number)]
         if self.at_once or not self._graceful:
+            _deadline.set(LEAVE_S, self.asked_by)
             raise KeyboardInterrupt
+        _deadline.set(GRACE_S + LEAVE_S, self.asked_by)
         signal.setitimer(signal.ITIMER_REAL, GRACE_S)
 
     def _on_grace_over(self, *_: object) -> None:
@@ -74,7 +133,7 @@ def on_signals() -> Iterator[Stop]:
         KeyboardInterrupt: somebody asked twice, or a block within was asked twice.
     """
     stop = Stop()
-    with kept_handlers():
+    with kept_handlers(), _deadline.watching():
         stop.listen()
         try:
             yield stop
@@ -93,3 +152,29 @@ def kept_handlers() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def threads_of(n: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of ``n`` threads, which are waited for unless the block fails or is interrupted: one of them may hang."""
+    pool = ThreadPoolExecutor(n)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process with this exit code. After a signal, threads that hang are not waited for."""
+    if _deadline.was_set:
+        until = time.monotonic() + 1
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread() and not thread.daemon:
+                thread.join(max(0.0, until - time.monotonic()))
+                if thread.is_alive():
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(code)
+    sys.exit(code)

@@ -4,14 +4,15 @@ Exit codes: 0 the run is complete within the failure budget; 1 it is not; 2 the 
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from embedding.command_line import Parser, run_job
-from embedding.config import EmbedConfig, make_config, option_name, read_config_file
+from embedding.config import EmbedConfig, make_config, option_name
+from embedding.config_file import read_config_file
 from embedding.console import People
 from embedding.errors import RunError
+from embedding.stopping import end_process
 
 if TYPE_CHECKING:
     from embedding.output.report import Books
@@ -92,4 +93,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

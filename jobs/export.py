@@ -3,7 +3,6 @@
 Exit codes: 0 they are there; 1 they could not be written; 2 the request makes no sense.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from embedding.command_line import Parser, output_parser, run_job
 from embedding.config import nearest
 from embedding.console import People
 from embedding.errors import RequestError
+from embedding.stopping import end_process
 
 FORMATS = {
     "npy": "a NumPy array to be mapped into memory, and a table beside it",
@@ -62,4 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -3,13 +3,13 @@
 Exit codes: 0 every recording that has embeddings is pooled; 1 it is not; 2 the request makes no sense.
 """
 
-import sys
 from collections.abc import Sequence
 
 from embedding.command_line import Parser, output_parser, run_job
 from embedding.config import at_layer, nearest
 from embedding.console import People, in_duckdb, plural
 from embedding.errors import RequestError, RunError
+from embedding.stopping import end_process
 
 POOLINGS = ("mean", "max", "std", "sequence")
 
@@ -81,4 +81,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

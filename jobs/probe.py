@@ -4,13 +4,13 @@ Exit codes: 0 it is stored; 1 it could not be; 2 the request makes no sense.
 """
 
 import math
-import sys
 from collections.abc import Sequence
 
 from embedding.command_line import Parser, number, output_parser, run_job
 from embedding.config import at_layer
 from embedding.console import People
 from embedding.errors import RequestError
+from embedding.stopping import end_process
 
 LARGEST_SEED = 2**32 - 1
 
@@ -85,4 +85,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -12,6 +12,7 @@ from embedding.command_line import EXIT_COMPLETE, EXIT_INCOMPLETE, Parser, numbe
 from embedding.console import People, audio_length, duration, plural
 from embedding.errors import RequestError
 from embedding.redact import redact_all
+from embedding.stopping import end_process
 
 if TYPE_CHECKING:
     from embedding.output.audit import Audit
@@ -107,4 +108,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -14,6 +14,7 @@ from typing import Any
 from embedding.command_line import Parser, number, output_parser, run_job
 from embedding.console import People, clock
 from embedding.errors import RequestError, RunError
+from embedding.stopping import end_process
 
 # Hits; each is held in memory by every task.
 MOST = 1_000_000
@@ -104,4 +105,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

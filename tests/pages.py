@@ -34,6 +34,7 @@ def output(root: Path | str, recordings: dict[str, np.ndarray], failures: list[F
     store.write_json("run.json", {"settings": SETTINGS, "options": {"input": list(inputs)}})
     books = {"listed": n + n_failed, "already_done": 0, "embedded": n, "failed": n_failed, "balanced": True}
     run = {
+        "run_id": "0000000000aa",
         "started": "2025-06-01T18:02:11.000+00:00",
         "host": "laptop",
         "state": "complete",

@@ -311,7 +311,10 @@ def test_a_directory_is_an_error_of_the_storage(tmp_path: Path) -> None:
 
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.wav")
-    with pytest.raises(OSError, match="a pipe, not a file"), open_recording(str(tmp_path / "a.wav")):
+    with (
+        pytest.raises(OSError, match="a pipe, a socket or a device, not a file"),
+        open_recording(str(tmp_path / "a.wav")),
+    ):
         pass
 
 

@@ -31,8 +31,8 @@ def test_an_output_that_cannot_be_written_to_is_counted_all_the_same(
     assert not (output / "report.json").exists()
 
 
-def test_a_run_json_without_settings_disagrees(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (output / "run.json").write_text(json.dumps({}))
+def test_a_run_json_with_other_settings_disagrees(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (output / "run.json").write_text(json.dumps({"settings": {}}))
     assert main([str(output)]) == 1
     said = capsys.readouterr()
     assert said.err == ""

@@ -23,11 +23,15 @@ from embedding.output import claim as module
 from embedding.output.claim import Claim, Owner, check_holder, claimed, read_owner
 from tests.conftest import ROOT
 
+# Run ids, as runs draw them.
+OURS, THEIRS, AGAIN = "0000000000aa", "0000000000bb", "0000000000cc"
+SECOND, THIRD, FASTER, SLOWER = (f"{number:012x}" for number in range(1, 5))
+
 HOLDER = """
 import sys
 from embedding.output.claim import claimed
 
-with claimed(sys.argv[1], "theirs", print):
+with claimed(sys.argv[1], "0000000000bb", print):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -57,12 +61,12 @@ def leave(root: Path, owner: Owner) -> None:
 
 
 def elsewhere(**changes: Any) -> Owner:
-    return replace(Owner.this_process("theirs"), machine="another", host="far-away", **changes)
+    return replace(Owner.this_process(THEIRS), machine="another", host="far-away", **changes)
 
 
-def dead(run_id: str = "theirs") -> Owner:
+def dead(run_id: str = THEIRS) -> Owner:
     """A former process that had this one's number."""
-    return replace(Owner.this_process(run_id), process_start=Owner.this_process("").process_start - 1)
+    return replace(Owner.this_process(run_id), process_start=Owner.this_process(OURS).process_start - 1)
 
 
 @pytest.fixture
@@ -85,31 +89,31 @@ def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> bool:
 
 def test_a_claim_is_there_while_the_block_runs_and_gone_afterwards(tmp_path: Path) -> None:
     root = tmp_path / "out"
-    with claimed(str(root), "ours", nobody_waits) as claim:
+    with claimed(str(root), OURS, nobody_waits) as claim:
         owner = read_owner(str(root / "claim.json"))
         assert owner == claim.owner
         assert owner is not None
-        assert (owner.run_id, owner.pid) == ("ours", os.getpid())
+        assert (owner.run_id, owner.pid) == (OURS, os.getpid())
         claim.check()
-        check_holder(str(root), "ours")
+        check_holder(str(root), OURS)
     assert list(root.iterdir()) == []
 
 
 def test_a_claim_is_released_also_when_the_block_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), claimed(str(tmp_path), "ours", nobody_waits):
+    with pytest.raises(ZeroDivisionError), claimed(str(tmp_path), OURS, nobody_waits):
         raise ZeroDivisionError
-    with claimed(str(tmp_path), "again", nobody_waits):
+    with claimed(str(tmp_path), AGAIN, nobody_waits):
         pass
 
 
 def test_the_second_is_refused_naming_the_first(tmp_path: Path) -> None:
-    with claimed(str(tmp_path), "ours", nobody_waits) as claim:
-        with pytest.raises(RequestError) as refused, claimed(str(tmp_path), "second", nobody_waits):
+    with claimed(str(tmp_path), OURS, nobody_waits) as claim:
+        with pytest.raises(RequestError) as refused, claimed(str(tmp_path), SECOND, nobody_waits):
             pass
         owner = claim.owner
         assert f"process {os.getpid()} on {owner.host}, since {owner.started}" in str(refused.value)
         assert "--output" in str(refused.value)
-        check_holder(str(tmp_path), "ours")
+        check_holder(str(tmp_path), OURS)
         claim.check()
 
 
@@ -117,13 +121,13 @@ def test_a_live_process_is_refused_and_its_claim_left_alone(tmp_path: Path) -> N
     with holding_process(tmp_path) as process:
         before = (tmp_path / "claim.json").read_bytes()
         with pytest.raises(RequestError, match=f"process {process.pid} on "):
-            Claim(str(tmp_path), Owner.this_process("ours"))._take(nobody_waits)
+            Claim(str(tmp_path), Owner.this_process(OURS))._take(nobody_waits)
         assert json.loads((tmp_path / "claim.json").read_bytes()) | {"renewals": 0} == json.loads(before)
 
 
 @pytest.mark.usefixtures("fast")
 def test_a_claim_is_renewed(tmp_path: Path) -> None:
-    with claimed(str(tmp_path), "ours", nobody_waits) as claim:
+    with claimed(str(tmp_path), OURS, nobody_waits) as claim:
 
         def renewals() -> int:
             owner = read_owner(str(tmp_path / "claim.json"))
@@ -136,7 +140,7 @@ def test_a_claim_is_renewed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with claimed(str(tmp_path), "ours", nobody_waits) as claim:
+    with claimed(str(tmp_path), OURS, nobody_waits) as claim:
         with monkeypatch.context() as broken:
 
             def fail(*_: object) -> None:
@@ -156,8 +160,8 @@ def test_the_claim_of_a_killed_process_lapses_at_once(tmp_path: Path) -> None:
     with holding_process(tmp_path) as process:
         process.kill()
         process.wait()
-        with claimed(str(tmp_path), "ours", nobody_waits):
-            check_holder(str(tmp_path), "ours")
+        with claimed(str(tmp_path), OURS, nobody_waits):
+            check_holder(str(tmp_path), OURS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,14 +169,14 @@ def test_the_claim_of_a_zombie_lapses_at_once(tmp_path: Path) -> None:
     with holding_process(tmp_path) as process:
         process.kill()
         assert eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
-        with claimed(str(tmp_path), "ours", nobody_waits):
-            check_holder(str(tmp_path), "ours")
+        with claimed(str(tmp_path), OURS, nobody_waits):
+            check_holder(str(tmp_path), OURS)
 
 
 def test_the_claim_of_a_process_whose_number_another_has_now_lapses_at_once(tmp_path: Path) -> None:
     leave(tmp_path, dead())
-    with claimed(str(tmp_path), "ours", nobody_waits):
-        check_holder(str(tmp_path), "ours")
+    with claimed(str(tmp_path), OURS, nobody_waits):
+        check_holder(str(tmp_path), OURS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel keeps the time of day a process began")
@@ -180,7 +184,7 @@ def test_a_process_stays_the_same_when_the_clock_is_set(tmp_path: Path, monkeypa
     with holding_process(tmp_path):
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: time.time() + 3600)  # type: ignore[attr-defined]
         with pytest.raises(RequestError):
-            Claim(str(tmp_path), Owner.this_process("ours"))._take(nobody_waits)
+            Claim(str(tmp_path), Owner.this_process(OURS))._take(nobody_waits)
 
 
 def test_a_process_that_is_hidden_from_us_lives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +194,7 @@ def test_a_process_that_is_hidden_from_us_lives(monkeypatch: pytest.MonkeyPatch)
     def forbidden(pid: int, _: int) -> None:
         raise PermissionError(1, "Operation not permitted", str(pid))
 
-    owner = Owner.this_process("theirs")
+    owner = Owner.this_process(THEIRS)
     monkeypatch.setattr(module, "_start_of", hidden)
     monkeypatch.setattr(os, "kill", forbidden)
     assert owner.is_dead() is False
@@ -201,9 +205,9 @@ def test_the_claim_of_another_machine_lapses_without_renewals_and_is_waited_for(
     leave(tmp_path, elsewhere())
     waited_for: list[Owner] = []
     began = time.monotonic()
-    with claimed(str(tmp_path), "ours", waited_for.append):
+    with claimed(str(tmp_path), OURS, waited_for.append):
         assert time.monotonic() - began >= module.LAPSE_S
-        check_holder(str(tmp_path), "ours")
+        check_holder(str(tmp_path), OURS)
     assert [owner.host for owner in waited_for] == ["far-away"]
 
 
@@ -215,24 +219,24 @@ def test_a_renewed_claim_of_another_machine_is_refused(tmp_path: Path) -> None:
         threading.Timer(module.LAPSE_S / 2, leave, (tmp_path, elsewhere(renewals=1))).start()
 
     with pytest.raises(RequestError, match="far-away"):
-        Claim(str(tmp_path), Owner.this_process("ours"))._take(renew)
-    check_holder(str(tmp_path), "theirs")
+        Claim(str(tmp_path), Owner.this_process(OURS))._take(renew)
+    check_holder(str(tmp_path), THEIRS)
 
 
 @pytest.mark.usefixtures("fast")
 def test_a_claim_that_is_released_while_it_is_watched_can_be_taken(tmp_path: Path) -> None:
     leave(tmp_path, elsewhere())
-    with claimed(str(tmp_path), "ours", lambda _: (tmp_path / "claim.json").unlink()):
-        check_holder(str(tmp_path), "ours")
+    with claimed(str(tmp_path), OURS, lambda _: (tmp_path / "claim.json").unlink()):
+        check_holder(str(tmp_path), OURS)
 
 
 @pytest.mark.usefixtures("fast")
-@pytest.mark.parametrize("content", [b"", b'{"run_id": "the', b"[]", b'{"run_id": "theirs"}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"run_id": "the', b"[]", b'{"run_id": THEIRS}', b"\xff\xfe"])
 def test_a_half_written_claim_lapses_when_nobody_goes_on_with_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "claim.json").write_bytes(content)
     waited_for: list[Owner] = []
-    with claimed(str(tmp_path), "ours", waited_for.append):
-        check_holder(str(tmp_path), "ours")
+    with claimed(str(tmp_path), OURS, waited_for.append):
+        check_holder(str(tmp_path), OURS)
     assert len(waited_for) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -241,7 +245,7 @@ def test_a_half_written_claim_lapses_when_nobody_goes_on_with_it(tmp_path: Path,
 def test_a_half_written_claim_that_somebody_goes_on_with_is_refused_naming_who(tmp_path: Path) -> None:
     (tmp_path / "claim.json").touch()
     with pytest.raises(RequestError, match="far-away"):
-        Claim(str(tmp_path), Owner.this_process("ours"))._take(lambda _: leave(tmp_path, elsewhere()))
+        Claim(str(tmp_path), Owner.this_process(OURS))._take(lambda _: leave(tmp_path, elsewhere()))
 
 
 # --- lost -------------------------------------------------------------------------------------------------------------
@@ -250,7 +254,7 @@ def test_a_half_written_claim_that_somebody_goes_on_with_is_refused_naming_who(t
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "another's"])
 def test_a_run_that_lost_its_claim_is_told_and_leaves_the_other_alone(tmp_path: Path, *, gone: bool) -> None:
-    with claimed(str(tmp_path), "ours", nobody_waits) as claim:
+    with claimed(str(tmp_path), OURS, nobody_waits) as claim:
         if gone:
             (tmp_path / "claim.json").unlink()
         else:
@@ -266,24 +270,24 @@ def test_a_run_that_lost_its_claim_is_told_and_leaves_the_other_alone(tmp_path: 
         assert eventually(lambda: bool(told()))
         assert ("lost this run's claim" if gone else "belongs to another run now (process ") in told()
     owner = read_owner(str(tmp_path / "claim.json"))
-    assert (owner and owner.run_id) == (None if gone else "theirs")
+    assert (owner and owner.run_id) == (None if gone else THEIRS)
 
 
 def test_a_claim_that_is_another_s_by_the_end_is_not_removed(tmp_path: Path) -> None:
-    with claimed(str(tmp_path), "ours", nobody_waits):
+    with claimed(str(tmp_path), OURS, nobody_waits):
         leave(tmp_path, elsewhere())
-    check_holder(str(tmp_path), "theirs")
+    check_holder(str(tmp_path), THEIRS)
 
 
 def test_a_task_that_outlived_its_run_finds_out_by_looking(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="lost this run's claim"):
-        check_holder(str(tmp_path), "ours")
+        check_holder(str(tmp_path), OURS)
     leave(tmp_path, elsewhere())
     with pytest.raises(RunError, match="far-away"):
-        check_holder(str(tmp_path), "ours")
+        check_holder(str(tmp_path), OURS)
     (tmp_path / "claim.json").write_bytes(b"{")
     with pytest.raises(RunError, match="an unknown host"):
-        check_holder(str(tmp_path), "ours")
+        check_holder(str(tmp_path), OURS)
 
 
 # --- raced for --------------------------------------------------------------------------------------------------------
@@ -294,8 +298,8 @@ def test_whoever_is_slower_leaves_the_claim_of_whoever_was_faster(
 ) -> None:
     """Both find it lapsed; then one is done before the other removes it."""
     leave(tmp_path, dead())
-    faster = Claim(str(tmp_path), Owner.this_process("faster"))
-    slower = Claim(str(tmp_path), Owner.this_process("slower"))
+    faster = Claim(str(tmp_path), Owner.this_process(FASTER))
+    slower = Claim(str(tmp_path), Owner.this_process(SLOWER))
     looks = 0
     has_lapsed = module._has_lapsed
 
@@ -311,7 +315,7 @@ def test_whoever_is_slower_leaves_the_claim_of_whoever_was_faster(
     try:
         with pytest.raises(RequestError, match="is being written by another run"):
             slower._take(nobody_waits)
-        check_holder(str(tmp_path), "faster")
+        check_holder(str(tmp_path), FASTER)
     finally:
         faster._release()
     assert list(tmp_path.iterdir()) == []
@@ -319,10 +323,10 @@ def test_whoever_is_slower_leaves_the_claim_of_whoever_was_faster(
 
 def test_a_run_that_died_taking_a_claim_over_is_no_obstacle(tmp_path: Path) -> None:
     leave(tmp_path, dead())
-    for name, owner in (("claim.json.theirs", dead("second")), ("claim.json.theirs.second", dead("third"))):
+    for name, owner in ((f"claim.json.{THEIRS}", dead(SECOND)), (f"claim.json.{THEIRS}.{SECOND}", dead(THIRD))):
         storage.write_bytes(str(tmp_path / name), json.dumps(asdict(owner)).encode())
-    with claimed(str(tmp_path), "ours", nobody_waits):
-        check_holder(str(tmp_path), "ours")
+    with claimed(str(tmp_path), OURS, nobody_waits):
+        check_holder(str(tmp_path), OURS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -344,7 +348,7 @@ def _race(root: str, runner: int, n_races: int, barrier: Any, results: Any) -> N
         if runner == 0:
             leave(folder, dead())
         barrier.wait(60)
-        claim = Claim(str(folder), Owner.this_process(f"run-{runner}"))
+        claim = Claim(str(folder), Owner.this_process(f"{runner:012x}"))
         try:
             claim._take(lambda _: None)
             won = True
@@ -353,7 +357,7 @@ def _race(root: str, runner: int, n_races: int, barrier: Any, results: Any) -> N
         results.put((race, runner, won))
         barrier.wait(60)
         if won:
-            check_holder(str(folder), f"run-{runner}")
+            check_holder(str(folder), f"{runner:012x}")
             claim._release()
 
 

@@ -89,6 +89,45 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"input: x\ninput: y", "has 'input' twice, in line 2"),
+        (b"window-s: 1\nwindow_s: 2", "has 'window_s' twice, in line 2"),
+        (b"model: &a [x]\ninput: *a", "has an alias (*name); write the value itself, in line 2"),
+        (b"a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]", "has an alias (*name); write the value itself, in line 2"),
+        (b"limit: !!int x", "has a tag (!name); write the value without it, in line 1"),
+        (b"input: !!python/object:x {}", "has a tag (!name); write the value without it, in line 1"),
+        (b"input: " + b"[" * 5000, "has lists in lists, more than 8 deep, in line 1"),
+        (b"input: " + b"[" * 9 + b"]" * 9, "has lists in lists, more than 8 deep, in line 1"),
+        (b"limit: " + b"9" * 5000, "has a number of more than 64 characters, in line 1"),
+        (b"limit: 0x" + b"f" * 5000, "has a number of more than 64 characters, in line 1"),
+        (b"limit: 0b_", "is not YAML: invalid literal for int()"),
+        (b'input: "\\ud800"', "has half a character (a lone surrogate, \\uD800 to \\uDFFF), in line 1"),
+        (b"input: \xff", "is not YAML: unacceptable character"),
+        (b"#" * (2 << 20), "larger than 1,048,576 bytes"),
+    ],
+)
+def test_an_options_file_that_could_do_harm_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_bytes(content)
+    assert main(["--config", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("avex-batch: --config: ")
+    assert str(file) in said
+    assert reason in said
+    assert said.count("\n") == 1
+
+
+def test_a_date_in_the_file_is_a_text(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("input: 2020-13-45\noutput: !!str 2020-01-01\n")
+    config = parse(["--config", str(file)])
+    assert (config.input, config.output) == (("2020-13-45",), "2020-01-01")
+
+
 def test_values_of_code_are_checked_like_those_of_the_command_line() -> None:
     with pytest.raises(RequestError, match="--window-s: must be above 0"):
         make_config({"input": ["a"], "output": "b", "window_s": 0})

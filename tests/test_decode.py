@@ -216,7 +216,7 @@ BAD = [
     Bad("inf.wav", with_value(np.inf, 0), 0, "nonfinite", "a sample is NaN, infinite or above 1e+12 at 0.000 s"),
     Bad("gone.wav", missing, 0, "io", "cannot be read: No such file or directory"),
     Bad("folder.wav", Path.mkdir, 0, "io", "cannot be read: Is a directory"),
-    Bad("pipe.wav", pipe, 0, "io", "cannot be read: a pipe, not a file"),
+    Bad("pipe.wav", pipe, 0, "io", "cannot be read: a pipe, a socket or a device, not a file"),
 ]
 
 

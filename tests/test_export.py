@@ -22,7 +22,7 @@ from embedding.errors import RequestError
 from embedding.exporting import rows
 from embedding.exporting.hoplite import common_folder
 from embedding.exporting.place import taking
-from embedding.output.store import SETTINGS_KEY
+from embedding.output.shard_schema import SETTINGS_KEY
 from embedding.pooling.pooled import Pooled
 from embedding.vectors import column
 from jobs.export import FORMATS, main

@@ -18,6 +18,8 @@ from embedding.scheduling.resources import Plan
 from embedding.stopping import Stopped
 from tests.test_report import BOOKS
 
+# Run ids, as runs draw them.
+DIED, FOUR, NEXT, ONE, THREE, TWO = (f"{number:012x}" for number in range(6))
 PLAN = Plan("cpu", 2, 0.75, 0.0, 1, 0.125, 4, 0.0625, 1)
 
 
@@ -53,27 +55,27 @@ def encoded() -> Tally:
 
 
 def test_a_run_that_ends_well_leaves_its_books_and_itself(store: Store) -> None:
-    run(store, "one")
+    run(store, ONE)
     content = report(store)
     assert content["state"] == "complete"
     assert content | BOOKS.as_json() == content
-    assert [(each["run_id"], each["state"]) for each in content["runs"]] == [("one", "complete")]
+    assert [(each["run_id"], each["state"]) for each in content["runs"]] == [(ONE, "complete")]
 
 
 def test_books_that_do_not_balance_are_incomplete(store: Store) -> None:
-    run(store, "one", replace(BOOKS, windows_stored=1))
+    run(store, ONE, replace(BOOKS, windows_stored=1))
     assert report(store)["state"] == report(store)["runs"][-1]["state"] == "incomplete"
 
 
 def test_runs_follow_each_other(store: Store) -> None:
-    for run_id in ("one", "two", "three"):
+    for run_id in (ONE, TWO, THREE):
         run(store, run_id)
-    assert [each["run_id"] for each in report(store)["runs"]] == ["one", "two", "three"]
+    assert [each["run_id"] for each in report(store)["runs"]] == [ONE, TWO, THREE]
 
 
 def test_a_run_that_died_stays_as_it_was_last_heard_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(store, "one")
-    died = Ledger(store, "died", listed=1204)
+    run(store, ONE)
+    died = Ledger(store, DIED, listed=1204)
     died.expect(1000.0)
     died.employ(PLAN)
     at_once(died, encoded(), monkeypatch)
@@ -81,25 +83,25 @@ def test_a_run_that_died_stays_as_it_was_last_heard_of(store: Store, monkeypatch
     assert content["state"] == "running"
     assert content["recordings"] == {"listed": 1204}
     assert content["audio_s"] == {"listed_estimate": 1000}
-    run(store, "three")
+    run(store, THREE)
     before, dead, last = report(store)["runs"]
     assert (before["state"], dead["state"], last["state"]) == ("complete", "running", "complete")
-    assert (dead["run_id"], dead["windows_encoded"], dead["windows_written"]) == ("died", 3, 3)
+    assert (dead["run_id"], dead["windows_encoded"], dead["windows_written"]) == (DIED, 3, 3)
     assert report(store)["state"] == "complete"
 
 
 def test_whether_something_may_be_half_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def last_was_complete() -> bool:
-        return Ledger(store, "next", listed=1).last_run_was_complete
+        return Ledger(store, NEXT, listed=1).last_run_was_complete
 
     assert not last_was_complete()
-    run(store, "one")
+    run(store, ONE)
     assert last_was_complete()
-    at_once(Ledger(store, "died", listed=1), Tally(), monkeypatch)
+    at_once(Ledger(store, DIED, listed=1), Tally(), monkeypatch)
     assert not last_was_complete()
-    run(store, "three")
+    run(store, THREE)
     assert last_was_complete()
-    run(store, "four", replace(BOOKS, windows_repeated=1))
+    run(store, FOUR, replace(BOOKS, windows_repeated=1))
     assert not last_was_complete()
 
 
@@ -116,7 +118,7 @@ def test_whether_something_may_be_half_done(store: Store, monkeypatch: pytest.Mo
 def test_a_run_that_ends_early_says_how_and_is_not_made_to_look_better(
     store: Store, error: BaseException, state: str
 ) -> None:
-    ledger = Ledger(store, "one", listed=1204)
+    ledger = Ledger(store, ONE, listed=1204)
     ledger.refresh(encoded())
     with pytest.raises(type(error)) as caught, ledger.closing(lambda: BOOKS):
         raise error
@@ -131,7 +133,7 @@ def test_whoever_breaks_a_run_off_does_not_wait_for_its_books(store: Store) -> N
     def books() -> Books:
         raise AssertionError("the output is read")
 
-    with pytest.raises(KeyboardInterrupt), Ledger(store, "one", listed=1204).closing(books):
+    with pytest.raises(KeyboardInterrupt), Ledger(store, ONE, listed=1204).closing(books):
         raise KeyboardInterrupt
     assert report(store)["state"] == "stopped"
 
@@ -147,7 +149,7 @@ def fails(error: Exception) -> Callable[..., Any]:
 def test_a_storage_that_fails_at_closing_does_not_hide_the_real_error(
     store: Store, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = Ledger(store, "one", listed=1204)
+    ledger = Ledger(store, ONE, listed=1204)
     monkeypatch.setattr(storage, "write_bytes", fails(OSError("disk full")))
     with pytest.raises(type(error)) as caught, ledger.closing(lambda: BOOKS):
         raise error
@@ -156,18 +158,18 @@ def test_a_storage_that_fails_at_closing_does_not_hide_the_real_error(
 
 @pytest.mark.parametrize("at_closing", [OSError("gone"), RequestError("--output: cannot read")], ids=type)
 def test_books_that_cannot_be_read_do_not_hide_the_real_error(store: Store, at_closing: Exception) -> None:
-    with pytest.raises(ValueError, match="the real error"), Ledger(store, "one", listed=1).closing(fails(at_closing)):
+    with pytest.raises(ValueError, match="the real error"), Ledger(store, ONE, listed=1).closing(fails(at_closing)):
         raise ValueError("the real error")
 
 
 def test_a_storage_that_fails_at_a_good_end_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "write_bytes", fails(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        run(store, "one")
+        run(store, ONE)
 
 
 def test_a_storage_that_fails_on_the_way_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger(store, "one", listed=1204)
+    ledger = Ledger(store, ONE, listed=1204)
     with monkeypatch.context() as broken:
         broken.setattr(storage, "write_bytes", fails(OSError("disk full")))
         at_once(ledger, Tally(), broken)
@@ -180,7 +182,7 @@ def test_it_is_written_now_and_then(store: Store, monkeypatch: pytest.MonkeyPatc
     now_s = time.monotonic()
     monkeypatch.setattr(module.time, "monotonic", lambda: now_s)
     written: list[str] = []
-    ledger = Ledger(store, "one", listed=1204)
+    ledger = Ledger(store, ONE, listed=1204)
     monkeypatch.setattr(Store, "write_json", lambda _, name, __: written.append(name))
     for _ in range(100):
         now_s += 0.5
@@ -193,7 +195,7 @@ def test_busy_time_is_told_as_a_share_of_the_workers(store: Store, monkeypatch: 
     monkeypatch.setattr(module.time, "time", lambda: now_s)
     tally = replace(encoded(), encoding_since_s=now_s - 10.0)
     tally.busy_s = {"decode": 10.0, "encode": 10.0, "write": 11.0, "else": 5.0}
-    ledger = Ledger(store, "one", listed=1204)
+    ledger = Ledger(store, ONE, listed=1204)
     at_once(ledger, tally, monkeypatch)
     assert report(store)["runs"][0]["busy_share"] == {}, "of how many workers is not known yet"
     ledger.employ(PLAN)
@@ -204,7 +206,7 @@ def test_busy_time_is_told_as_a_share_of_the_workers(store: Store, monkeypatch: 
 
 
 def test_before_the_first_window_there_are_no_shares(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger(store, "one", listed=1204)
+    ledger = Ledger(store, ONE, listed=1204)
     ledger.employ(PLAN)
     tally = Tally()
     tally.add("decode", 3.0, audio_s=1.0)
@@ -219,7 +221,7 @@ def test_speed_counts_the_whole_run_and_the_first_window_from_its_beginning(
     monotonic_s, now_s = time.monotonic(), time.time()
     monkeypatch.setattr(module.time, "monotonic", lambda: monotonic_s)
     monkeypatch.setattr(module.time, "time", lambda: now_s)
-    ledger = Ledger(store, "one", listed=1204)
+    ledger = Ledger(store, ONE, listed=1204)
     tally = replace(encoded(), first_window_at_s=now_s + 4.0)
     monotonic_s, now_s = monotonic_s + 10, now_s + 10
     at_once(ledger, tally, monkeypatch)

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding.output.store import SETTINGS_KEY, Store, embeddings_schema
+from embedding.output.shard_schema import SETTINGS_KEY
+from embedding.output.store import Store, embeddings_schema
 from embedding.output.stored import Stored, spans_of
 from embedding.pooling import pooled
 from embedding.pooling.pooled import Pooled, complete, plan

@@ -31,7 +31,7 @@ def recordings(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def claim(tmp_path: Path) -> Iterator[Claim]:
     (tmp_path / "out").mkdir()
-    with claimed(str(tmp_path / "out"), "run1", lambda _: None) as claim:
+    with claimed(str(tmp_path / "out"), "0000000000aa", lambda _: None) as claim:
         yield claim
 
 
@@ -42,14 +42,14 @@ def test_what_the_driver_sees_itself_is_complete(recordings: list[Path], tmp_pat
 
 
 def test_recordings_are_looked_for_from_the_first_to_the_last(recordings: list[Path]) -> None:
-    shared = SharedPaths.of(listing(*recordings), "s3://bucket/out", "run1")
+    shared = SharedPaths.of(listing(*recordings), "s3://bucket/out", "0000000000aa")
     names = [Path(path).name for path, _ in shared.recordings]
     assert len(names) == 16
     assert (names[0], names[-1]) == ("0.wav", "99.wav")
 
 
 def test_a_folder_of_the_same_name_with_other_recordings_is_told(recordings: list[Path]) -> None:
-    shared = SharedPaths.of(listing(*recordings), "s3://bucket/out", "run1")
+    shared = SharedPaths.of(listing(*recordings), "s3://bucket/out", "0000000000aa")
     recordings[99].write_bytes(b"another one")
     assert shared.missing() == f"no such recording as {recordings[99]} with 5 bytes"
     recordings[0].unlink()
@@ -61,22 +61,22 @@ def test_a_folder_of_the_same_name_with_other_recordings_is_told(recordings: lis
 def test_a_recording_removed_since_it_was_listed_is_nobodys_fault(recordings: list[Path]) -> None:
     table = listing(*recordings)
     recordings[0].unlink()
-    assert SharedPaths.of(table, "s3://bucket/out", "run1").missing() == ""
+    assert SharedPaths.of(table, "s3://bucket/out", "0000000000aa").missing() == ""
 
 
 def test_an_output_without_this_runs_claim_is_another_one(tmp_path: Path, claim: Claim) -> None:
     out = str(tmp_path / "out")
-    assert SharedPaths.of(listing("s3://bucket/a.wav"), out, "run1").missing() == ""
+    assert SharedPaths.of(listing("s3://bucket/a.wav"), out, "0000000000aa").missing() == ""
     assert (
         SharedPaths.of(listing("s3://bucket/a.wav"), out, "run2").missing()
         == f"another {out} than the driver's, or none"
     )
     other = str(tmp_path / "other")
-    assert "another" in SharedPaths.of(listing("s3://bucket/a.wav"), other, "run1").missing()
+    assert "another" in SharedPaths.of(listing("s3://bucket/a.wav"), other, "0000000000aa").missing()
 
 
 def test_s3_is_the_same_everywhere() -> None:
-    assert SharedPaths.of(listing("s3://bucket/a.wav"), "s3://bucket/out", "run1").missing() == ""
+    assert SharedPaths.of(listing("s3://bucket/a.wav"), "s3://bucket/out", "0000000000aa").missing() == ""
     assert NOTHING_LOCAL.missing() == ""
 
 

@@ -285,3 +285,10 @@ def test_the_first_folder_of_a_prefix_is_found_on_a_disk_and_in_s3(bucket: str, 
         assert storage.first_folder(root, "model=") == "model=a"
         assert storage.first_folder(root, "nothing=") is None
     assert storage.first_folder(f"{tmp_path}/nowhere", "model=") is None
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "a/b", "../a", "a\0b"])
+def test_a_name_that_was_read_back_leads_nowhere_else(name: str) -> None:
+    with pytest.raises(OSError, match="not the name of a file"):
+        storage.child("/data/out", name)
+    assert storage.child("/data/out", "..a") == "/data/out/..a"

@@ -14,7 +14,8 @@ import pytest
 from embedding import storage
 from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
-from embedding.output.store import AUDIO_HASHES_KEY, FAILURES, SETTINGS_KEY, Store, embeddings_schema, open_shard
+from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY
+from embedding.output.store import FAILURES, Store, embeddings_schema, open_shard
 from tests.shards import DIM, shard
 
 
@@ -222,7 +223,7 @@ def test_json_that_is_no_object_is_refused(store: Store) -> None:
     path = Path(store.root, "run.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[]")
-    with pytest.raises(RequestError, match=r"run\.json: it holds no JSON object"):
+    with pytest.raises(RequestError, match=r"cannot read .*/run\.json: Input should be an object; move it elsewhere"):
         store.read_json("run.json")
 
 
@@ -235,3 +236,10 @@ def test_json_keeps_names_readable(store: Store) -> None:
     store.write_json("run.json", {"input": ["/Vögel"]})
     assert "/Vögel" in Path(store.root, "run.json").read_text()
     assert json.loads(Path(store.root, "run.json").read_text()) == {"input": ["/Vögel"]}
+
+
+def test_sweeping_leaves_the_folder_of_an_export_alone(store: Store) -> None:
+    folder = Path(store.root, ".tmp-export")
+    folder.mkdir(parents=True)
+    store.sweep()
+    assert folder.is_dir()

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ import soxr
 import xxhash
 from numpy.typing import NDArray
 
+from embedding import storage
 from embedding.decoding.headers import ByteView, as_endless_mp3, as_measured_wav, is_unstated, n_unread, piped
 
 # Samples per block after resampling (16 s at 16 kHz, 1 MB). Large enough that per-block overhead vanishes, small
@@ -278,10 +278,8 @@ def open_recording(source: str | BinaryIO) -> Iterator[Recording]:
         AudioFault: ``empty`` or ``corrupt``.
         OSError: the storage failed, here or while reading; nothing is known of the audio.
     """
-    if isinstance(source, str) and Path(source).is_fifo():
-        raise OSError("a pipe, not a file")  # opening it would wait for a writer, maybe for ever
     # A local file is opened by Python first: libsndfile reports a missing or forbidden one as "System error".
-    with Path(source).open("rb") if isinstance(source, str) else nullcontext(source) as stream:
+    with storage.open_stream(source) if isinstance(source, str) else nullcontext(source) as stream:
         path = source if isinstance(source, str) else None
         with _opened(path, stream) as recording:
             if recording._length_known:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from embedding.errors import RequestError
 
+# A window is a list of Arrow, whose length has 31 bits.
+MOST_SAMPLES = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class WindowSpec:
@@ -27,8 +30,12 @@ class WindowSpec:
         """The nearest whole number of samples for each length in seconds.
 
         Raises:
-            RequestError: a length below one sample.
+            RequestError: a length below one sample, or above MOST_SAMPLES.
         """
+        for option, seconds in (("--window-s", window_s), ("--hop-s", hop_s)):
+            if seconds is not None and seconds > MOST_SAMPLES / rate_hz:
+                most_s = MOST_SAMPLES // rate_hz
+                raise RequestError(f"{option}: {seconds:g} s is more than {most_s:,} s, the most at {rate_hz} Hz")
         length = round(window_s * rate_hz)
         hop = length if hop_s is None else round(hop_s * rate_hz)
         for option, seconds, samples in (("--window-s", window_s, length), ("--hop-s", hop_s, hop)):

@@ -84,7 +84,7 @@ def _names(uri: str, content: bytes) -> tuple[str, ...]:
         numbers = json.loads(content)
         names = {int(number): str(label) for label, number in numbers.items()}
         is_whole = bool(names) and sorted(names) == list(range(len(numbers)))
-    except (ValueError, TypeError, AttributeError, OverflowError):  # JSON as Python reads it has an Infinity
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):  # Python's JSON has an Infinity
         names, is_whole = {}, False
     if not is_whole:
         raise RequestError(f"--predict: {uri} is no label map: expected JSON of labels and their numbers from 0 on")

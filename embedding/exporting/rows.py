@@ -1,6 +1,5 @@
 """What is exported: vectors with the columns beside them, some thousand at a time."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,11 @@ import pyarrow.parquet as pq
 from embedding import storage
 from embedding.config import at_layer
 from embedding.errors import RequestError, RunError
-from embedding.output.store import SETTINGS_KEY, Store, no_embeddings, refuse_others, undamaged
-from embedding.output.stored import DO_ANEW, KEY_RANGE_BYTES, threads
+from embedding.output.shard_schema import DO_ANEW, settings_of
+from embedding.output.store import Store, no_embeddings, refuse_others, undamaged
+from embedding.output.stored import KEY_RANGE_BYTES, threads
 from embedding.pooling.pooled import DELETE_POOLED, FOLDER
+from embedding.pooling.tables import RECORDING
 from embedding.vectors import EMBEDDING, as_embedding, vector_columns
 
 # 25 MB, with vectors of 768 numbers.
@@ -99,6 +100,8 @@ def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
     if noun == "window":
         for uri, (_, other) in zip(uris, shapes, strict=True):
             refuse_others(uri, other, column)
+    elif not set(schema.names) >= {*RECORDING.names, column}:
+        raise RunError(f"{uris[0]} is no file of jobs.pool, by its columns: move it elsewhere")
     vector = schema.field(column).type
     if not isinstance(vector, pa.FixedSizeListType):
         raise RequestError(f"--recordings: each row of {folder} is a list of vectors: export the windows instead")
@@ -107,7 +110,8 @@ def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
             raise RunError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
         if lacking := set(schema.names) - set(other.names):
             raise RunError(f"{uri} lacks columns that {uris[0]} has ({', '.join(sorted(lacking))}): {way_out}")
-    settings = json.loads((schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
+    with undamaged(uris[0], way_out):
+        settings = settings_of(uris[0], schema)
     beside = _with_times(schema.empty_table()).drop_columns(vector_columns(schema)).schema.remove_metadata()
     return Rows(noun, uris, way_out, sum(n for n, _ in shapes), vector.list_size, column, beside, settings)
 

@@ -5,32 +5,29 @@ fit the driver (the length of their names and some 20 bytes each; `benchmarks/li
 """
 
 import glob
-import hashlib
 import os
 import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import islice
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import soundfile as sf
-from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.errors import RequestError
+from embedding.listing.distinct import RECORDINGS, Row, Seen
+from embedding.listing.identity import file_id, real_name, spelling, without_links
 from embedding.listing.manifests import MANIFEST_SUFFIXES, manifest_files
 from embedding.listing.patterns import EVERYTHING, Pattern
+from embedding.stopping import threads_of
 from embedding.storage import s3
-
-RECORDINGS = pa.schema([("file", pa.string()), ("size", pa.int64()), ("file_id", pa.int64())])
 
 # libsndfile names formats, users name files; these are the further suffixes of the formats it reads.
 _MORE_SUFFIXES = {
@@ -48,15 +45,19 @@ _NOT_BY_SUFFIX = {"RAW", "MAT4", "MAT5", "WAVEX", "MPC2K"}
 
 UNKNOWN_SIZE = -1
 
-_CHUNK = 8192  # rows of one Arrow batch
+_FOLDERS = 4096  # of a manifest, whose real names are kept
 _HEADS = 512  # objects of a manifest that are asked for at a time: what --limit 1 costs
 
 # Files left out are counted by suffix and told in one line; what follows a name's last dot may be a time stamp.
 _LONGEST_SUFFIX = 8
 _SUFFIXES_SHOWN = 8
 
-_Entry = tuple[str, int, str]  # file, size in bytes, version
-_Row = tuple[str, int, int]  # one row of RECORDINGS
+# Further names of files that are listed, among the files that are left out.
+LINKED = "linked a second time"
+
+_Object = tuple[str, int, str]  # of S3: key, size in bytes, version
+# File, size in bytes, version, the name of the file without links on the way, and a number that hard links share.
+_Entry = tuple[str, int, str, str, int]
 
 
 @cache
@@ -67,18 +68,13 @@ def audio_suffixes() -> frozenset[str]:
     return frozenset("." + name for name in names)
 
 
-def file_id(file: str, size: int, version: str) -> int:
-    """Identity of a recording: the first 8 bytes of BLAKE2b over its name, size and version, as a signed integer."""
-    digest = hashlib.blake2b(f"{file}\0{size}\0{version}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
 @dataclass
 class Listing:
     """What the inputs hold: ``recordings`` has the columns of RECORDINGS, ``left_out`` counts other files by suffix."""
 
     recordings: pa.Table
     left_out: Counter[str] = field(default_factory=Counter)
+    n_hard_links: int = 0  # recordings that are hard links to others of them
 
     @property
     def n_bytes(self) -> int:
@@ -101,13 +97,21 @@ def list_recordings(inputs: Iterable[str], limit: int | None = None) -> Listing:
     inputs = list(inputs)
     left_out: Counter[str] = Counter()
     entries = (entry for uri in inputs for entry in _entries(uri, left_out))
-    rows = ((file, size, file_id(file, size, version)) for file, size, version in entries)
-    batches = list(_distinct(rows, limit or sys.maxsize))
+    seen = Seen()
+    batches = list(seen.distinct(map(_row, entries), limit or sys.maxsize))
+    if seen.n_linked:
+        left_out[LINKED] = seen.n_linked
     if not batches:
         where = inputs[0] if len(inputs) == 1 else f"{inputs[0]} and {len(inputs) - 1:,} more"
         seen = f"; left out: {describe_left_out(left_out)}" if left_out else ""
         raise RequestError(f"--input: no recording found in {where}{seen}")
-    return Listing(pa.Table.from_batches(batches, RECORDINGS), left_out)
+    return Listing(pa.Table.from_batches(batches, RECORDINGS), left_out, seen.n_hard_links)
+
+
+def _row(entry: _Entry) -> Row:
+    file, size, version, real, hard_link = entry
+    own = file_id(file, size, version)
+    return file, size, own, own if real == file else file_id(real, size, version), hard_link
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
@@ -115,45 +119,6 @@ def describe_left_out(left_out: Counter[str]) -> str:
     shown = [f"{n:,} {suffix}" for suffix, n in left_out.most_common(_SUFFIXES_SHOWN)]
     rest = left_out.total() - sum(n for _, n in left_out.most_common(_SUFFIXES_SHOWN))
     return ", ".join([*shown, f"{rest:,} others"] if rest else shown)
-
-
-def _distinct(rows: Iterator[_Row], n_wanted: int) -> Iterator[pa.RecordBatch]:
-    """The first ``n_wanted`` recordings, without the second mention of one that several inputs (or rows of a manifest)
-    name. Takes no row more than it needs."""
-    seen: list[NDArray[np.int64]] = []
-    while n_wanted and (chunk := list(islice(rows, min(n_wanted, _CHUNK)))):
-        batch = _batch(chunk)
-        new = _unseen(batch["file_id"].to_numpy(), seen)
-        if new.any():
-            n_wanted -= int(new.sum())
-            yield batch if new.all() else batch.filter(pa.array(new))
-
-
-def _batch(rows: list[_Row]) -> pa.RecordBatch:
-    """Made to measure: pa.array's own builders leave 60 bytes per row unused in Arrow's allocator (pyarrow 26)."""
-    files, sizes, ids = zip(*rows, strict=True)
-    names = [file.encode() for file in files]
-    ends = np.cumsum([0, *map(len, names)], dtype=np.int32)
-    column = pa.StringArray.from_buffers(len(names), pa.py_buffer(ends), pa.py_buffer(b"".join(names)))
-    return pa.record_batch([column, pa.array(np.array(sizes)), pa.array(np.array(ids))], RECORDINGS)
-
-
-def _unseen(ids: NDArray[np.int64], seen: list[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """For each of ``ids``, whether it is its first mention; those then belong to ``seen``.
-
-    ``seen`` holds sorted runs, each longer than the next: few to search, and an id is merged into a longer run only
-    some twenty times. A set would take 60 bytes per id, these take 8, and as many again for a moment.
-    """
-    new = np.zeros(len(ids), bool)
-    new[np.unique(ids, return_index=True)[1]] = True
-    for run in seen:
-        new &= run[np.minimum(np.searchsorted(run, ids), len(run) - 1)] != ids
-    run = np.sort(ids[new])
-    while seen and len(seen[-1]) <= len(run):
-        run = np.sort(np.concatenate([seen.pop(), run]), kind="stable")  # which merges what is sorted
-    if len(run):
-        seen.append(run)
-    return new
 
 
 def _entries(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
@@ -197,9 +162,9 @@ def _from_disk(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
     if mode is None:
         yield from _glob(path, left_out)
     elif stat.S_ISDIR(mode):
-        yield from _walk(path, EVERYTHING, EVERYTHING.start, frozenset(), left_out)
+        yield from _walk(path, EVERYTHING, left_out)
     else:
-        yield from _file(path, left_out)  # named by itself: whatever its suffix
+        yield from _file(path, real_name(path), left_out)  # named by itself: whatever its suffix
 
 
 def _glob(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
@@ -211,49 +176,72 @@ def _glob(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
     pattern = Pattern(*parts)
     n_left_out = left_out.total()
     any_match = False
-    for entry in _walk(folder or "/", pattern, pattern.start, frozenset(), left_out):
+    for entry in _walk(folder or "/", pattern, left_out):
         any_match = True
         yield entry
     if not any_match and left_out.total() == n_left_out:
         raise RequestError(f"--input: nothing matches {path}")
 
 
-def _walk(
-    directory: str,
-    pattern: Pattern,
-    state: frozenset[int],
-    above: frozenset[tuple[int, int]],
-    left_out: Counter[str],
-) -> Iterator[_Entry]:
-    """Depth first, names in order; ``state`` is that of ``pattern`` after ``directory``.
+@dataclass
+class _Folder:
+    """A folder that is being walked."""
 
-    ``above`` holds the (device, inode) of the directories we are in: a link back up is not followed.
-    """
+    path: str
+    real: str  # without links
+    state: frozenset[int]  # of the pattern, after this folder
+    identity: tuple[int, int]  # device and inode
     # Names, and each only until it is listed: os.DirEntry objects of a folder of 10⁶ recordings take 400 bytes each.
-    names: list[str] = []
-    folders: set[str] = set()
-    try:
-        status = Path(directory).stat()
-        here = above | {(status.st_dev, status.st_ino)}
-        if here == above:
-            return
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                names.append(entry.name)
-                if _is_folder(entry):
-                    folders.add(entry.name)
-    except OSError as error:
-        raise RequestError(f"--input: cannot list {directory}: {error.strerror}") from error
-    names.sort(reverse=True)
-    while names:
-        name = names.pop()
-        path = storage.join(directory, name)
-        below = pattern.step(state, name)
-        if name in folders:
-            if below:
-                yield from _walk(path, pattern, below, here, left_out)
+    names: list[str] = field(default_factory=list)  # the first one last
+    folders: set[str] = field(default_factory=set)
+    links: set[str] = field(default_factory=set)
+
+    def real_name(self, name: str) -> str:
+        """The name of an entry without links."""
+        if name in self.links:
+            return without_links(storage.join(self.path, name))
+        return storage.join(self.real, name)
+
+
+def _walk(directory: str, pattern: Pattern, left_out: Counter[str]) -> Iterator[_Entry]:
+    """Depth first, names in order. A link back up is not followed."""
+    found = _open_folder(directory, without_links(directory), pattern.start, frozenset())
+    open_folders = [] if found is None else [found]
+    above = {folder.identity for folder in open_folders}
+    while open_folders:  # no recursion: folders may be nested deeper than Python's stack
+        folder = open_folders[-1]
+        if not folder.names:
+            above.discard(open_folders.pop().identity)
+            continue
+        name = folder.names.pop()
+        path = storage.join(folder.path, name)
+        below = pattern.step(folder.state, name)
+        if name in folder.folders:
+            if below and (found := _open_folder(path, folder.real_name(name), below, above)) is not None:
+                above.add(found.identity)
+                open_folders.append(found)
         elif pattern.matches(below) and _wanted(path, left_out):
-            yield from _file(path, left_out)
+            yield from _file(path, folder.real_name(name), left_out)
+
+
+def _open_folder(path: str, real: str, state: frozenset[int], above: Collection[tuple[int, int]]) -> _Folder | None:
+    """The entries of a folder; None where it is one of those ``above`` it, of which it was a link."""
+    try:
+        status = Path(path).stat()
+        folder = _Folder(path, real, state, (status.st_dev, status.st_ino))
+        if folder.identity in above:
+            return None
+        with os.scandir(path) as entries:
+            for entry in entries:
+                folder.names.append(entry.name)
+                if _is_folder(entry):
+                    folder.folders.add(entry.name)
+                if entry.is_symlink():
+                    folder.links.add(entry.name)
+    except OSError as error:
+        raise RequestError(f"--input: cannot list {path}: {error.strerror}") from error
+    folder.names.sort(reverse=True)
+    return folder
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -263,16 +251,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _file(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
+def _file(path: str, real: str, left_out: Counter[str]) -> Iterator[_Entry]:
     """The entry of one file. One that cannot be asked for its size is still a recording: reading it becomes the failure
     row that says why. A pipe or a device is none: reading it might never end."""
     try:
         status = os.stat(path)  # noqa: PTH116 — pathlib takes 50 s longer for 10⁷ names
     except OSError:
-        yield path, UNKNOWN_SIZE, ""
+        yield path, UNKNOWN_SIZE, "", path, 0
         return
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-        yield path, status.st_size, str(status.st_mtime_ns)
+        has_names = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
+        hard_link = hash((status.st_dev, status.st_ino)) if has_names else 0
+        yield path, status.st_size, str(status.st_mtime_ns), spelling(real), hard_link
     else:
         left_out["pipe or device"] += 1
 
@@ -295,7 +285,7 @@ def _from_s3(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
 
 
 def _s3_matches(
-    objects: Iterator[_Entry], folder: str, pattern: Pattern, uri: str, left_out: Counter[str]
+    objects: Iterator[_Object], folder: str, pattern: Pattern, uri: str, left_out: Counter[str]
 ) -> Iterator[_Entry]:
     """The recordings among ``objects`` that match ``pattern`` from ``folder`` (``bucket/prefix``) down."""
     any_match = False
@@ -308,14 +298,14 @@ def _s3_matches(
                 continue
             any_match = True
             if not key.endswith("/") and (key == folder or _wanted(key, left_out)):
-                yield s3.SCHEME + key, size, etag
+                yield s3.SCHEME + key, size, etag, s3.SCHEME + key, 0
     except OSError as error:
         raise RequestError(f"--input: cannot list {uri}: {error.strerror or error}") from error
     if not any_match:
         raise RequestError(f"--input: nothing {'lies under' if pattern is EVERYTHING else 'matches'} {uri}")
 
 
-def _s3_folder(uri: str) -> Iterator[_Entry]:
+def _s3_folder(uri: str) -> Iterator[_Object]:
     """The object itself, if ``uri`` is one, then everything in the folder of that name."""
     if "/" in s3.bucket_key(uri):
         # Of the keys that begin with a key, that key itself comes first. Those of s3://bucket/site-10 begin with
@@ -338,6 +328,7 @@ def _s3_exists(uri: str) -> bool:
 
 def _from_manifest(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
     """Rows of a .csv or .parquet with a column ``file``; a relative path counts from the manifest's folder."""
+    real_folder = lru_cache(_FOLDERS)(without_links)
     for files in manifest_files(uri):
         for start in range(0, len(files), _HEADS):
             named = files[start : start + _HEADS]
@@ -347,7 +338,7 @@ def _from_manifest(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
                 if file in known:
                     yield known[file]
                 else:
-                    yield from _file(file, left_out)
+                    yield from _file(file, real_name(file, real_folder), left_out)
 
 
 def _s3_entries(uris: list[str]) -> Iterator[_Entry]:
@@ -357,12 +348,12 @@ def _s3_entries(uris: list[str]) -> Iterator[_Entry]:
         try:
             info = s3.info(uri)
         except (FileNotFoundError, PermissionError):
-            return uri, UNKNOWN_SIZE, ""
+            return uri, UNKNOWN_SIZE, "", uri, 0
         except OSError as error:
             raise RequestError(f"--input: cannot ask for {uri}: {error.strerror or error}") from error
         if info["type"] != "file":
-            return uri, UNKNOWN_SIZE, ""
-        return uri, info["size"], info["ETag"]
+            return uri, UNKNOWN_SIZE, "", uri, 0
+        return uri, info["size"], info["ETag"], uri, 0
 
-    with ThreadPoolExecutor(s3.CONNECTIONS) as pool:
+    with threads_of(s3.CONNECTIONS) as pool:
         yield from pool.map(entry, uris)

@@ -1,17 +1,15 @@
 """What an output holds, from its shards alone, and where its own report says otherwise."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from embedding import storage
 from embedding.console import plural
+from embedding.errors import RequestError
 from embedding.output import ledger
 from embedding.output.claim import NAME as CLAIM
 from embedding.output.claim import Owner, read_owner
-from embedding.output.store import SETTINGS_KEY, Store, no_embeddings
+from embedding.output.store import Store, no_embeddings
 from embedding.output.stored import Stored, threads
 from embedding.output.work import failures_by_kind
 
@@ -41,13 +39,13 @@ def audit(store: Store, stored: Stored) -> Audit:
     if run is None and report is None and not stored.shards and not len(stored.failures):
         raise no_embeddings(root)
     totals = stored.totals()
-    writer = read_owner(storage.join(root, CLAIM))
+    writer = _writer(storage.join(root, CLAIM))
     if writer is not None and writer.is_dead():
         writer = None
     disagreements = []
     if writer is None:  # while a run goes on, its report is a little behind
         disagreements += _of_report(report, totals)
-    disagreements += _of_settings(stored, run) + _of_windows(totals, going_on=writer is not None)
+    disagreements += _of_settings(store, stored, run) + _of_windows(totals, going_on=writer is not None)
     failures = failures_by_kind(stored.failures)
     if report is None and writer is None:
         try:
@@ -55,6 +53,13 @@ def audit(store: Store, stored: Stored) -> Audit:
         except OSError as error:  # somebody else's output can be looked at, too
             disagreements.append(f"report.json cannot be written: {error.strerror or error}")
     return Audit(totals, failures, (report or {}).get("runs", []), writer, disagreements)
+
+
+def _writer(uri: str) -> Owner | None:
+    try:
+        return read_owner(uri)
+    except OSError as error:
+        raise RequestError(f"--output: cannot read {uri}: {error.strerror or error}") from error
 
 
 def _of_report(report: dict[str, Any] | None, totals: dict[str, float]) -> list[str]:
@@ -70,23 +75,19 @@ def _of_report(report: dict[str, Any] | None, totals: dict[str, float]) -> list[
     ]
 
 
-def _of_settings(stored: Stored, run: dict[str, Any] | None) -> list[str]:
+def _of_settings(store: Store, stored: Stored, run: dict[str, Any] | None) -> list[str]:
+    of_shards = list(threads(store.settings_of_shard, [(uri,) for uri in stored.shards]))
     if run is None:
         return ["there is no run.json"]
     others = [
         uri.rpartition("/")[2]
-        for uri, settings in zip(stored.shards, threads(_settings, [(uri,) for uri in stored.shards]), strict=True)
-        if settings != run.get("settings")
+        for uri, settings in zip(stored.shards, of_shards, strict=True)
+        if settings != run["settings"]
     ]
     if not others:
         return []
     written = f"{plural(len(others), 'shard')} {'was' if len(others) == 1 else 'were'} written"
     return [f"{written} with other settings than run.json says, {others[0]} for one"]
-
-
-def _settings(uri: str) -> dict[str, Any]:
-    with storage.open_stream(uri) as stream:
-        return json.loads((pq.read_schema(stream).metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
 
 
 def _of_windows(totals: dict[str, float], *, going_on: bool) -> list[str]:

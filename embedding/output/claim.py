@@ -26,6 +26,8 @@ import psutil
 
 from embedding import storage
 from embedding.errors import RequestError, RunError
+from embedding.output import records
+from embedding.output.records import Count, ProcessId, RunId, Seconds
 
 NAME = "claim.json"
 RENEW_S = 5.0
@@ -36,13 +38,13 @@ LAPSE_S = 30.0  # six renewals, or one request that is tried again for long
 class Owner:
     """Who holds an output."""
 
-    run_id: str
+    run_id: RunId
     host: str
     machine: str  # what process ids are looked up in: equal only where `pid` means the same process
-    pid: int
-    process_start: float  # seconds since some point that does not move: tells it from a later one of the same number
+    pid: ProcessId
+    process_start: Seconds  # since some point that does not move: tells it from a later one of the same number
     started: str  # the run; ISO 8601, for people
-    renewals: int = 0
+    renewals: Count = 0
 
     @classmethod
     def this_process(cls, run_id: str) -> "Owner":
@@ -69,6 +71,10 @@ class Owner:
             return not _is_hidden(self.pid)
         except psutil.AccessDenied:  # alive, and somebody else's
             return False
+
+
+# Of a claim that cannot be read. No machine has this owner's name, so its life is watched for, never looked up.
+UNKNOWN = Owner("unknown", "an unknown host", "", 0, 0.0, "an unknown time")
 
 
 def _machine() -> str:
@@ -125,13 +131,15 @@ class Claim:
         check_holder(self._root, self.owner.run_id)
 
     def _take(self, on_wait: Callable[[Owner], None]) -> None:
-        self._create(self._uri, on_wait)
+        self._create(NAME, on_wait)
         self._thread.start()
 
-    def _create(self, uri: str, on_wait: Callable[[Owner], None]) -> None:
+    def _create(self, name: str, on_wait: Callable[[Owner], None]) -> None:
+        uri = storage.child(self._root, name)
         while not storage.create_bytes(uri, _encode(self.owner)):
             holder = read_owner(uri)
-            if holder is None:
+            if holder is None:  # released this moment; in S3 a read may also lag behind
+                time.sleep(RENEW_S / 50)
                 continue
             if not _has_lapsed(uri, holder, on_wait):
                 raise RequestError(
@@ -139,14 +147,14 @@ class Claim:
                     "it, stop it, or choose another --output"
                 )
             # Whoever holds this alone may remove the lapsed claim; if it dies meanwhile, the same goes for its own.
-            right = f"{uri}.{holder.run_id or 'unknown'}"
+            right = f"{name}.{holder.run_id}"
             self._create(right, on_wait)
             try:
                 now = read_owner(uri)
                 if now == holder:
                     storage.delete(uri)
             finally:
-                storage.delete(right)
+                storage.delete(storage.child(self._root, right))
 
     def _keep(self) -> None:
         # A renewal that fails is tried again at the next: whoever waits for us waits for several.
@@ -180,7 +188,8 @@ def claimed(root: str, run_id: str, on_wait: Callable[[Owner], None]) -> Iterato
     try:
         claim._take(on_wait)
     except OSError as error:
-        raise RequestError(f"--output: cannot write to {root}: {error.strerror or error}") from error
+        where = f" ({error.filename})" if isinstance(error.filename, str) else ""
+        raise RequestError(f"--output: cannot write to {root}: {error.strerror or error}{where}") from error
     try:
         yield claim
     finally:
@@ -202,13 +211,20 @@ def check_holder(root: str, run_id: str) -> None:
 
 
 def read_owner(uri: str) -> Owner | None:
-    """Who holds the claim at ``uri``; None where there is none, and an unknown owner where it is not readable (yet)."""
+    """Return the owner of the claim at ``uri``.
+
+    Returns:
+        None where there is no claim; ``UNKNOWN`` where the file is no claim, or not one yet.
+
+    Raises:
+        OSError: the storage failed.
+    """
     try:
-        return Owner(**json.loads(storage.read_bytes(uri)))
+        return records.parse(Owner, storage.read_bytes(uri))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
-        return Owner("", "an unknown host", "", 0, 0.0, "an unknown time")
+    except records.BadRecordError:
+        return UNKNOWN
 
 
 def _has_lapsed(uri: str, holder: Owner, on_wait: Callable[[Owner], None]) -> bool:

@@ -26,7 +26,21 @@ from embedding import storage
 from embedding.config import MODEL_FOLDER, nearest
 from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
-from embedding.output.stored import DO_ANEW, Each, Stored, is_damage, not_ours, threads
+from embedding.output import records
+from embedding.output.records import ReportRecord, RunRecord
+from embedding.output.shard_schema import (
+    AUDIO_HASHES_KEY,
+    DO_ANEW,
+    SETTINGS_KEY,
+    BadShardError,
+    check_columns,
+    check_shard,
+    damaged,
+    hashes_of,
+    reading,
+    settings_of,
+)
+from embedding.output.stored import Each, Stored, threads
 from embedding.redact import redact, redact_all
 from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
 from embedding.storage import s3
@@ -46,12 +60,8 @@ FAILURES = pa.schema(
 # Read back, each with the run that recorded it.
 STORED_FAILURES = FAILURES.append(pa.field("run_id", pa.string()))
 
+_RECORDS = {"run.json": RunRecord, "report.json": ReportRecord}
 _EXPECTED = {name for name, _ in WINDOW_COLUMNS} | {EMBEDDING}
-
-# In the metadata of a shard: its settings; and of the recordings that end in it the hashes of their audio, as base64
-# of pairs of int64 (file_id, hash). A column would be part of what readers rely on.
-SETTINGS_KEY = "avex_batch.settings"
-AUDIO_HASHES_KEY = "avex_batch.audio_hashes"
 
 
 def embeddings_schema(dim: int, *more: tuple[str, pa.DataType]) -> pa.Schema:
@@ -72,7 +82,7 @@ class Store:
         Args:
             table: the columns of ``embeddings_schema`` and, optionally, AUDIO_HASH, which goes into the metadata.
         """
-        uri = storage.join(self.root, "embeddings", f"{name}.parquet")
+        uri = storage.child(storage.join(self.root, "embeddings"), f"{name}.parquet")
         metadata = {}
         if AUDIO_HASH[0] in table.column_names:
             metadata[AUDIO_HASHES_KEY] = _pack_hashes(table)
@@ -85,9 +95,12 @@ class Store:
 
     def read_shard(self, uri: str, columns: list[str] | None = None) -> pa.Table:
         """A shard's rows as they were given to ``write_shard``, AUDIO_HASH included; of ``columns`` only those."""
-        with storage.open_stream(uri) as stream:
-            table = pq.read_table(stream, columns=columns, use_threads=False)
-        hashes = _unpack_hashes((table.schema.metadata or {}).get(AUDIO_HASHES_KEY.encode(), b""))
+        with self._readable(), reading(uri), storage.open_stream(uri) as stream:
+            file = pq.ParquetFile(stream)
+            check_shard(uri, file)
+            table = file.read(columns=columns, use_threads=False)
+            table.validate(full=True)
+            hashes = hashes_of(uri, file.schema_arrow)
         column = find_hashes(table["file_id"].to_numpy(), hashes)
         return table.append_column(AUDIO_HASH[0], column).replace_schema_metadata(None)
 
@@ -112,7 +125,7 @@ class Store:
         return sum(1 for _ in self._names("failures"))
 
     def _write_failures(self, table: pa.Table, name: str) -> str:
-        uri = storage.join(self.root, "failures", f"{name}.parquet")
+        uri = storage.child(storage.join(self.root, "failures"), f"{name}.parquet")
         storage.write_bytes(uri, self._parquet(table.select(FAILURES.names), {}))
         return uri
 
@@ -127,21 +140,24 @@ class Store:
         storage.write_bytes(storage.join(self.root, name), text.encode())
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """``run.json`` or ``report.json``, or None where there is none yet.
+        """``run.json`` or ``report.json``, checked against its schema, or None where there is none yet.
 
         Raises:
-            RequestError: the file is there and cannot be read.
+            RequestError: the file is there and cannot be read, or is none of ours.
         """
         uri = storage.join(self.root, name)
         try:
-            content = json.loads(storage.read_bytes(uri))
+            content = storage.read_bytes(uri, records.MOST_BYTES)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise RequestError(f"--output: cannot read {uri}: {error}") from error
-        if not isinstance(content, dict):
-            raise RequestError(f"--output: cannot read {uri}: it holds no JSON object")
-        return content
+        except OSError as error:
+            raise RequestError(f"--output: cannot read {uri}: {error.strerror or error}") from error
+        try:
+            return records.parse(_RECORDS[name], content).content()
+        except records.BadRecordError as error:
+            raise RequestError(
+                f"--output: cannot read {uri}: {error}; move it elsewhere and run jobs.embed again, which makes another"
+            ) from error
 
     def refuse_other_settings(self, guarded: dict[str, Any]) -> None:
         """Raises RequestError when the output holds vectors of other settings, naming each difference."""
@@ -159,8 +175,20 @@ class Store:
 
     def stored_settings(self) -> dict[str, Any] | None:
         """The settings of the first shard; None where there are no vectors."""
-        schema = self._schema()
-        return None if schema is None else json.loads((schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}"))
+        with self._readable():
+            uri = next(self._names("embeddings"), None)
+        return None if uri is None else self.settings_of_shard(uri)
+
+    def settings_of_shard(self, uri: str) -> dict[str, Any]:
+        """The settings in the metadata of a shard, all of which is checked.
+
+        Raises:
+            RequestError: the shard cannot be read, or its metadata is damaged.
+        """
+        with self._readable(), reading(uri), storage.open_stream(uri) as stream:
+            schema = pq.read_schema(stream)
+            hashes_of(uri, schema)
+            return settings_of(uri, schema)
 
     def column_of(self, layer: str | None) -> str:
         """The column with the vectors of an inner layer, or without one with those of what the model ends in.
@@ -173,7 +201,8 @@ class Store:
         schema = self._schema()
         if schema is None:
             raise no_embeddings(self.root)
-        layers = [name for name in vector_columns(schema) if name != EMBEDDING]
+        # A folder is named after the layer, so a column with a slash in its name is nobody's layer.
+        layers = [name for name in vector_columns(schema) if name != EMBEDDING and "/" not in name]
         if layer not in layers:
             there = f"there are {', '.join(layers)}" if layers else "jobs.embed --layers stores some"
             raise RequestError(f"--layer: {self.root} has no vectors of {layer!r}{nearest(layer, layers)}; {there}")
@@ -185,7 +214,7 @@ class Store:
             uri = next(self._names("embeddings"), None)
             if uri is None:
                 return None
-            with storage.open_stream(uri) as stream:
+            with reading(uri), storage.open_stream(uri) as stream:
                 return pq.read_schema(stream)
 
     def read(self, known: Stored | None = None, each: Each = threads) -> Stored:
@@ -205,8 +234,9 @@ class Store:
         try:
             yield
         except (OSError, pa.ArrowInvalid) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise RequestError(f"--output: cannot read what {self.root} holds: {reason}") from error
+            reason, name = getattr(error, "strerror", None) or error, getattr(error, "filename", None)
+            where = f" ({name})" if isinstance(name, str) else ""
+            raise RequestError(f"--output: cannot read what {self.root} holds: {reason}{where}") from error
 
     def sweep(self) -> None:
         """Remove what dead runs left half-written. For the holder of the claim: a live run's would look the same."""
@@ -224,17 +254,16 @@ def no_embeddings(root: str) -> RequestError:
 
 @contextmanager
 def undamaged(uri: str, way_out: str) -> Iterator[None]:
-    """Around reading a Parquet file.
+    """A block that reads a Parquet file.
 
     Raises:
         RunError: it is no Parquet, or not all of it; ``way_out`` says what to do.
     """
     try:
-        yield
-    except (pa.ArrowInvalid, OSError) as error:
-        if not is_damage(error):
-            raise
-        raise RunError(f"{uri} is damaged ({str(error).splitlines()[0]}): {way_out}") from error
+        with reading(uri, way_out):
+            yield
+    except BadShardError as error:
+        raise RunError(str(error)) from error
 
 
 @contextmanager
@@ -249,16 +278,16 @@ def open_shard(
     """
     with undamaged(uri, DO_ANEW), storage.open_stream(uri, range_bytes) as stream:
         file = pq.ParquetFile(stream, **options)
+        check_shard(uri, file)
         refuse_others(uri, file.schema_arrow, vectors)
         yield file
 
 
 def refuse_others(uri: str, columns: pa.Schema, vectors: str) -> None:
     """Raises RunError where a Parquet file among the shards has not their columns: somebody has put it there."""
-    there = vector_columns(columns)
-    if not set(columns.names) >= _EXPECTED or EMBEDDING not in there:
-        raise RunError(not_ours(uri))
-    if vectors not in there:
+    with undamaged(uri, DO_ANEW):
+        check_columns(uri, columns)
+    if vectors not in vector_columns(columns):
         raise RunError(f"{uri} holds no vectors of {vectors!r}, as others do: {DO_ANEW}")
 
 
@@ -292,8 +321,12 @@ def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
 
 
 def _read_failures(uri: str) -> pa.Table:
-    with storage.open_stream(uri) as stream:
+    with storage.open_stream(uri) as stream, reading(uri):
         table = pq.read_table(stream, schema=FAILURES, use_threads=False)
+        table.validate(full=True)
+    missing = [name for name in FAILURES.names if table[name].null_count]
+    if missing:
+        raise damaged(uri, f"values of {missing[0]!r} are missing")
     run_id = uri.rpartition("/")[2].removesuffix(".parquet").partition("-")[0]
     return table.append_column("run_id", pa.repeat(run_id, len(table))).cast(STORED_FAILURES)
 
@@ -303,11 +336,6 @@ def _pack_hashes(table: pa.Table) -> str:
     known = table.select(["file_id", AUDIO_HASH[0]]).filter(pc.field(AUDIO_HASH[0]).is_valid())
     pairs = known.group_by(["file_id", AUDIO_HASH[0]]).aggregate([])
     return base64.b64encode(np.column_stack([column.to_numpy() for column in pairs.columns]).tobytes()).decode()
-
-
-def _unpack_hashes(text: bytes) -> pa.Table:
-    pairs = np.frombuffer(base64.b64decode(text), np.int64).reshape(-1, 2)
-    return pa.table({"file_id": pairs[:, 0], AUDIO_HASH[0]: pairs[:, 1]})
 
 
 def find_hashes(ids: NDArray[np.int64], hashes: pa.Table) -> pa.Array:

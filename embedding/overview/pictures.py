@@ -1,12 +1,14 @@
 """Which pictures an overview has, and the same as PNG files."""
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import kaleido
 import plotly.graph_objects as go
 from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError, KaleidoError
 
+from embedding import storage
 from embedding.errors import RequestError, RunError
 from embedding.overview import figures
 from embedding.overview.drawn import Drawn
@@ -67,10 +69,14 @@ def write_png(overview: Overview, folder: Path) -> list[Path]:
     on_paper = {"paper_bgcolor": "white", "margin": dict.fromkeys("lrtb", MARGIN)}
     size = {"format": "png", "width": WIDTH, "height": HEIGHT, "scale": SCALE}
     files = {folder / f"{name}.png": figure.update_layout(on_paper) for name, figure in pictures.items()}
-    specifications = [{"fig": figure, "path": path, "opts": size} for path, figure in files.items()]
     try:
-        # Plotly's own write_images leaves MathJax in, which kaleido fetches from the internet each time.
-        kaleido.write_fig_from_object_sync(specifications, kopts={"mathjax": False})
+        with ExitStack() as stack:
+            specifications = [
+                {"fig": figure, "path": stack.enter_context(storage.replacing(path)), "opts": size}
+                for path, figure in files.items()
+            ]
+            # Plotly's own write_images leaves MathJax in, which kaleido fetches from the internet each time.
+            kaleido.write_fig_from_object_sync(specifications, kopts={"mathjax": False})
     except (BrowserFailedError, BrowserClosedError, KaleidoError) as error:
         raise RunError(f"--png: the browser failed: {error.args[0] if error.args else error!r}") from error
     return list(files)

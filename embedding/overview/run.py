@@ -5,7 +5,6 @@ spans ─▶ which windows ─▶ shards ─▶ sums, and those windows ─▶ p
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +18,7 @@ from embedding.overview.drawn import Drawn, draw
 from embedding.overview.sample import last_number
 from embedding.overview.sums import Sums, nothing, sums_of
 from embedding.overview.weighted import Fence
+from embedding.stopping import threads_of
 
 # Of the outliers that are named.
 MOST_OUTLIERS = 20
@@ -67,7 +67,7 @@ def _sums(stored: Stored, known: Columns, n_drawn: int, count: Callable[[int], N
     read = partial(sums_of, last_number=last_number(stored.spans, n_drawn), recorded_at=known.recorded_at)
     total: Sums | None = None
     # As many at once as there are cores: reading is decompressing, and each holds some vectors.
-    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+    with threads_of(min(READERS, os.cpu_count() or 1)) as pool:
         try:
             for uri, sums in zip(stored.shards, pool.map(read, stored.shards), strict=True):
                 if total is not None and sums.dim != total.dim:
@@ -76,6 +76,4 @@ def _sums(stored: Stored, known: Columns, n_drawn: int, count: Callable[[int], N
                 count(1)
         except OSError as error:
             raise storage_failure(error) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
     return total or nothing()

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.config import at_layer
-from embedding.output.store import SETTINGS_KEY, as_parquet, undamaged
+from embedding.errors import RunError
+from embedding.output.shard_schema import SETTINGS_KEY
+from embedding.output.store import as_parquet, undamaged
 from embedding.output.stored import Recordings, Stored
 from embedding.pooling.combine import SEQUENCE
 from embedding.vectors import EMBEDDING
@@ -56,16 +58,16 @@ class Pooled:
     @property
     def folder(self) -> str:
         layer = None if self.column == EMBEDDING else self.column
-        return storage.join(self.root, FOLDER, at_layer("+".join(self.poolings), layer))
+        return storage.child(storage.join(self.root, FOLDER), at_layer("+".join(self.poolings), layer))
 
     def write(self, table: pa.Table, name: str) -> None:
         """Recordings, in one step; the same name again replaces them."""
-        storage.write_bytes(storage.join(self.folder, f"{name}.parquet"), self._parquet(table))
+        storage.write_bytes(storage.child(self.folder, f"{name}.parquet"), self._parquet(table))
 
     def write_parts(self, table: pa.Table, name: str) -> None:
         # Each recording by itself, since a group wants some of them: in a sequence they may be 50 MB each.
         content = self._parquet(table, row_group_size=1 if self.poolings == (SEQUENCE,) else None)
-        storage.write_bytes(storage.join(self.folder, PARTS, f"{name}.parquet"), content)
+        storage.write_bytes(storage.child(storage.join(self.folder, PARTS), f"{name}.parquet"), content)
 
     def read_parts(self, names: list[str], ids: NDArray[np.int64]) -> pa.Table:
         """What the parts of these names know of recordings ``ids``."""
@@ -85,9 +87,12 @@ class Pooled:
         for uri in storage.list_names(self.folder, ".parquet"):
             with undamaged(uri, DELETE_POOLED), storage.open_stream(uri) as stream:
                 file = pq.ParquetFile(stream)
-                settings = (file.schema_arrow.metadata or {}).get(SETTINGS_KEY.encode(), b"").decode()
-                ids = file.read(columns=["file_id"])["file_id"].to_numpy()
-                found[uri] = ids if settings == self.settings else ids[:0]
+                schema = file.schema_arrow
+                if "file_id" not in schema.names or schema.field("file_id").type != pa.int64():
+                    raise RunError(f"{uri} is no file of jobs.pool, by its columns: move it elsewhere")
+                settings = (schema.metadata or {}).get(SETTINGS_KEY.encode(), b"")
+                ids = file.read(columns=["file_id"])["file_id"].drop_null().to_numpy()
+                found[uri] = ids if settings == self.settings.encode() else ids[:0]
         return found
 
     def sweep(self) -> None:

@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedding.errors import RunError
+from embedding.output.shard_schema import DO_ANEW
 from embedding.output.store import open_shard
-from embedding.output.stored import DO_ANEW, KEY_RANGE_BYTES, threads
+from embedding.output.stored import KEY_RANGE_BYTES, threads
 from embedding.probing.labels import Labels, Names, Truth
 from embedding.probing.sample import Sample
 from embedding.vectors import matrix

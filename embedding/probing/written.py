@@ -6,6 +6,7 @@ OUTPUT/probes/NAME/split.parquet         one row per recording: a manifest that 
 OUTPUT/probes/NAME/probe.json            how good it is, and where it comes from; written last
 """
 
+import hashlib
 import io
 import platform
 from importlib import metadata
@@ -29,19 +30,26 @@ VERSIONED = ("avex-batch", "scikit-learn", "numpy")
 
 
 def folder(root: str, name: str) -> str:
-    return storage.join(root, FOLDER, name)
+    return storage.child(storage.join(root, FOLDER), name)
 
 
 def write(result: Result) -> None:
-    """Store a probe, in the place of one of the same name."""
+    """Store a probe, in the place of one of the same name.
+
+    Each file is replaced in one step, once all are made; probe.json, the last, has the digests of the others. Where
+    the process dies between two files, the digests tell that they are of two probes: the same command again mends that.
+    """
     where = folder(result.wanted.root, result.wanted.name)
-    for name, content in {
+    contents = {
         "weights.npz": _weights(result),
         "predictions.parquet": as_parquet(_predictions(result)),
         "split.parquet": as_parquet(_split(result)),
-    }.items():
+    }
+    digests = {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in contents.items()}
+    about = described(result) | {"files": digests}
+    for name, content in contents.items():
         storage.write_bytes(storage.join(where, name), content)
-    Store(where, "").write_json("probe.json", described(result))
+    Store(where, "").write_json("probe.json", about)
 
 
 def _weights(result: Result) -> bytes:

@@ -30,5 +30,6 @@ def save(hit: dict[str, Any], rank: int, folder: Path) -> Path:
         audio = source.read(stop - start, dtype="float32", always_2d=True)
         if len(audio) < stop - start - MISSING_FRAMES:
             raise OSError("it has become shorter since it was embedded")
-    sf.write(path, audio, hit["sample_rate"])
+    with storage.replacing(path) as new:
+        sf.write(new, audio, hit["sample_rate"])
     return path

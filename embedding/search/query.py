@@ -34,11 +34,11 @@ def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.
         RequestError: the clip cannot be read, or the output's weights cannot be had.
     """
     run = store.read_json("run.json")
-    if run is None or "settings" not in run:
+    if run is None:
         raise RequestError(f"{store.root} has no run.json, so nothing says how to encode a clip: search with --like")
     options = {name: run["settings"].get(name) for name in OPTIONS}
     if column != EMBEDDING:
-        options["layers"] = run["settings"]["layers"]
+        options["layers"] = run["settings"].get("layers")
     settings = Settings.of(make_config(options | {"input": [clip], "output": store.root}))
     store.refuse_other_settings({name: value for name, value in settings.guarded().items() if name not in BESIDE})
     # torch and avex take seconds.

@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.errors import RequestError, RunError, storage_failure
+from embedding.output.shard_schema import DO_ANEW
 from embedding.output.store import Store, open_shard, shards_of
-from embedding.output.stored import DO_ANEW
 from embedding.search.nearest import HITS, best, nearest
 from embedding.search.query import of_clip, of_window
 from embedding.vectors import as_embedding

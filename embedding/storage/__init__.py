@@ -4,9 +4,13 @@ Local paths go through Python itself, so that any name a disk allows works; ``s3
 ``embedding.storage.s3``, which waits out the faults that pass. Whatever fails raises an OSError.
 """
 
+import errno
 import os
+import stat
+import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,11 +56,23 @@ def normalise(uri: str, option: str) -> str:
         )
     # abspath, not Path.absolute: "x/../y" and "y" are one recording, and a link's name is the name its owner chose.
     # expanduser, not Path.expanduser: "~2023.wav" is a recording, not a user without a home.
-    return os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111
+    path = os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111
+    return f"/{path.lstrip('/')}"  # POSIX leaves a second slash at the beginning to the system; to ours it is nothing
 
 
 def join(root: str, *names: str) -> str:
     return "/".join((root.rstrip("/"), *names))
+
+
+def child(folder: str, name: str) -> str:
+    """Return the URI of ``name`` directly under ``folder``, for names that are made of what was read back.
+
+    Raises:
+        OSError: the name would lead elsewhere, or is none.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise OSError(errno.EINVAL, "not the name of a file", name)
+    return join(folder, name)
 
 
 def open_stream(uri: str, range_bytes: int = s3.RANGE_BYTES) -> BinaryIO:
@@ -67,16 +83,47 @@ def open_stream(uri: str, range_bytes: int = s3.RANGE_BYTES) -> BinaryIO:
     """
     if is_s3(uri):
         return s3.open_stream(uri, range_bytes)
-    return open(uri, "rb")  # noqa: PTH123 — the caller closes it
+    return _open_regular(uri)
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole object.
+def _open_regular(path: str) -> BinaryIO:
+    """Open a file of a disk; a pipe, a socket or a device may never answer and is refused unopened.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        OSError: the file cannot be opened, or is none.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 — pathlib is slower
+    except FileNotFoundError:
+        if os.path.islink(path):  # noqa: PTH114
+            raise OSError(errno.ELOOP, "a link that leads nowhere", path) from None
+        raise
+    except ValueError as error:  # a NUL in a name that was read back
+        raise OSError(errno.EINVAL, str(error), path) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused by opening it
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device, not a file", path)
+    # Without waiting, should a pipe have taken the file's place since.
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+def read_bytes(uri: str, at_most: int = sys.maxsize) -> bytes:
+    """Return the whole object.
+
+    Args:
+        at_most: bytes; a larger object is refused unread.
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: the object cannot be read, or is too large.
     """
-    return s3.read_bytes(uri) if is_s3(uri) else Path(uri).read_bytes()
+    if is_s3(uri) and at_most == sys.maxsize:
+        return s3.read_bytes(uri)
+    with open_stream(uri) as stream:
+        if stream.seek(0, os.SEEK_END) > at_most:
+            raise OSError(errno.EFBIG, f"larger than {at_most:,} bytes", uri)
+        stream.seek(0)
+        return stream.read()
 
 
 def read_many(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
@@ -94,12 +141,22 @@ def write_bytes(uri: str, data: bytes) -> None:
         return
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{target.name}")
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new file beside ``target`` that takes its place, in one step, when the block has ended well.
+
+    A link at ``target`` is replaced itself; nothing is written to where it leads.
+    """
+    # Without the target's name, which may be as long as names can be; with its suffix, which says the format.
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}{target.suffix}")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -168,4 +225,5 @@ def sweep(uri: str) -> None:
     if is_s3(uri) or not Path(uri).is_dir():
         return
     for path in Path(uri).glob(f"{TEMPORARY_PREFIX}*"):
-        path.unlink(missing_ok=True)
+        if path.is_symlink() or not path.is_dir():  # a folder is an export's, going on or dead
+            path.unlink(missing_ok=True)
