@@ -23,7 +23,7 @@ from typing import Any
 from alone import compared, decode_rate, encode_rate, loader_rate, reference_rate
 from archive import Archive, add_cache_option
 from ceiling import SHORT
-from harness import Command, Measured, measure, rounds
+from harness import Command, CommandError, Measured, measure, rounds
 from job import WINDOW_S, Pair, Workplace, pair
 from local_ray import ray_of
 from tables import Spread, add_options, markdown, page, publish, question, ratios, verdict
@@ -55,7 +55,12 @@ class Busy:
     def __enter__(self) -> "Busy":
         self._said = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", f"-lms={BUSY_EVERY_MS}"],
+            [
+                "nvidia-smi",
+                "--query-gpu=utilization.gpu",
+                "--format=csv,noheader,nounits",
+                f"--loop-ms={BUSY_EVERY_MS}",
+            ],
             stdout=self._said,
         )
         return self
@@ -64,8 +69,11 @@ class Busy:
         self._process.terminate()
         self._process.wait()
         self._said.seek(0)
-        self.share = busy_share([float(line) for line in self._said if line.strip().isdigit()])
+        percents = [float(line) for line in self._said if line.strip().isdigit()]
         self._said.close()
+        if not percents:
+            raise CommandError("nvidia-smi said nothing of how busy the GPU was")
+        self.share = busy_share(percents)
 
 
 def busy_share(percents: list[float]) -> float:

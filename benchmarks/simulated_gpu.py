@@ -133,7 +133,7 @@ class SimulatedStage(pipeline.EncodeStage):
         """End the process as the operating system does; beside another batch, unless each already goes alone."""
         if not self._tries:
             with self._turns._changed:
-                self._turns._changed.wait_for(lambda: self._turns._n_open == 2, timeout=60)
+                self._turns._changed.wait_for(lambda: len(self._turns.open) == 2, timeout=60)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_due(self, message: str, times: int) -> bool:

@@ -6,6 +6,7 @@ Each stage is a plain function or class of another module; what follows only say
 """
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,6 +110,8 @@ def decode_stage(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa.T
     """
     job.shared_paths.check()
     report = Reporter(progress)
+    if report.is_stopping():  # of a leg that ends early thousands of tasks may still come
+        return
     observer = _Observer()
     decoding = decode if report.begin_task() == 1 else decode_apart
     began = time.perf_counter()
@@ -184,6 +187,7 @@ class EncodeStage:
         self._report = Reporter(progress)
         self._failure: Exception | None = None
         self._encoders: list[Encoder] | None = None
+        self._exiting = threading.Lock()
         # Ray starts an actor that died anew, and gives it the same windows, without end.
         self._tries = self._report.open_batches()
         self._turns = Turns(self._tries)
@@ -197,7 +201,7 @@ class EncodeStage:
         except Exception as error:  # noqa: BLE001 — raised by the first call
             # An error of an actor's constructor reaches the driver as a text, after ENCODER_STARTS of them; one of a
             # call, as itself.
-            self._failure = self._explained(error)
+            self._failure = self._explain_or_exit(error)
 
     def _load(self, plan: Plan, weights: Weights) -> "list[Encoder]":
         # Imported here, not above: torch and avex take seconds and belong to the actors alone.
@@ -239,20 +243,20 @@ class EncodeStage:
             try:
                 vectors, failures = encode_table(self._encoders, windows, report.is_stopping)
             except RuntimeError as error:
-                if (explained := self._explained(error)) is error:
+                if (explained := self._explain_or_exit(error)) is error:
                     raise
                 raise explained from error
             store_failures(failures, self._job, report)
             report.end_batch(batch)
         report.add(
             "encode",
-            self._turns.busy_s(began),
+            self._turns.count_busy_s(began),
             _encoded(vectors, self._job),
             recordings=int((vectors["window_index"].to_numpy() + 1 == vectors["n_windows"].to_numpy()).sum()),
         )
         return vectors
 
-    def _explained(self, error: Exception) -> Exception:
+    def _explain_or_exit(self, error: Exception) -> Exception:
         """Return what to raise for ``error``. Where the GPU has failed, this process ends instead.
 
         A process cannot use a GPU again that failed in it; Ray starts another process, and gives it the open batches.
@@ -262,7 +266,8 @@ class EncodeStage:
         from embedding.encoding.devices import is_broken, is_out_of_memory
 
         if is_broken(error):
-            self._report.gpu_failed(own_gpu(), error)
+            self._exiting.acquire()  # for good: a fault shows in both threads, and counts once
+            self._report.gpu_failed(own_gpu(), error, self._turns.open)
             os._exit(1)
         if is_out_of_memory(error):
             return RunError(

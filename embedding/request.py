@@ -31,10 +31,12 @@ class Part:
 
     @classmethod
     def of(cls, config: EmbedConfig) -> "Part":
-        output = storage.normalise(config.output, "--output")
-        # The device is known once Ray is. Until then it is taken to be that of the vectors that are there.
-        stored = Store(output, "").stored_settings() or {}
-        return cls._with(config, output, replace(Settings.of(config), device=stored.get("device")))
+        return cls._with(config, storage.normalise(config.output, "--output"), Settings.of(config)).again()
+
+    def again(self) -> "Part":
+        """Return the part with the device of the vectors that are there: that of the run is known once Ray is."""
+        stored = self.store.stored_settings() or {}
+        return self._with(self.config, self.store.root, replace(self.settings, device=stored.get("device")))
 
     @classmethod
     def _with(cls, config: EmbedConfig, output: str, settings: Settings) -> "Part":
@@ -85,6 +87,10 @@ class Request:
         parts = tuple(Part.of(each) for each in alone)
         _refuse_unequal_windows([part.settings for part in parts])
         return cls(config, listing, parts)
+
+    def looked_up_again(self) -> "Request":
+        """Return the request with what its outputs hold by now."""
+        return replace(self, parts=tuple(part.again() for part in self.parts))
 
     def refuse_mixed_outputs(self) -> None:
         """Raises RequestError where the output of one model, and those of several, would come to lie in one place."""

@@ -65,7 +65,10 @@ def embed(config: EmbedConfig, people: People) -> list[Books] | None:
             for part in request.parts
         ]
         try:
+            # Another run may have written here while this one waited for its claim.
+            request = request.looked_up_again()
             for part in request.parts:
+                part.store.refuse_other_settings(part.settings.guarded())
                 part.store.sweep()
                 part.store.write_json("run.json", part.description)
             return _Run(request, people, held, stop, stack).embed()
@@ -223,16 +226,17 @@ class _Run:
         Raises:
             RunError: no GPU is left, or the storage or the cluster failed.
         """
+        from embedding.scheduling import cluster
         from embedding.scheduling.broken_gpus import BrokenGpus
 
         numbers = count()
         rounds = 0
-        broken = BrokenGpus(self._people)
+        broken = BrokenGpus(self._people, lambda: cluster.look(is_own=False).n_gpus)
         while rounds < MAX_ROUNDS:
             for leg in sizes.legs(todo, batches_per_byte):
                 embed_leg(leg, next(numbers), placement)
-                broken.look(to_workers.broken_gpus())
-                if self._stop.asked_by is not None or broken.is_new:
+                broken.note(to_workers.broken_gpus())
+                if self._stop.asked_by is not None or broken.waiting:
                     break
             unchanged = to_workers.ask().unchanged
             for at, output in enumerate(self._outputs):
@@ -240,7 +244,7 @@ class _Run:
             todo = self._left(self._id)
             if self._stop.asked_by is not None or not len(todo):
                 break
-            if broken.is_new:
+            if broken.waiting:
                 placement = broken.set_aside(placement)
                 continue
             rounds += 1

@@ -1,6 +1,7 @@
 """The CUDA device, on a stand-in for torch.cuda: what is refused at its start, and what it asks of torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, create_autospec
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from embedding.encoding import devices
-from embedding.encoding.devices import CONTEXT_BYTES, Cpu, Cuda, open_device
-from embedding.errors import RequestError, RunError
+from embedding.encoding.devices import CONTEXT_BYTES, Cpu, Cuda, GpuUnusableError, open_device
+from embedding.errors import RequestError
 
 T4, L4 = (7, 5), (8, 9)
 GB = 1 << 30
@@ -52,7 +53,9 @@ def test_a_driver_too_old_is_one_line_with_both_versions(
     """The message is that of torch 2.11 (c10/cuda/CUDAFunctions.cpp)."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     cuda(error="The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver.")
-    with pytest.raises(RunError, match=r"is for CUDA 12\.4, and this torch needs CUDA 13\.0: install driver 580 or"):
+    with pytest.raises(
+        GpuUnusableError, match=r"is for CUDA 12\.4, and this torch needs CUDA 13\.0: install driver 580 or"
+    ):
         Cuda(["fp32"])
 
 
@@ -62,7 +65,7 @@ def test_a_driver_too_old_is_one_line_with_both_versions(
 )
 def test_a_machine_that_shows_no_gpu_is_one_line_with_what_to_do(message: str, cuda: Callable[..., MagicMock]) -> None:
     cuda(error=message)
-    with pytest.raises(RunError, match=r"shows this process no GPU.*NVIDIA_VISIBLE_DEVICES.*--device cpu"):
+    with pytest.raises(GpuUnusableError, match=r"shows this process no GPU.*NVIDIA_VISIBLE_DEVICES.*--device cpu"):
         Cuda(["fp32"])
 
 
@@ -70,7 +73,7 @@ def test_torch_says_on_this_machine_what_is_explained() -> None:
     """Not a stand-in: torch itself, where there is no driver."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(RunError, match="shows this process no GPU"):
+    with pytest.raises(GpuUnusableError, match="shows this process no GPU"):
         Cuda(["fp32"])
 
 
@@ -83,7 +86,9 @@ def test_another_error_of_the_start_stays_what_it_is(cuda: Callable[..., MagicMo
 
 def test_a_gpu_without_kernels_is_one_line(cuda: Callable[..., MagicMock]) -> None:
     cuda((6, 1), "GTX 1080")
-    with pytest.raises(RunError, match=r"GTX 1080 of .* has compute capability 6\.1.* is built for 7\.5 and newer"):
+    with pytest.raises(
+        GpuUnusableError, match=r"GTX 1080 of .* has compute capability 6\.1.* is built for 7\.5 and newer"
+    ):
         Cuda(["fp32"])
 
 
@@ -119,22 +124,32 @@ def test_an_encoder_alone_on_its_gpu_takes_all_memory(cuda: Callable[..., MagicM
     stand_in.set_per_process_memory_fraction.assert_not_called()
 
 
-def test_work_waits_for_events_and_runs_in_its_queue(cuda: Callable[..., MagicMock]) -> None:
+def test_work_waits_for_events_and_its_own_event_follows_it(cuda: Callable[..., MagicMock]) -> None:
+    """In this order: an event that is recorded before the work would come before the work is done."""
     stand_in = cuda()
-    device = Cuda(["fp32"])
-    queue, before, done_work = device.queue(), MagicMock(), []
-    done = device.submit(queue, lambda: done_work.append(1), after=[before])
-    stand_in.stream.assert_called_once_with(queue)
-    queue.wait_event.assert_called_once_with(before)
-    assert done_work == [1]
+    device, calls = Cuda(["fp32"]), []
+    queue, before = device.queue(), MagicMock()
+    stand_in.stream.side_effect = lambda stream: _block(calls, "enter" if stream is queue else "other stream")
+    queue.wait_event.side_effect = lambda event: calls.append("wait" if event is before else "other event")
+    stand_in.Event.return_value.record.side_effect = lambda stream: calls.append(
+        "record" if stream is queue else "other stream"
+    )
+    done = device.submit(queue, lambda: calls.append("work"), after=[before])
+    assert calls == ["enter", "wait", "work", "record", "leave"]
     # Blocking, or a thread that waits would take a core from decoding.
     stand_in.Event.assert_called_once_with(blocking=True)
-    stand_in.Event.return_value.record.assert_called_once_with(queue)
     assert done is stand_in.Event.return_value
     device.wait(done)
     stand_in.Event.return_value.synchronize.assert_called_once_with()
     device.release_memory()
     stand_in.empty_cache.assert_called_once_with()
+
+
+@contextmanager
+def _block(calls: list[str], name: str) -> Iterator[None]:
+    calls.append(name)
+    yield
+    calls.append("leave")
 
 
 def test_the_hosts_memory_is_pinned_and_the_devices_is_on_the_device(

@@ -1,6 +1,7 @@
 """Errors of an encoder while it loads or encodes: who is told, and which of them end the process."""
 
 import os
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_gpu_that_fails_while_an_encoder_loads_is_told_and_ends_the_process(mo
     reports = Reports()
     with pytest.raises(Ended):
         stage_of(monkeypatch, reports, BROKEN)
-    assert reports.told == [("gpu_failed", (GPU, BROKEN))]
+    assert reports.told == [("gpu_failed", (GPU, BROKEN, []))]
 
 
 def test_a_gpu_that_fails_under_a_batch_is_told_and_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +95,27 @@ def test_a_gpu_that_fails_under_a_batch_is_told_and_ends_the_process(monkeypatch
     with pytest.raises(Ended):
         stage(WINDOWS)
     assert [name for name, _ in reports.told] == ["begin_batch", "gpu_failed"]  # and no end: it is open
+
+
+def test_a_fault_that_shows_in_both_threads_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = Reports()
+    stage = stage_of(monkeypatch, reports)
+    together, ended = threading.Barrier(2), threading.Event()
+
+    def fail(*_: object) -> None:
+        together.wait(30)
+        raise BROKEN
+
+    def exit_process(_: int) -> None:
+        ended.set()
+        raise SystemExit  # ends this thread only; the other one waits for ever, as in a process that has ended
+
+    monkeypatch.setattr("embedding.encoding.tables.encode_table", fail)
+    monkeypatch.setattr(os, "_exit", exit_process)
+    for _ in range(2):
+        threading.Thread(target=stage, args=(WINDOWS,), daemon=True).start()
+    assert ended.wait(30)
+    assert [name for name, _ in reports.told].count("gpu_failed") == 1
 
 
 def test_a_gpu_too_small_for_the_model_or_for_one_window_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

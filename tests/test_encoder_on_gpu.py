@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from embedding.config import make_config
-from embedding.encoding.devices import Cpu, Device, is_broken, is_out_of_memory
+from embedding.encoding.devices import Cpu, Device, GpuUnusableError, is_broken, is_out_of_memory
 from embedding.encoding.encoder import Encoder
 from embedding.encoding.micro_batch import MicroBatch
 from embedding.encoding.staging import Slot, Staging
@@ -149,6 +149,25 @@ def test_windows_of_another_length_get_buffers_of_their_own(summing: Callable[..
         assert sums(encoder, windows) == windows.sum(1).tolist()
 
 
+def test_buffers_of_the_device_are_not_given_up_while_they_are_read() -> None:
+    """torch gives their memory to whoever asks next in the queue that they were made in, and others read them."""
+    device = SimulatedGpu(is_late=True)
+    staging, queue = Staging(device), device.queue()
+    small = [staging.put(numbered_windows(4), full(numbered_windows(4)), 4) for _ in range(2)]
+    used = [staging.use(slot, queue, lambda: None) for slot in small]
+    assert all(event in queue for event in used)
+    for event in used:
+        staging.put(numbered_windows(8), full(numbered_windows(8)), 8)
+        assert event not in queue
+
+
+def test_a_passs_tensors_are_kept_until_its_vectors_are_back(summing: Callable[..., Encoder]) -> None:
+    encoder = summing(SimulatedGpu())
+    windows = numbered_windows(4)
+    launched = encoder._launch(windows, full(windows), 4)
+    assert launched.on_device.keys() == launched.on_host.keys() == {"embedding"}
+
+
 # --- shapes and warm-up -----------------------------------------------------------------------------------------
 
 
@@ -265,17 +284,25 @@ BROKEN = [
     RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
     RuntimeError("cuFFT error: CUFFT_INTERNAL_ERROR"),
+    RuntimeError("CUDA driver error: unknown error"),
+    RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+    GpuUnusableError("this machine shows no GPU"),
 ]
 BUGS = [
     RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)"),
-    RuntimeError("CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`"),
+    torch.AcceleratorError("CUDA error: invalid configuration argument"),
+    torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"),
+    torch.AcceleratorError("CUDA error: device-side assert triggered"),
     RuntimeError("Expected all tensors to be on the same device"),
 ]
 
 
 def test_errors_are_told_apart() -> None:
-    assert [is_out_of_memory(error) for error in OUT_OF_MEMORY + BROKEN + BUGS] == [True] * 7 + [False] * 9
-    assert [is_broken(error) for error in OUT_OF_MEMORY + BROKEN + BUGS] == [False] * 7 + [True] * 6 + [False] * 3
+    for error in [*OUT_OF_MEMORY, *BROKEN, *BUGS]:
+        assert is_out_of_memory(error) == (error in OUT_OF_MEMORY), error
+        assert is_broken(error) == (error in BROKEN), error
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)

@@ -106,10 +106,20 @@ def test_two_processes_never_have_the_same_origin() -> None:
 def test_a_gpu_is_given_up_after_its_last_fault_and_the_leg_ends() -> None:
     progress = Progress()
     for n in range(1, GPU_FAULTS):
-        progress.gpu_failed("GPU 1", f"error {n}")
-        progress.gpu_failed(f"GPU {n + 1}", "another one")
+        progress.gpu_failed("GPU 1", f"error {n}", [])
+        progress.gpu_failed(f"GPU {n + 1}", "another one", [])
     assert (progress.broken_gpus(), progress.is_stopping()) == ({}, False)
-    progress.gpu_failed("GPU 1", "the last")
+    progress.gpu_failed("GPU 1", "the last", [])
     assert (progress.broken_gpus(), progress.is_stopping()) == ({"GPU 1": "the last"}, True)
     progress.begin_leg()
     assert (progress.broken_gpus(), progress.is_stopping()) == ({"GPU 1": "the last"}, False)
+
+
+def test_a_gpu_that_fails_again_and_again_counts_once_against_a_batch() -> None:
+    progress = Progress()
+    for gpu in ("GPU 1", "GPU 2"):
+        for _ in range(GPU_FAULTS):
+            progress.begin_batch("a")
+            progress.begin_batch("b")
+            progress.gpu_failed(gpu, "error", ["a", "b"])
+    assert progress.open_batches() == {"a": 2, "b": 2}

@@ -73,6 +73,6 @@ def test_time_that_two_batches_share_is_counted_once(monkeypatch: pytest.MonkeyP
     turns = Turns()
     ends = iter([10.0, 15.0, 22.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ends))
-    assert turns.busy_s(began_s=1.0) == 9.0
-    assert turns.busy_s(began_s=5.0) == 5.0  # 5 to 10 was the first one's, too
-    assert turns.busy_s(began_s=20.0) == 2.0  # and from 15 to 20 nothing was done
+    assert turns.count_busy_s(began_s=1.0) == 9.0
+    assert turns.count_busy_s(began_s=5.0) == 5.0  # 5 to 10 was the first one's, too
+    assert turns.count_busy_s(began_s=20.0) == 2.0  # and from 15 to 20 nothing was done

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import torch
 
 from embedding.encoding.precision import refuse_unable
-from embedding.errors import RunError
 
 Shape = Sequence[int]
 # A point in a queue: everything submitted before it is done. CUDA's event; None where work is done at once.
@@ -27,8 +26,12 @@ LEAST_DRIVER = {"12": "525", "13": "580"}
 CONTEXT_BYTES = 1 << 29
 
 
+class GpuUnusableError(RuntimeError):
+    """A GPU that this process cannot start on, explained in one line; another machine's may do."""
+
+
 class Device(Protocol):
-    """A device as the encoder uses it.
+    """A device as the encoder uses it. A queue of the CUDA device is a CUDA stream.
 
     Attributes:
         name: for reports.
@@ -68,7 +71,7 @@ class Device(Protocol):
 
 
 class Cpu:
-    """The processor: work is done when it is submitted."""
+    """The processor, which does work as soon as it is submitted."""
 
     name = "cpu"
     is_gpu = False
@@ -104,20 +107,20 @@ class Cuda:
         """Start CUDA in this process.
 
         Args:
-            precisions: what the encoders will compute in.
+            precisions: the precisions that the encoders compute in.
             share: part of the GPU's memory that this process may take, above 0; 1 and more: all of it.
 
         Raises:
-            RunError: this machine has no GPU, or a driver that is too old.
+            GpuUnusableError: this process sees no GPU, or torch cannot use the driver or the GPU, which are too old.
             RequestError: the GPU cannot compute in one of ``precisions``.
         """
         try:
             torch.cuda.init()
             capability = torch.cuda.get_device_capability()
         except RuntimeError as error:
-            if (explained := _explained(str(error))) is None:
+            if (explained := _start_explained(str(error))) is None:
                 raise
-            raise RunError(explained) from error
+            raise GpuUnusableError(explained) from error
         self.lock = threading.Lock()
         self.torch_device = torch.device("cuda", torch.cuda.current_device())
         self.name = torch.cuda.get_device_name()
@@ -160,11 +163,11 @@ def open_device(kind: str, precisions: Sequence[str], share: float = 1.0) -> Dev
 
     Args:
         kind: ``cpu`` or ``cuda``.
-        precisions: what they compute in.
-        share: part of a GPU that is theirs.
+        precisions: the precisions that the encoders compute in.
+        share: part of a GPU that this process may take.
 
     Raises:
-        RunError: there is no such device here.
+        GpuUnusableError: there is no such device here, or it is too old.
         RequestError: the device cannot compute in one of ``precisions``.
     """
     return Cuda(precisions, share) if kind == "cuda" else Cpu()
@@ -175,13 +178,13 @@ def _refuse_too_old(gpu: str, capability: tuple[int, int]) -> None:
     built_for = [int(arch.removeprefix("sm_")) for arch in torch.cuda.get_arch_list() if re.fullmatch(r"sm_\d+", arch)]
     if built_for and 10 * capability[0] + capability[1] < min(built_for):
         least = min(built_for)
-        raise RunError(
+        raise GpuUnusableError(
             f"{gpu} of {socket.gethostname()} has compute capability {capability[0]}.{capability[1]}, and this torch "
             f"({torch.__version__}) is built for {least // 10}.{least % 10} and newer: use other GPUs, or --device cpu"
         )
 
 
-def _explained(message: str) -> str | None:
+def _start_explained(message: str) -> str | None:
     """Return one line for an error of CUDA's start that a person can mend; None for any other error."""
     host, needed = socket.gethostname(), str(torch.version.cuda)
     if found := re.search(r"too old \(found version (\d+)\)", message):
@@ -206,10 +209,17 @@ def _explained(message: str) -> str | None:
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|ALLOC_FAILED|ALLOCATION_FAILED|cudaErrorMemoryAllocation|unable to find an engine"
 )
+# Mistakes of a program, which every GPU would report. torch writes "CUDA error: " before the status of cuBLAS, too
+# (ATen/cuda/Exceptions.h).
+_BUG = re.compile(
+    r"INVALID_VALUE|NOT_SUPPORTED|BAD_PARAM|invalid (argument|configuration|device function|resource handle)"
+    r"|no kernel image|device-side assert"
+)
 # Hardware faults and faults of the driver. Afterwards the process cannot use the GPU any more.
 _BROKEN = re.compile(
-    r"CUDA error|CUDA-capable device|CUDA unknown error"
-    r"|(CUDNN_STATUS|CUBLAS_STATUS|CUFFT)_(EXECUTION_FAILED|EXEC_FAILED|INTERNAL_ERROR|MAPPING_ERROR|NOT_INITIALIZED)"
+    r"CUDA error|CUDA driver error|CUDA-capable device|CUDA unknown error|Triton Error \[CUDA\]|NVML"
+    r"|(CUDNN_STATUS|CUBLAS_STATUS|CUSOLVER_STATUS|CUFFT)_"
+    r"(EXECUTION_FAILED|EXEC_FAILED|INTERNAL_ERROR|MAPPING_ERROR|NOT_INITIALIZED)"
 )
 
 
@@ -220,6 +230,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 def is_broken(error: RuntimeError) -> bool:
     """Return whether a pass failed because the device did, or its connection to this process."""
-    if is_out_of_memory(error):
+    if isinstance(error, GpuUnusableError):
+        return True
+    if is_out_of_memory(error) or _BUG.search(str(error)):
         return False
     return isinstance(error, torch.AcceleratorError) or _BROKEN.search(str(error)) is not None

@@ -132,7 +132,7 @@ class Encoder:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _of_no_window(self) -> dict[str, NDArray[Any]]:
-        """As many columns as for any other windows: a table that lacks some could not be joined with the next."""
+        """Return empty columns of the right shapes, because a table that lacks some cannot be joined with the next."""
         traits, labels = self.settings.model.traits, self.settings.labels
         dims = {"embedding": traits.dim}
         if isinstance(self._features, Layered):

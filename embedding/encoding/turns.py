@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """Who may encode now, and for how long anybody did.
+    """The order in which the threads of a process encode, and the time in which any of them did.
 
     When a process dies with two batches in it, one of them may be the cause. In the next process each of them goes
     alone, so that the next death names one batch only.
@@ -17,7 +17,7 @@ class Turns:
         """``suspects``: batches that were open when a process died, by name."""
         self._suspects = suspects
         self._changed = threading.Condition()
-        self._n_open = 0
+        self.open: list[str] = []  # the batches that are being encoded
         self._is_alone = False
         self._counted_until_s = 0.0
 
@@ -26,19 +26,23 @@ class Turns:
         """Wait until ``batch`` may begin; the block encodes it."""
         alone = batch in self._suspects
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_alone and not (alone and self._n_open))
-            self._n_open += 1
+            self._changed.wait_for(lambda: not self._is_alone and not (alone and self.open))
+            self.open.append(batch)
             self._is_alone = alone
         try:
             yield
         finally:
             with self._changed:
-                self._n_open -= 1
+                self.open.remove(batch)
                 self._is_alone = False
                 self._changed.notify_all()
 
-    def busy_s(self, began_s: float) -> float:
-        """Return the seconds since ``began_s`` (of ``time.perf_counter``) that no other batch has counted yet."""
+    def count_busy_s(self, began_s: float) -> float:
+        """Count the time since ``began_s`` (of ``time.perf_counter``).
+
+        Returns:
+            Seconds of it that no other batch has counted.
+        """
         with self._changed:
             now_s = time.perf_counter()
             busy_s = now_s - max(began_s, self._counted_until_s)

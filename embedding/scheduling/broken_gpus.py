@@ -1,6 +1,7 @@
-"""GPUs that a run has given up: said, held where no encoder gets them, and left out of the plan."""
+"""GPUs that a run has given up: told to the user, held where no encoder gets them, and left out of the plan."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,45 +9,54 @@ from embedding.console import People
 from embedding.errors import RunError
 from embedding.scheduling.gpus import Gpu, set_aside
 from embedding.scheduling.progress import GPU_FAULTS
-from embedding.scheduling.resources import Plan
+from embedding.scheduling.resources import Plan, encoders_on
+
+# Attempts to hold a GPU that other programs of the cluster get in between.
+HOLD_TRIES = 3
 
 
 class BrokenGpus:
-    """The GPUs that a run has given up so far."""
+    """The GPUs that a run has given up so far.
 
-    def __init__(self, people: People) -> None:
-        self._people = people
-        self._known: dict[Gpu, str] = {}
-        self._new: dict[Gpu, str] = {}
-        self._held: list[Any] = []
+    Attributes:
+        waiting: GPUs that are given up and not yet held, each with its last error.
+    """
 
-    @property
-    def is_new(self) -> bool:
-        """Whether there are GPUs that have not been set aside yet."""
-        return bool(self._new)
+    def __init__(self, people: People, count_gpus: Callable[[], float]) -> None:
+        """``count_gpus`` tells how many GPUs the cluster has, held ones included."""
+        self._people, self._count_gpus = people, count_gpus
+        self._held: dict[Gpu, list[Any]] = {}
+        self._tries: Counter[Gpu] = Counter()
+        self.waiting: dict[Gpu, str] = {}
 
-    def look(self, broken: Mapping[Gpu, str]) -> None:
-        """Take note of all GPUs that have been given up, each with its last error."""
-        self._new = {gpu: error for gpu, error in broken.items() if gpu not in self._known}
+    def note(self, broken: Mapping[Gpu, str]) -> None:
+        """Take note of all GPUs that the run has given up, each with its last error."""
+        self.waiting = {gpu: error for gpu, error in broken.items() if gpu not in self._held}
 
     def set_aside(self, plan: Plan) -> Plan:
-        """Hold the new ones; return the plan for the encoders that are left.
+        """Hold the GPUs that are waiting; return the plan for those that are left.
 
         Raises:
-            RunError: no GPU is left.
+            RunError: no GPU is left, or a broken one cannot be held.
         """
-        for gpu, error in self._new.items():
-            self._people.warn(f"{gpu} failed {GPU_FAULTS} times and is not used any more in this run: {error}")
-        # Encoders that share a GPU lose it together.
-        encoders_each = max(1, int(1 / plan.encoder_gpus + 1e-9))
-        n_actors = plan.n_actors - encoders_each * len(self._new)
-        self._known |= self._new
-        if n_actors <= 0:
-            gpu, error = next(iter(self._new.items()))
+        for gpu, error in self.waiting.items():
+            if not self._tries[gpu]:
+                self._people.warn(f"{gpu} failed {GPU_FAULTS} times and is not used any more in this run: {error}")
+            self._tries[gpu] += 1
+        held = set_aside(self.waiting.keys())
+        self._held |= held
+        gpu, error = next(iter(self.waiting.items()))
+        self.waiting = {}
+        n_left = self._count_gpus() - sum(len(actors) for actors in self._held.values())
+        n_actors = plan.n_actors if plan.may_wait else min(plan.n_actors, encoders_on(n_left, plan.encoder_gpus))
+        if not n_actors:
             raise RunError(
                 f"no GPU is left to encode on: {gpu} failed {GPU_FAULTS} times: {error}; what is stored stays valid, "
                 "run the same command again to go on"
             )
-        self._held += set_aside(self._new.keys(), len(self._held))
-        self._new = {}
+        if stubborn := [gpu for gpu in self._tries if self._tries[gpu] >= HOLD_TRIES and gpu not in self._held]:
+            raise RunError(
+                f"{stubborn[0]} fails again and again, and could not be kept from this run's encoders, as other "
+                "programs use the cluster: take its machine out of the cluster, and run the same command again"
+            )
         return replace(plan, n_actors=n_actors)

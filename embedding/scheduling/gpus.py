@@ -1,7 +1,7 @@
 """GPUs as Ray numbers them: which one a process has, and how one that is broken is kept from the next encoder."""
 
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-# For Ray to give all GPUs of a node to us. Encoders of the leg before are ending then.
-SET_ASIDE_S = 60.0
+# For Ray to give the GPUs of a node to us. Encoders of the leg before are ending then; on a busy machine of two cores
+# four actors took 34 s to start (2026-11-25).
+SET_ASIDE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -40,34 +41,40 @@ class _Occupant:
         return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
 
 
-def set_aside(broken: Collection[Gpu], n_held: int = 0) -> list[Any]:
+def set_aside(broken: Collection[Gpu]) -> dict[Gpu, list[Any]]:
     """Hold broken GPUs, so that Ray gives them to no encoder.
 
-    Ray lets nobody choose a GPU by its number, so all free GPUs of a node are taken, and the sound ones given back.
+    Ray lets nobody choose a GPU by its number. So GPUs of the node are taken until the broken ones are among them, and
+    the sound ones are given back.
 
     Args:
-        broken: GPUs that are to be held. A node that is gone, or whose GPUs do not become free, is passed over.
-        n_held: how many earlier calls hold.
+        broken: GPUs that are to be held.
 
     Returns:
-        Actors; a GPU is held as long as its actor is referenced.
+        For each GPU that is held the actors that hold it, for as long as they are referenced. A GPU of a node that is
+        gone needs none. Missing are GPUs that did not become free in time.
     """
-    held: list[Any] = []
-    for node in ray.nodes():
-        numbers = {number for gpu in broken if gpu.node_id == node["NodeID"] for number in gpu.numbers}
-        if not numbers or not node["Alive"]:
-            continue
-        n_gpus = int(node["Resources"].get("GPU", 0))
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1, "scheduling_strategy": here}
-        occupants: list[Any] = [ray.remote(_Occupant).options(**options).remote() for _ in range(n_gpus)]
-        answers = {occupant.numbers.remote(): occupant for occupant in occupants}
-        ready, _ = ray.wait(list(answers), num_returns=max(1, n_gpus - n_held), timeout=SET_ASIDE_S)
-        held += [answers[answer] for answer in ready if numbers.intersection(_numbers(answer))]
+    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    held: dict[Gpu, list[Any]] = {gpu: [] for gpu in broken if gpu.node_id not in nodes}
+    for node_id in {gpu.node_id for gpu in broken} & nodes.keys():
+        by_number = _take(node_id, {number for gpu in broken if gpu.node_id == node_id for number in gpu.numbers})
+        for gpu in broken:
+            if gpu.node_id == node_id and all(number in by_number for number in gpu.numbers):
+                held[gpu] = [by_number[number] for number in gpu.numbers]
     return held
 
 
-def _numbers(answer: ray.ObjectRef) -> Iterable[str]:
-    with suppress(ray.exceptions.RayError):  # its node was lost meanwhile, and the GPU with it
-        return ray.get(answer)
-    return ()
+def _take(node_id: str, numbers: Collection[str]) -> dict[str, Any]:
+    """Return actors that hold the GPUs ``numbers`` of a node, by number; those that could be had."""
+    here = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1, "scheduling_strategy": here}
+    until_s = time.monotonic() + SET_ASIDE_S
+    taken: dict[str, Any] = {}
+    while not taken.keys() >= set(numbers):
+        occupant: Any = ray.remote(_Occupant).options(**options).remote()
+        try:
+            (number,) = ray.get(occupant.numbers.remote(), timeout=max(0.0, until_s - time.monotonic()))
+        except ray.exceptions.RayError:  # no further GPU is free, or the node was lost meanwhile
+            break
+        taken[number] = occupant
+    return taken

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -143,11 +143,11 @@ class Reporter:
         """``Progress.open_batches``."""
         return ray.get(self._actor.open_batches.remote())
 
-    def gpu_failed(self, gpu: Gpu, error: Exception) -> None:
+    def gpu_failed(self, gpu: Gpu, error: Exception, batches: Collection[str]) -> None:
         """``Progress.gpu_failed``, heard before this process ends."""
         message = redact(str(error).strip().partition("\n")[0])
         logger.warning(f"{gpu}: {message}")
-        ray.get(self._actor.gpu_failed.remote(gpu, message))
+        ray.get(self._actor.gpu_failed.remote(gpu, message, list(batches)))
 
     def begin_batch(self, batch: str, fill: float) -> None:
         metrics.batch_filled(fill)

@@ -1,7 +1,7 @@
 """What the workers of a run tell its driver, and the driver them. It lives in an actor; nothing here is Ray."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,9 @@ class Progress:
 
     tally: Tally = field(default_factory=Tally)
     _stopping: bool = False
-    _leg_is_over: bool = False
+    _leg_is_ending: bool = False
     _gpu_faults: Counter[Any] = field(default_factory=Counter)
+    _failed_over: set[tuple[Any, str]] = field(default_factory=set)  # GPUs, and the batches that were open then
     _broken_gpus: dict[Any, str] = field(default_factory=dict)  # with the last error of each
     _begun_tasks: Counter[str] = field(default_factory=Counter)
     _open_batches: Counter[str] = field(default_factory=Counter)  # begun and not finished, by how often
@@ -31,7 +32,7 @@ class Progress:
     def begin_leg(self) -> None:
         """The encoders from here on are others."""
         self.tally.encoders = 0
-        self._leg_is_over = False
+        self._leg_is_ending = False
 
     def begin_task(self, task_id: str) -> int:
         """Which try of this task begins: 1 is the first."""
@@ -54,12 +55,20 @@ class Progress:
         """Batches that were begun and not finished, with how often: of each process that died one or two."""
         return dict(self._open_batches)
 
-    def gpu_failed(self, gpu: Any, message: str) -> None:
-        """Count a fault of a GPU. At the last one that is borne the leg ends, so that the next goes on without it."""
+    def gpu_failed(self, gpu: Any, message: str, batches: Collection[str]) -> None:
+        """Count a fault of a GPU; ``batches`` were open in its process.
+
+        At the last fault that is borne the leg ends, so that the next one goes on without the GPU. Each GPU counts once
+        against a batch: a GPU that always fails says nothing of the batch, several GPUs that fail over it do.
+        """
         self._gpu_faults[gpu] += 1
+        for batch in batches:
+            if (gpu, batch) in self._failed_over:
+                self._open_batches[batch] -= 1
+            self._failed_over.add((gpu, batch))
         if self._gpu_faults[gpu] >= GPU_FAULTS:
             self._broken_gpus[gpu] = message
-            self._leg_is_over = True
+            self._leg_is_ending = True
 
     def broken_gpus(self) -> dict[Any, str]:
         """GPUs that failed GPU_FAULTS times, each with its last error."""
@@ -89,7 +98,7 @@ class Progress:
 
     def is_stopping(self) -> bool:
         """Whether workers read and encode no more: the run is to end, or this leg of it."""
-        return self._stopping or self._leg_is_over
+        return self._stopping or self._leg_is_ending
 
     def snapshot(self, origin: str = "", n_unchanged: int = 0) -> tuple[Tally, list[tuple[int, int]]]:
         """The counts, and the unchanged recordings beyond those ``n_unchanged`` that the asker has of this ``origin``.

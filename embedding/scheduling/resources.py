@@ -91,10 +91,15 @@ def plan(cluster: Cluster, device: str, actors: int | str, gpus_per_actor: float
     return _on_cpus(cluster, actors, n_models)
 
 
-def _on_gpus(cluster: Cluster, actors: int | str, gpus_per_actor: float) -> Plan:
+def encoders_on(n_gpus: float, gpus_per_actor: float) -> int:
+    """Return how many encoders find a place on ``n_gpus`` GPUs."""
     # A share of a GPU is of one GPU: of three thirds none is left over, of two 0.4 a fifth is.
     per_gpu = math.floor(1 / gpus_per_actor + 1e-9)
-    carried = int(cluster.n_gpus) * per_gpu if per_gpu else int(cluster.n_gpus // gpus_per_actor)
+    return int(n_gpus) * per_gpu if per_gpu else int(n_gpus // gpus_per_actor)
+
+
+def _on_gpus(cluster: Cluster, actors: int | str, gpus_per_actor: float) -> Plan:
+    carried = encoders_on(cluster.n_gpus, gpus_per_actor)
     n_actors = carried if actors == AUTO else int(actors)
     if n_actors > carried and cluster.is_own:
         raise RequestError(
