@@ -17,13 +17,32 @@ def _is_float32(vector: pa.FixedSizeListType) -> bool:
     return vector.value_type == pa.float32()
 
 
+def count_missing(column: pa.ChunkedArray) -> int:
+    """Return how many vectors of a column, or numbers in them, are missing; 0 of a column without vectors."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return 0
+    return column.null_count + sum(chunk.flatten().null_count for chunk in column.chunks)
+
+
 def as_embedding(windows: pa.Table, column: str) -> pa.Table:
-    """With the vectors in ``column`` under the name of those that a model ends in."""
+    """With the vectors in ``column`` under the name of those that a model ends in.
+
+    Raises:
+        pa.ArrowInvalid: a vector is missing, or a number in one.
+    """
+    if count_missing(windows[column]):
+        raise pa.ArrowInvalid(f"values of {column!r} are missing")
     return windows if column == EMBEDDING else windows.rename_columns({column: EMBEDDING})
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray[Any]:
-    """``[rows, length]``, without a copy where the column is one chunk."""
+    """``[rows, length]``, without a copy where the column is one chunk.
+
+    Raises:
+        pa.ArrowInvalid: a vector is missing, or a number in one.
+    """
+    if count_missing(column):
+        raise pa.ArrowInvalid("values of a vector are missing")
     whole = column.combine_chunks()
     return whole.flatten().to_numpy().reshape(len(whole), whole.type.list_size)
 

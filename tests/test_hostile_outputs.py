@@ -12,10 +12,12 @@ import pytest
 
 from embedding.config import make_config
 from embedding.console import People
+from embedding.errors import RunError
 from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY
-from embedding.output.store import FAILURES
+from embedding.output.store import FAILURES, open_shard
 from embedding.run import embed as run_embed
 from embedding.settings import Settings
+from embedding.vectors import matrix
 from jobs.embed import main as embed
 from jobs.export import main as export
 from jobs.report import main as report
@@ -72,7 +74,6 @@ DAMAGED: dict[str, Change] = {
     "file_id null": column("file_id", pa.array([1, None, 1], pa.int64())),
     "file null": column("file", pa.array(["/a", None, "/a"])),
     "embedding null": column("embedding", vectors([1, 2, 3, 4], None, [1, 2, 3, 4])),
-    "embedding with a null": column("embedding", vectors([1, 2, 3, 4], [1, None, 3, 4], [1, 2, 3, 4])),
 }
 NOT_OURS: dict[str, Change] = {
     "file an integer": column("file", pa.array([1, 2, 3])),
@@ -104,6 +105,18 @@ def test_a_shard_that_cannot_be_is_named(
         one_line(capsys, shard)
     assert (tmp_path / "npy").exists() == (code == 0)
     capsys.readouterr()
+
+
+def test_a_vector_with_a_number_missing_is_named_by_whoever_reads_it(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = output / "embeddings" / "s0.parquet"
+    change = column("embedding", vectors([1, 2, 3, 4], [1, None, 3, 4], [1, 2, 3, 4]))
+    pq.write_table(change(pq.read_table(shard)), shard)
+    assert export([str(output), "--to", "npy", str(tmp_path / "npy")]) == 1
+    one_line(capsys, shard, "is damaged (values of 'embedding' are missing)")
+    with pytest.raises(RunError, match="values of a vector are missing"), open_shard(str(shard)) as opened:
+        matrix(opened.read(columns=["embedding"])["embedding"])
 
 
 @pytest.mark.parametrize(
@@ -199,7 +212,7 @@ def test_a_length_that_no_window_has_is_refused(
     one_line(capsys, f"{option}: ")
 
 
-@pytest.mark.parametrize("name", ["hashes no base64", "embedding null", "file null"])
+@pytest.mark.parametrize("name", ["hashes no base64", "file null"])
 def test_jobs_embed_names_a_damaged_shard(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     (tmp_path / "a.wav").write_bytes(b"x")
     arguments = {"input": [str(tmp_path / "a.wav")], "output": str(tmp_path / "out"), "model": [EFFICIENTNET]}

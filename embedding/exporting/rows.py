@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from embedding import storage
 from embedding.config import at_layer
 from embedding.errors import RequestError, RunError
-from embedding.output.shard_schema import DO_ANEW, settings_of
+from embedding.output.shard_schema import DO_ANEW, check_values, settings_of
 from embedding.output.store import Store, no_embeddings, refuse_others, undamaged
 from embedding.output.stored import KEY_RANGE_BYTES, threads
 from embedding.pooling.pooled import DELETE_POOLED, FOLDER
@@ -54,6 +54,7 @@ class Rows:
         for uri in self.uris:
             with undamaged(uri, self.way_out), storage.open_stream(uri) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS, columns=columns):
+                    check_values(uri, pa.table(batch))
                     table = as_embedding(_with_times(pa.table(batch)).select(columns), self.vectors)
                     yield table.replace_schema_metadata(None)
                     n += len(table)

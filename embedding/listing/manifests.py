@@ -42,6 +42,7 @@ def read_manifest(uri: str, option: str) -> pa.Table:
     with _readable(uri, option), storage.open_stream(uri) as stream:
         table = _csv_table(stream, uri, option) if _is_csv(uri) else pq.read_table(stream)
         _check_columns(uri, table.schema, option)
+        table.validate(full=True)  # text that is not UTF-8, say
         table = table.filter(pc.field("file").cast(pa.string()) != "")  # null is neither
         files = [_named_in(uri, file, option) for file in table["file"].to_pylist()]
     table = pa.table([_without_nan(column) for column in table.columns], table.column_names)
@@ -53,7 +54,8 @@ def _readable(uri: str, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RequestError(f"{option}: cannot read manifest {uri}: {error.strerror or error}") from error
+        reason = " ".join(str(error.strerror or error).split())  # Arrow says some damage so, in several lines
+        raise RequestError(f"{option}: cannot read manifest {uri}: {reason}") from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise RequestError(f"{option}: manifest {uri} is damaged: {' '.join(str(error).split())}") from error
 

@@ -76,7 +76,7 @@ def _of_report(report: dict[str, Any] | None, totals: dict[str, float]) -> list[
 
 
 def _of_settings(store: Store, stored: Stored, run: dict[str, Any] | None) -> list[str]:
-    of_shards = list(threads(store.settings_of_shard, [(uri,) for uri in stored.shards]))
+    of_shards = list(threads(store.examine_shard, [(uri,) for uri in stored.shards]))
     if run is None:
         return ["there is no run.json"]
     others = [

@@ -1,7 +1,7 @@
 """The form of a shard, checked once when it is read back: columns, values that cannot be, and what its metadata says.
 
-Anybody may have put a Parquet file among the shards, or damaged one. Types come from the file's schema, missing values
-from its statistics, so that no vector is read for these checks.
+Anybody may have put a Parquet file among the shards, or damaged one. Types and the number of vectors come from the
+file's footer; values are checked by whoever reads them.
 """
 
 import base64
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embedding.output import records
 from embedding.output.records import SettingsRecord
 from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
-from embedding.vectors import EMBEDDING, vector_columns
+from embedding.vectors import EMBEDDING, count_missing, vector_columns
 
 # In the metadata of a shard: its settings; and of the recordings that end in it the hashes of their audio, as base64
 # of pairs of int64 (file_id, hash). A column would be part of what readers rely on.
@@ -82,35 +82,35 @@ def check_columns(uri: str, schema: pa.Schema) -> None:
         raise not_ours(uri)
 
 
-def check_shard(uri: str, file: pq.ParquetFile) -> None:
-    """Check the columns of an open shard, and that no value in them is missing.
+def check_vectors(uri: str, file: pq.ParquetFile) -> None:
+    """Check that each row of an open shard has its vectors, of which only the first ones are read.
+
+    Reading comes first on purpose: it refuses damage that pyarrow 26, asked for the same numbers in the footer, answers
+    by aborting the process. For the same reason statistics, which would say more, are not used.
 
     Raises:
-        BadShardError: it is no shard, or a value is missing.
+        BadShardError: a vector is missing.
     """
-    schema, metadata = file.schema_arrow, file.metadata
-    check_columns(uri, schema)
-    vectors = [f"{name}{_LEAF}" for name in vector_columns(schema)]
-    needed = {name for name, _ in WINDOW_COLUMNS} | set(vectors)
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(metadata.num_columns)):
-            path = column.path_in_schema
-            if path not in needed:
-                continue
-            statistics = column.statistics
-            if statistics is not None and statistics.has_null_count:
-                n_missing = statistics.null_count
-            else:  # written by another program
-                n_missing = _count_missing(file, path.removesuffix(_LEAF))
-            if n_missing:
-                raise damaged(uri, f"values of {path.removesuffix(_LEAF)!r} are missing")
+    schema = file.schema_arrow
+    numbers = {f"{name}{_LEAF}": schema.field(name).type.list_size for name in vector_columns(schema)}
+    leaves = [(at, numbers[path]) for at in range(len(file.schema)) if (path := file.schema.column(at).path) in numbers]
+    for number in range(file.metadata.num_row_groups):
+        next(file.iter_batches(1, row_groups=[number], columns=vector_columns(schema), use_threads=False), None)
+        group = file.metadata.row_group(number)
+        for at, size in leaves:
+            if group.column(at).num_values != size * group.num_rows:  # a missing vector counts as one value
+                raise damaged(uri, f"vectors of {file.schema.column(at).path.removesuffix(_LEAF)!r} are missing")
 
 
-def _count_missing(file: pq.ParquetFile, name: str) -> int:
-    values = file.read(columns=[name], use_threads=False)[name]
-    if not pa.types.is_fixed_size_list(values.type):
-        return values.null_count
-    return values.null_count + sum(chunk.flatten().null_count for chunk in values.chunks)
+def check_values(uri: str, table: pa.Table) -> None:
+    """Check that no value is missing in a table that was read from a file.
+
+    Raises:
+        BadShardError: a value is missing.
+    """
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count or count_missing(column):
+            raise damaged(uri, f"values of {name!r} are missing")
 
 
 def check_keys(

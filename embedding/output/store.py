@@ -34,13 +34,13 @@ from embedding.output.shard_schema import (
     SETTINGS_KEY,
     BadShardError,
     check_columns,
-    check_shard,
-    damaged,
+    check_values,
+    check_vectors,
     hashes_of,
     reading,
     settings_of,
 )
-from embedding.output.stored import Each, Stored, threads
+from embedding.output.stored import KEY_RANGE_BYTES, Each, Stored, threads
 from embedding.redact import redact, redact_all
 from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
 from embedding.storage import s3
@@ -60,6 +60,7 @@ FAILURES = pa.schema(
 # Read back, each with the run that recorded it.
 STORED_FAILURES = FAILURES.append(pa.field("run_id", pa.string()))
 
+_BUFFER_BYTES = 64 << 10  # of a column, read at a time where only its first vectors are needed
 _RECORDS = {"run.json": RunRecord, "report.json": ReportRecord}
 _EXPECTED = {name for name, _ in WINDOW_COLUMNS} | {EMBEDDING}
 
@@ -97,9 +98,10 @@ class Store:
         """A shard's rows as they were given to ``write_shard``, AUDIO_HASH included; of ``columns`` only those."""
         with self._readable(), reading(uri), storage.open_stream(uri) as stream:
             file = pq.ParquetFile(stream)
-            check_shard(uri, file)
+            check_columns(uri, file.schema_arrow)
             table = file.read(columns=columns, use_threads=False)
             table.validate(full=True)
+            check_values(uri, table)
             hashes = hashes_of(uri, file.schema_arrow)
         column = find_hashes(table["file_id"].to_numpy(), hashes)
         return table.append_column(AUDIO_HASH[0], column).replace_schema_metadata(None)
@@ -180,15 +182,25 @@ class Store:
         return None if uri is None else self.settings_of_shard(uri)
 
     def settings_of_shard(self, uri: str) -> dict[str, Any]:
-        """The settings in the metadata of a shard, all of which is checked.
+        """The settings in the metadata of a shard.
 
         Raises:
             RequestError: the shard cannot be read, or its metadata is damaged.
         """
         with self._readable(), reading(uri), storage.open_stream(uri) as stream:
-            schema = pq.read_schema(stream)
-            hashes_of(uri, schema)
-            return settings_of(uri, schema)
+            return settings_of(uri, pq.read_schema(stream))
+
+    def examine_shard(self, uri: str) -> dict[str, Any]:
+        """Check all of a shard but the numbers in its vectors, which are not all read; return its settings.
+
+        Raises:
+            RequestError: the shard cannot be read, or is damaged.
+        """
+        self.read_shard(uri, [name for name, _ in WINDOW_COLUMNS])
+        with self._readable(), reading(uri), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
+            file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
+            check_vectors(uri, file)
+            return settings_of(uri, file.schema_arrow)
 
     def column_of(self, layer: str | None) -> str:
         """The column with the vectors of an inner layer, or without one with those of what the model ends in.
@@ -278,7 +290,6 @@ def open_shard(
     """
     with undamaged(uri, DO_ANEW), storage.open_stream(uri, range_bytes) as stream:
         file = pq.ParquetFile(stream, **options)
-        check_shard(uri, file)
         refuse_others(uri, file.schema_arrow, vectors)
         yield file
 
@@ -324,9 +335,7 @@ def _read_failures(uri: str) -> pa.Table:
     with storage.open_stream(uri) as stream, reading(uri):
         table = pq.read_table(stream, schema=FAILURES, use_threads=False)
         table.validate(full=True)
-    missing = [name for name in FAILURES.names if table[name].null_count]
-    if missing:
-        raise damaged(uri, f"values of {missing[0]!r} are missing")
+        check_values(uri, table)
     run_id = uri.rpartition("/")[2].removesuffix(".parquet").partition("-")[0]
     return table.append_column("run_id", pa.repeat(run_id, len(table))).cast(STORED_FAILURES)
 

@@ -12,6 +12,7 @@ from embedding.config import GPU_PRECISIONS, make_config
 from embedding.decoding.decode import Failure, Observer, decode
 from embedding.errors import RequestError
 from embedding.listing.sources import list_recordings
+from embedding.output.shard_schema import check_values
 from embedding.output.store import Store, open_shard
 from embedding.output.stored import threads
 from embedding.rows import WINDOW_COLUMNS, window_column
@@ -107,4 +108,6 @@ def _read(uri: str, file: str, column: str) -> pa.Table | None:
         if not is_own.true_count:
             return None
         wanted = [*(name for name, _ in WINDOW_COLUMNS), column]
-        return shard.read(columns=wanted, use_threads=False).filter(is_own).replace_schema_metadata(None)
+        windows = shard.read(columns=wanted, use_threads=False).filter(is_own).replace_schema_metadata(None)
+        check_values(uri, windows)
+        return windows
