@@ -24,6 +24,7 @@ class Bucket:
         self.fetched: list[list[str]] = []
         self.sizes: list[int] = []
         self.opened: list[str] = []
+        self._open_file = storage.open_stream
         monkeypatch.setattr(storage, "read_many", self.read_many)
         monkeypatch.setattr(storage, "open_stream", self.open_stream)
 
@@ -34,6 +35,8 @@ class Bucket:
 
     def open_stream(self, uri: str) -> BinaryIO:
         self.opened.append(uri)
+        if uri not in self.objects:
+            return self._open_file(uri)
         content = self.objects[uri]
         if isinstance(content, OSError):
             raise content

@@ -25,6 +25,8 @@ OPERATOR = "203.0.113.7"
 @pytest.fixture
 def ec2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes the key for SSH there
+    # Other tests' S3 server, which would answer for EC2, too, and remembers groups from test to test.
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():
         yield boto3.client("ec2", region_name=REGION, **KEYS)
 

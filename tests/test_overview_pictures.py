@@ -46,6 +46,7 @@ def test_nearly_parallel_vectors_are_told_apart() -> None:
         assert set(near.index[at]) == {at - 1, at + 1}
 
 
+@pytest.mark.usefixtures("one_thread")  # sums of several threads differ in their last digit, on a busy machine
 @pytest.mark.parametrize("n", [10, 15, 16, 40])
 @pytest.mark.parametrize("kind", ["random", "pairs", "mostly equal"])
 def test_umap_draws_whatever_there_is_and_the_same_again(n: int, kind: str) -> None:
