@@ -44,7 +44,7 @@ def read_manifest(uri: str, option: str) -> pa.Table:
     with _readable(uri, option), storage.open_stream(uri) as stream:
         table = _csv_table(stream, uri, option) if _is_csv(uri) else _parquet_table(stream, uri, option)
         names = table["file"].cast(pa.string())
-        is_named = pc.not_equal(names, "").combine_chunks().fill_null(False)
+        is_named = pc.not_equal(names, "").combine_chunks().fill_null(False)  # type: ignore[attr-defined]
         files = [_named_in(uri, file, option) for file in names.filter(is_named).to_pylist()]
         table = table.set_column(table.column_names.index("file"), "file", names).filter(is_named)
     table = pa.table([_without_nan(column) for column in table.columns], table.column_names)
@@ -95,7 +95,7 @@ def _parquet_files(uri: str) -> Iterator[list[str]]:
         for batch in parquet.iter_batches(_CHUNK, columns=["file"]):
             files = batch["file"]
             if isinstance(files, pa.DictionaryArray):
-                _refuse_longer(uri, pc.max(pc.binary_length(files.dictionary)).as_py() or 0)
+                _refuse_longer(uri, pc.max(pc.binary_length(files.dictionary)).as_py() or 0)  # type: ignore[attr-defined]
             yield [file for file in files.to_pylist() if file]
 
 
@@ -136,8 +136,8 @@ def _decoded_bytes(column: pa.ChunkedArray) -> int:
     """Return the bytes of a column of texts once its dictionary is decoded; 0 for other columns."""
     if not isinstance(column.type, pa.DictionaryType):
         return 0
-    lengths = (pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks)
-    return sum(pc.sum(pc.cast(length, pa.int64())).as_py() or 0 for length in lengths)
+    lengths = (pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks)  # type: ignore[attr-defined]
+    return sum(pc.sum(pc.cast(length, pa.int64())).as_py() or 0 for length in lengths)  # type: ignore[attr-defined]
 
 
 def _refuse_longer(uri: str, n_bytes: int) -> None:
