@@ -28,6 +28,10 @@ AUDIO_HASHES_KEY = "avex_batch.audio_hashes"
 # The way out of damage.
 DO_ANEW = "delete it and run jobs.embed again, which does anew what was in it"
 
+# Far above what --shard-rows makes sense for: vectors of so many rows would be 50 GB. Some kilobytes of Parquet can
+# claim any number of equal rows, whose keys take 24 bytes a row once read.
+MOST_ROWS = 1 << 24
+
 _LEAF = ".list.element"  # Parquet's name of the numbers in a column of vectors
 _TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 
@@ -90,6 +94,8 @@ def check_shard(uri: str, file: pq.ParquetFile) -> None:
     """
     schema, metadata = file.schema_arrow, file.metadata
     check_columns(uri, schema)
+    if metadata.num_rows > MOST_ROWS:
+        raise not_ours(uri, f"it claims {metadata.num_rows:,} rows")
     vectors = [f"{name}{_LEAF}" for name in vector_columns(schema)]
     needed = {name for name, _ in WINDOW_COLUMNS} | set(vectors)
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
