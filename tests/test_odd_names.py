@@ -2,17 +2,22 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from embedding.decoding.decode import decode
 from embedding.listing.sources import RECORDINGS
 from embedding.output.store import Store
+from jobs.embed import main as embed
+from jobs.export import main as export
+from jobs.probe import main as probe
 from jobs.report import main as report
-from tests.conftest import tone, write_audio
+from tests.conftest import EFFICIENTNET, tone, write_audio
 from tests.decoding import RATE_HZ, SECOND, Observer
 from tests.listings import below, listing
 from tests.shards import write_output
@@ -70,3 +75,41 @@ def test_names_of_every_kind_are_stored_as_they_are_and_told_harmlessly(
         assert not set(OBEYED) & set(said.out + said.err), arguments
         if arguments:
             assert sum(kind["recordings"] for kind in json.loads(said.out)["failures"].values()) == len(NAMES)
+
+
+SECRET = "0123456789abcdefSECRET"
+
+
+def test_what_is_said_of_odd_files_hides_credentials_in_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = f"?X-Amz-Signature={SECRET}&n="
+    manifest = tmp_path / f"m{query}1.parquet"
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(9_000, np.int32)), pa.array(["x" * (1 << 20)]))
+    pq.write_table(pa.table({"file": long}), manifest)
+    (tmp_path / f"npy{query}2").write_bytes(b"")
+    weights = tmp_path / f"w{query}3.safetensors"
+    weights.write_bytes(b"\xff" * 8)
+    write_output(str(tmp_path / "out"), {"/a/1.wav": np.ones((1, 4), np.float32)}, {"model": "m"}, 1)
+    out = str(tmp_path / "out")
+    model = ["--model", EFFICIENTNET, "--checkpoint"]
+    commands: list[tuple[Callable[[list[str]], int], list[str], str]] = [
+        (embed, ["--input", str(manifest), "--output", out, *model, "random"], "has names of"),
+        (probe, [out, "--labels", str(manifest)], "unpacks to"),
+        (export, [out, "--to", "npy", str(tmp_path / f"npy{query}2")], "no earlier export"),
+        (embed, ["--input", out, "--output", out, *model, str(weights), "--predict", "1"], "--"),
+    ]
+    for job, arguments, part in commands:
+        assert job(arguments) == 2
+        said = capsys.readouterr()
+        assert part in said.err
+        assert said.err.count("\n") == 1
+        assert SECRET not in said.out + said.err
+    name = f"x{query}4.wav"
+    (tmp_path / name).write_bytes(b"no audio")
+    observer = Observer()
+    assert not list(decode(listing(tmp_path / name).recordings, [SECOND], 4, observer))
+    Store(out, "{}").write_failures([e for e in observer.events if not isinstance(e, str)], "0000000000aa")
+    report([out])
+    assert SECRET not in "".join(capsys.readouterr())
+    assert SECRET not in pq.read_table(f"{out}/failures")["message"].to_pylist()[0]
