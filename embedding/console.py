@@ -170,7 +170,7 @@ class Watch:
         if not tally.windows_encoded and not tally.failed:
             return
         # Speed counts from the first window: start-up would make the first minute's estimate absurd.
-        encoding_s = max(1e-3, time.time() - (tally.encoding_since_s or time.time()))
+        encoding_s = tally.encoding_s(time.monotonic() - self._began_s)
         text = describe(tally, self._audio_s, encoding_s)
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=tally.recordings, description=text)

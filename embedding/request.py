@@ -18,6 +18,7 @@ from embedding.output.work import Work, former_versions
 from embedding.redact import redact_all
 from embedding.settings import Settings
 
+MANY_TIMES = 20  # overlap of windows from which on the cost of a run is told before work begins
 VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
 
 
@@ -200,12 +201,23 @@ def describe_work(people: People, request: Request, works: Sequence[Work]) -> No
 
 def describe_dry_run(people: People, request: Request, audio_s: Sequence[float]) -> None:
     """What a run over about ``audio_s`` seconds of audio, of each part, would write."""
+    people.say(
+        f"dry run, nothing written: {_cost(request.parts, audio_s)}; try --limit on a few recordings to see the speed"
+    )
+
+
+def describe_overlap(people: People, request: Request, audio_s: float) -> None:
+    """The cost of a run over about ``audio_s`` seconds of audio, where a short hop makes many windows of little."""
+    overlap = max(part.settings.windows.length / part.settings.windows.hop for part in request.parts)
+    if overlap >= MANY_TIMES:
+        cost = _cost(request.parts, [audio_s] * len(request.parts))
+        people.warn(f"windows overlap {overlap:,.0f} times: {cost}")
+
+
+def _cost(parts: Sequence[Part], audio_s: Sequence[float]) -> str:
     n_windows, n_bytes = 0, 0
-    for part, seconds in zip(request.parts, audio_s, strict=True):
+    for part, seconds in zip(parts, audio_s, strict=True):
         of_part = int(seconds * part.settings.windows.rate_hz / part.settings.windows.hop)
         n_windows += of_part
         n_bytes += of_part * part.settings.row_bytes
-    people.say(
-        f"dry run, nothing written: about {audio_length(max(audio_s))} of audio, {plural(n_windows, 'window')}, "
-        f"{size(n_bytes)} of vectors; try --limit on a few recordings to see the speed"
-    )
+    return f"about {audio_length(max(audio_s))} of audio, {plural(n_windows, 'window')}, {size(n_bytes)} of vectors"

@@ -24,7 +24,7 @@ from embedding.output.report import Books, Tally
 from embedding.output.settle import settle, settle_failures
 from embedding.output.stored import Each, threads
 from embedding.output.work import left, n_wanted
-from embedding.request import Part, Request, describe_dry_run, describe_work, greet
+from embedding.request import Part, Request, describe_dry_run, describe_overlap, describe_work, greet
 from embedding.scheduling import sizes
 from embedding.scheduling.resources import Cluster, Plan, plan
 from embedding.scheduling.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
@@ -174,6 +174,7 @@ class _Run:
             estimate = beside.submit(_prepare, todo)
             nodes = self._connect()
             audio_s = estimate.result()
+        describe_overlap(self._people, self._request, audio_s)
         from embedding import pipeline
         from embedding.scheduling import line
 

@@ -350,3 +350,15 @@ def test_a_recording_with_a_fault_is_never_taken_for_known(tmp_path: Path) -> No
     assert list(decode(with_known(recordings_of([tmp_path / "b.wav"]), [0]), [SECOND], 100, observer)) == []
     assert {kind for kind, _ in observer.failures.values()} == {"corrupt"}
     assert observer.events.count("without windows") == 1
+
+
+def test_windows_of_a_short_hop_are_picked_a_batch_at_a_time(tmp_path: Path) -> None:
+    """Of those that overlap 500 times, all at once would take 500 times the audio."""
+    path = write_audio(tmp_path / "a.wav", tone(4, RATE_HZ), RATE_HZ)
+    spec = WindowSpec(RATE_HZ, RATE_HZ, 32, "pad")
+    whole = pa.concat_tables(decode(recordings_of([path]), [spec], 64, Observer()))
+    assert len(whole) == 2_000
+    stored = pa.array([[list(range(0, 2_000, 3))]], pa.list_(pa.list_(pa.int32())))
+    some = pa.concat_tables(decode(recordings_of([path]).append_column("stored", stored), [spec], 64, Observer()))
+    assert some["window_index"].to_pylist() == [i for i in range(2_000) if i % 3]
+    assert np.array_equal(samples_of(some), samples_of(whole)[np.arange(2_000) % 3 > 0])

@@ -226,3 +226,11 @@ def test_jobs_embed_names_a_damaged_shard(tmp_path: Path, capsys: pytest.Capture
     options = [f"--{key}={value[0] if isinstance(value, list) else value}" for key, value in arguments.items()]
     assert embed([*options, "--checkpoint=random", "--dry-run"]) == 2
     one_line(capsys, shard, "is damaged")
+
+
+def test_a_shard_of_more_rows_than_a_shard_has_is_named_unread(
+    output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedding.output.shard_schema.MOST_ROWS", 2)
+    assert report([str(output)]) == 2
+    one_line(capsys, output / "embeddings" / "s0.parquet", "is no shard", "it claims 3 rows")

@@ -191,11 +191,13 @@ def test_it_is_written_now_and_then(store: Store, monkeypatch: pytest.MonkeyPatc
 
 
 def test_busy_time_is_told_as_a_share_of_the_workers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = time.time()
+    monotonic_s, now_s = time.monotonic(), time.time()
+    monkeypatch.setattr(module.time, "monotonic", lambda: monotonic_s)
     monkeypatch.setattr(module.time, "time", lambda: now_s)
     tally = replace(encoded(), encoding_since_s=now_s - 10.0)
     tally.busy_s = {"decode": 10.0, "encode": 10.0, "write": 11.0, "else": 5.0}
     ledger = Ledger(store, ONE, listed=1204)
+    monotonic_s += 20
     at_once(ledger, tally, monkeypatch)
     assert report(store)["runs"][0]["busy_share"] == {}, "of how many workers is not known yet"
     ledger.employ(PLAN)
@@ -227,3 +229,21 @@ def test_speed_counts_the_whole_run_and_the_first_window_from_its_beginning(
     at_once(ledger, tally, monkeypatch)
     told = report(store)["runs"][0]
     assert (told["wall_s"], told["first_window_after_s"], told["times_real_time"]) == (10.0, 4.0, 1.5)
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_by_an_hour_changes_no_figure_to_nonsense(
+    store: Store, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    monotonic_s, now_s = time.monotonic(), time.time()
+    monkeypatch.setattr(module.time, "monotonic", lambda: monotonic_s)
+    monkeypatch.setattr(module.time, "time", lambda: now_s)
+    ledger = Ledger(store, ONE, listed=1204)
+    ledger.employ(PLAN)
+    tally = replace(encoded(), first_window_at_s=now_s + 4.0, encoding_since_s=now_s + 2.0)
+    monotonic_s, now_s = monotonic_s + 10, now_s + 10 + jump_s
+    at_once(ledger, tally, monkeypatch)
+    told = report(store)["runs"][0]
+    assert (told["wall_s"], told["first_window_after_s"], told["times_real_time"]) == (10.0, None, 1.5)
+    assert told["busy_share"] == {"decode": 0.025, "encode": 0.1, "write": 0.05}
+    assert tally.encoding_s(10.0) == 10.0

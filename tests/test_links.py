@@ -1,5 +1,7 @@
 """Results that are written where somebody has put a link: nothing is written or deleted where the link leads."""
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,9 @@ from embedding import storage
 from embedding.errors import RequestError
 from embedding.exporting.place import taking
 from embedding.search.clips import save
+from jobs.report import main as report
+from jobs.search import main as search
+from tests.shards import write_output
 
 
 @pytest.fixture
@@ -57,3 +62,41 @@ def test_an_export_does_not_follow_a_link_in_its_own_folder(tmp_path: Path, vict
         assert "File exists" in str(error)  # noqa: PT017 — an export may also succeed
     assert (victim / "new" / "mine.txt").read_text() == "mine"
     assert not (tmp_path / "npy").is_symlink()
+
+
+@pytest.mark.parametrize("target", ["gone", "file", "folder"])
+def test_pages_and_clips_into_links_end_in_one_line_or_replace_the_link(
+    tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_output(str(tmp_path / "out"), {"/a/1.wav": np.ones((2, 4), np.float32)}, {"model": "m"}, 1)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link").symlink_to(target)
+    if target != "folder":
+        assert search([str(tmp_path / "out"), "--clip", "x.wav", "--save-clips", f"{tmp_path}/link"]) == 2
+        assert f"--save-clips: cannot make {tmp_path}/link: File exists" in capsys.readouterr().err
+    else:
+        assert report([str(tmp_path / "out"), "--html", f"{tmp_path}/link"]) == 2
+        assert f"--html: {tmp_path}/link is a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"
+    assert not (tmp_path / "gone").exists()
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_files_have_the_mode_that_the_umask_leaves_and_the_group_of_their_folder(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2750)
+    before = os.umask(0o027)
+    try:
+        write_output(str(shared), {"/a/1.wav": np.ones((2, 4), np.float32)}, {"model": "m"}, 1)
+        storage.write_bytes(str(shared / "run.json"), b"{}")
+        storage.create_bytes(str(shared / "claim.json"), b"{}")
+        with taking(shared / "npy", "npy") as new:
+            (new / "vectors.npy").write_text("new")
+    finally:
+        os.umask(before)
+    for path in shared.rglob("*"):
+        status = path.stat()
+        assert stat.S_IMODE(status.st_mode) == (0o2750 if path.is_dir() else 0o640), path
+        assert status.st_gid == shared.stat().st_gid

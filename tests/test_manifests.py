@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -89,20 +90,79 @@ def test_names_like_na_and_numbers_are_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "files", [pa.array(["a.wav", "b.wav"], pa.large_string()), pa.array(["a.wav", "b.wav"]).dictionary_encode()]
+    "files",
+    [
+        pa.array(["a.wav", "b.wav"], pa.large_string()),
+        pa.array(["a.wav", "b.wav"], pa.string_view()),
+        pa.array(["a.wav", "b.wav"]).dictionary_encode(),
+    ],
 )
 def test_a_parquet_manifest_may_hold_any_kind_of_text(files: pa.Array, tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"file": files}), path)
     assert below(tmp_path, path) == ["a.wav", "b.wav"]
+    names = read_manifest(str(path), "--labels")["file"]
+    assert names.to_pylist() == [f"{tmp_path}/a.wav", f"{tmp_path}/b.wav"]
 
 
-@pytest.mark.parametrize("files", [pa.array([1, 2]), pa.array([["a.wav"]]), pa.array([b"a.wav"])])
+@pytest.mark.parametrize(
+    "files",
+    [
+        *(pa.array(values) for values in ([1, 2], [["a.wav"]], [b"a.wav"], [{"file": "a.wav"}], [True])),
+        pa.array([1, 2]).dictionary_encode(),
+        pa.array([[("file", 1)]], pa.map_(pa.string(), pa.int64())),
+    ],
+)
 def test_a_parquet_manifest_whose_files_are_no_text_is_refused(files: pa.Array, tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"file": files}), path)
     holds = pq.read_schema(path).field("file").type
     assert refusal(path) == f"--input: column 'file' of manifest {path} holds {holds}, not names"
+    with pytest.raises(RequestError, match=r"^--labels: column 'file' of manifest .* holds .*, not names"):
+        read_manifest(str(path), "--labels")
+
+
+def test_columns_of_one_name_are_refused_only_where_the_name_is_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a.wav"])] * 3, ["file", "note", "note"]), path)
+    assert below(tmp_path, path) == ["a.wav"]
+    assert read_manifest(str(path), "--labels").column_names == ["file", "note", "note"]
+    pq.write_table(pa.Table.from_arrays([pa.array(["a.wav"])] * 2, ["file", "file"]), path)
+    assert refusal(path) == f"--input: manifest {path} needs one column 'file' (it has: file, file)"
+    with pytest.raises(RequestError, match=r"--labels: .* needs one column 'file' \(it has: file, file\)"):
+        read_manifest(str(path), "--labels")
+
+
+def test_nulls_in_place_of_names_are_no_recordings(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"file": pa.nulls(3)}), path)
+    assert refusal(path) == f"--input: no recording found in {path}"
+    assert len(read_manifest(str(path), "--labels")) == 0
+
+
+def repeated(value: str, n: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([value]))
+
+
+@pytest.mark.parametrize("column", ["file", "note"])
+def test_a_parquet_manifest_that_unpacks_to_gigabytes_is_refused_in_little_memory(column: str, tmp_path: Path) -> None:
+    """One text of a megabyte that is there 20,000 times: a file of some hundred bytes, 20 GB once read."""
+    path = tmp_path / "m.parquet"
+    columns = {"file": repeated("a.wav", 20_000), "note": repeated("b", 20_000)}
+    pq.write_table(pa.table(columns | {column: repeated("x" * (1 << 20), 20_000)}), path, compression="zstd")
+    assert path.stat().st_size < 10_000
+    if column == "file":
+        assert "has names of 1,048,576 bytes in its column 'file'" in refusal(path)
+    else:
+        assert below(tmp_path, path) == ["a.wav"]
+    with pytest.raises(RequestError, match=rf"^--labels: manifest {path} unpacks to 20,971,\d+,\d+ bytes, more than"):
+        read_manifest(str(path), "--labels")
+
+
+def test_a_parquet_manifest_of_long_names_is_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"file": ["x" * (1 << 20)] * 20}), path, compression="zstd", use_dictionary=False)
+    assert "has names of 1,048,5" in refusal(path)
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(unprivileged: Path) -> None:

@@ -92,7 +92,7 @@ def test_only_the_missing_windows_of_a_half_done_recording_are_embedded(embed: E
     assert len(shards) == 5
     shards[1].unlink()
     shards[3].unlink()
-    (output / "embeddings" / ".tmp-0123-dead.parquet").write_bytes(b"half a shard")
+    (output / "embeddings" / f".tmp-{'01' * 16}-dead.parquet").write_bytes(b"half a shard")
     again = embed(*command)
     assert again.code == 0, again.stderr
     mended = rows_of(output)

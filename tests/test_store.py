@@ -164,7 +164,7 @@ def test_sweeping_removes_unfinished_writes_alone(store: Store) -> None:
     root = Path(store.root)
     before = {path for path in root.rglob("*") if path.is_file()}
     for folder in ("", "embeddings", "failures"):
-        (root / folder / ".tmp-0123-a.parquet").write_bytes(b"half a")
+        (root / folder / f".tmp-{'01' * 16}-a.parquet").write_bytes(b"half a")
     (root / "embeddings" / ".tmp.parquet").write_bytes(b"somebody's")
     store.sweep()
     assert {path for path in root.rglob("*") if path.is_file()} == before | {root / "embeddings" / ".tmp.parquet"}

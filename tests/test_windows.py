@@ -152,7 +152,7 @@ def test_seconds_become_the_nearest_whole_number_of_samples() -> None:
     ("window_s", "hop_s", "message"),
     [
         (0.00001, 1.0, "--window-s: 1e-05 s is less than one sample at 16000 Hz"),
-        (1.0, 0.00001, "--hop-s: 1e-05 s is less than one sample at 16000 Hz"),
+        (1.0, 0.00001, "--hop-s: 1e-05 s would make more than 1,000 windows of each second"),
     ],
 )
 def test_less_than_a_sample_is_refused(window_s: float, hop_s: float, message: str) -> None:
@@ -166,3 +166,20 @@ def test_windows_cover_a_recording_once_whatever_the_hop(hop_s: float) -> None:
     n_samples = 7 * 16_000 + 11
     start_s, _ = spec.times(np.arange(spec.count(n_samples)), n_samples / 16_000)
     assert spec.covered_s(start_s, np.full(len(start_s), n_samples / 16_000)) == pytest.approx(n_samples / 16_000)
+
+
+def test_a_hop_below_a_millisecond_is_refused() -> None:
+    with pytest.raises(
+        RequestError, match=r"--hop-s: 6\.25e-05 s would make more than 1,000 windows .* at least 0\.001 s"
+    ):
+        WindowSpec.from_seconds(16_000, 10, 1 / 16_000, "pad")
+    assert WindowSpec.from_seconds(16_000, 10, 0.001, "pad").hop == 16
+
+
+def test_the_padded_windows_of_a_short_hop_share_their_memory() -> None:
+    """Of ten seconds at a hop of a millisecond they would take 6 GB."""
+    spec = WindowSpec(16_000, 160_000, 16, "pad")
+    (windows,) = cut([np.ones(159_999, np.float32)], spec)
+    assert len(windows) == spec.count(159_999) == 10_000
+    assert windows.strides == (64, 4)
+    assert windows[-1].sum() == 15

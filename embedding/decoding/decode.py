@@ -157,8 +157,12 @@ def _windows(row: _Row, recording: Recording, batch: "_Batch", observer: Observe
         index = np.arange(n_cut, n_cut + len(windows[0]))
         n_cut += len(index)
         wanted = _wanted(row, index)
-        some = slice(None) if wanted.all() else wanted > 0
-        yield from batch.add(row, recording, index[some], wanted[some], tuple(each[some] for each in windows))
+        # Windows overlap in memory until they are picked: as many at a time as a batch takes.
+        for start in range(0, len(index), batch.size):
+            piece = slice(start, start + batch.size)
+            some = slice(None) if wanted[piece].all() else wanted[piece] > 0
+            picked = tuple(each[piece][some] for each in windows)
+            yield from batch.add(row, recording, index[piece][some], wanted[piece][some], picked)
     if faults:  # not one window was complete
         raise faults.pop()
     if not n_cut:

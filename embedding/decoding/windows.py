@@ -14,6 +14,8 @@ from embedding.errors import RequestError
 
 # A window is a list of Arrow, whose length has 31 bits.
 MOST_SAMPLES = 2**31 - 1
+# A thousand windows of each second of audio: of an hour 3.6 million. The index of a window has 31 bits, too: 24 days.
+SHORTEST_HOP_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,13 @@ class WindowSpec:
         """The nearest whole number of samples for each length in seconds.
 
         Raises:
-            RequestError: a length below one sample, or above MOST_SAMPLES.
+            RequestError: a length below one sample, or above MOST_SAMPLES; a hop below SHORTEST_HOP_S.
         """
+        if hop_s is not None and hop_s < SHORTEST_HOP_S:
+            raise RequestError(
+                f"--hop-s: {hop_s:g} s would make more than {1 / SHORTEST_HOP_S:,.0f} windows of each second of audio; "
+                f"use at least {SHORTEST_HOP_S:g} s"
+            )
         for option, seconds in (("--window-s", window_s), ("--hop-s", hop_s)):
             if seconds is not None and seconds > MOST_SAMPLES / rate_hz:
                 most_s = MOST_SAMPLES // rate_hz
@@ -94,9 +101,6 @@ def cut(blocks: Iterable[NDArray[np.float32]], spec: WindowSpec) -> Iterator[NDA
         skip = max(0, used - len(held))
         held = held[used:]
     if spec.tail == "pad" and len(held):
-        starts = range(0, len(held), spec.hop)
-        padded = np.zeros((len(starts), spec.length), dtype=np.float32)
-        for row, start in zip(padded, starts, strict=True):
-            audio = held[start : start + spec.length]
-            row[: len(audio)] = audio
-        yield padded
+        n_windows = -(-len(held) // spec.hop)
+        padded = np.concatenate([held, np.zeros(spec.length, dtype=np.float32)])
+        yield np.lib.stride_tricks.sliding_window_view(padded, spec.length)[:: spec.hop][:n_windows]

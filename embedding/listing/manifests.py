@@ -16,6 +16,8 @@ from embedding.storage import s3
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _CHUNK = 8192  # rows of a .parquet that are read at a time
+MOST_NAME_BYTES = 1 << 16  # sixteen times what a disk takes, sixty-four times what S3 takes
+MOST_BYTES = 4 << 30  # of a manifest that is read whole: ten million rows with some notes
 _QUOTING = pyarrow.csv.ParseOptions(newlines_in_values=True)  # a manifest's notes may have line ends in them
 
 
@@ -40,11 +42,12 @@ def read_manifest(uri: str, option: str) -> pa.Table:
     if not uri.lower().endswith(MANIFEST_SUFFIXES):
         raise RequestError(f"{option}: {uri} is no manifest: expected a .csv or .parquet with a column 'file'")
     with _readable(uri, option), storage.open_stream(uri) as stream:
-        table = _csv_table(stream, uri, option) if _is_csv(uri) else pq.read_table(stream)
-        _check_columns(uri, table.schema, option)
+        table = _csv_table(stream, uri, option) if _is_csv(uri) else _parquet_table(stream, uri, option)
         table.validate(full=True)  # text that is not UTF-8, say
-        table = table.filter(pc.field("file").cast(pa.string()) != "")  # null is neither
-        files = [_named_in(uri, file, option) for file in table["file"].to_pylist()]
+        names = table["file"].cast(pa.string())
+        is_named = pc.not_equal(names, "").combine_chunks().fill_null(False)  # type: ignore[attr-defined]
+        files = [_named_in(uri, file, option) for file in names.filter(is_named).to_pylist()]
+        table = table.set_column(table.column_names.index("file"), "file", names).filter(is_named)
     table = pa.table([_without_nan(column) for column in table.columns], table.column_names)
     return table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string()))
 
@@ -86,10 +89,16 @@ def _csv_files(uri: str) -> Iterator[list[str]]:
 
 def _parquet_files(uri: str) -> Iterator[list[str]]:
     with storage.open_stream(uri) as stream:
-        parquet = pq.ParquetFile(stream)
-        _check_columns(uri, parquet.schema_arrow, "--input")
+        _check_columns(uri, pq.read_schema(stream), "--input")
+        # As a dictionary, a name that is there a million times takes its own length once.
+        parquet = pq.ParquetFile(stream, read_dictionary=["file"])
+        n_bytes = sum(_unpacked_bytes(parquet.metadata, "file"))
+        _refuse_longer(uri, n_bytes // max(1, parquet.metadata.num_rows))
         for batch in parquet.iter_batches(_CHUNK, columns=["file"]):
-            yield [file for file in batch["file"].to_pylist() if file]
+            files = batch["file"]
+            if isinstance(files, pa.DictionaryArray):
+                _refuse_longer(uri, pc.max(pc.binary_length(files.dictionary)).as_py() or 0)  # type: ignore[attr-defined]
+            yield [file for file in files.to_pylist() if file]
 
 
 def _csv_table(stream: BinaryIO, uri: str, option: str) -> pa.Table:
@@ -99,6 +108,50 @@ def _csv_table(stream: BinaryIO, uri: str, option: str) -> pa.Table:
     stream.seek(0)
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
     return pyarrow.csv.read_csv(stream, parse_options=_QUOTING, convert_options=text)
+
+
+def _parquet_table(stream: BinaryIO, uri: str, option: str) -> pa.Table:
+    """Read all columns; texts as dictionaries first, whose values may be long and repeated without end."""
+    schema = pq.read_schema(stream)
+    _check_columns(uri, schema, option)
+    texts = {field.name for field in schema if _is_text(field.type)}
+    parquet = pq.ParquetFile(stream, read_dictionary=sorted(texts))
+    _refuse_larger(uri, sum(_unpacked_bytes(parquet.metadata)), option)
+    table = parquet.read()
+    _refuse_larger(uri, sum(map(_decoded_bytes, table.columns)), option)
+    columns = [
+        column.cast(column.type.value_type) if isinstance(column.type, pa.DictionaryType) else column
+        for column in table.columns
+    ]
+    return pa.table(columns, table.column_names)
+
+
+def _unpacked_bytes(metadata: pq.FileMetaData, name: str = "") -> Iterator[int]:
+    """Yield the bytes of every chunk of a column, or of all columns, as they are before compression."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if name in ("", column.path_in_schema):
+                yield column.total_uncompressed_size
+
+
+def _decoded_bytes(column: pa.ChunkedArray) -> int:
+    """Return the bytes of a column of texts once its dictionary is decoded; 0 for other columns."""
+    if not isinstance(column.type, pa.DictionaryType):
+        return 0
+    lengths = (pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks)  # type: ignore[attr-defined]
+    return sum(pc.sum(pc.cast(length, pa.int64())).as_py() or 0 for length in lengths)  # type: ignore[attr-defined]
+
+
+def _refuse_longer(uri: str, n_bytes: int) -> None:
+    if n_bytes > MOST_NAME_BYTES:
+        raise RequestError(
+            f"--input: manifest {uri} has names of {n_bytes:,} bytes in its column 'file'; no storage has such files"
+        )
+
+
+def _refuse_larger(uri: str, n_bytes: int, option: str) -> None:
+    if n_bytes > MOST_BYTES:
+        raise RequestError(f"{option}: manifest {uri} unpacks to {n_bytes:,} bytes, more than {MOST_BYTES:,}")
 
 
 def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:

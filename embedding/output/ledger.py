@@ -87,12 +87,12 @@ class Ledger:
 
     def _write(self, state: str, books: Books | None) -> None:
         tally, wall_s = self._tally, self.wall_s
-        begun_s = time.time() - wall_s
+        first_s = (tally.first_window_at_s or 0.0) - (time.time() - wall_s)
         run = replace(
             self._run,
             state=state,
             wall_s=round(wall_s, 3),
-            first_window_after_s=round(tally.first_window_at_s - begun_s, 3) if tally.first_window_at_s else None,
+            first_window_after_s=round(first_s, 3) if 0 <= first_s <= wall_s else None,  # else the clock was set
             recordings_finished=tally.recordings,
             recordings_failed=tally.failed,
             windows_encoded=tally.windows_encoded,
@@ -114,7 +114,7 @@ class Ledger:
         """Of the time since the first batch was begun, over all workers of a stage."""
         if tally.encoding_since_s is None:
             return {}
-        since_s = max(1e-3, time.time() - tally.encoding_since_s)
+        since_s = tally.encoding_s(self.wall_s)
         return {
             stage: round(min(1.0, busy_s / (since_s * self._workers[stage])), 3)
             for stage, busy_s in tally.busy_s.items()

@@ -53,6 +53,15 @@ class Tally:
             self.first_window_at_s = time.time()
             self.encoding_since_s = self.first_window_at_s - busy_s
 
+    def encoding_s(self, elapsed_s: float) -> float:
+        """Seconds since the first batch was begun.
+
+        Args:
+            elapsed_s: of the run, by a clock that nobody sets; returned where the clock of the day has been set.
+        """
+        since_s = time.time() - (self.encoding_since_s or 0.0)
+        return since_s if 0 < since_s <= elapsed_s else max(elapsed_s, 1e-3)
+
     def of_target(self, target: int) -> "Tally":
         """What concerns one model: windows, shards and failures of its own, and all else of the run."""
         none: dict[str, Any] = dict.fromkeys(("failed", "windows_encoded", "windows_written", "shards"), 0)

@@ -28,6 +28,10 @@ AUDIO_HASHES_KEY = "avex_batch.audio_hashes"
 # The way out of damage.
 DO_ANEW = "delete it and run jobs.embed again, which does anew what was in it"
 
+# Far above what --shard-rows makes sense for: vectors of so many rows would be 50 GB. Some kilobytes of Parquet can
+# claim any number of equal rows, whose keys take 24 bytes a row once read.
+MOST_ROWS = 1 << 24
+
 _LEAF = ".list.element"  # Parquet's name of the numbers in a column of vectors
 _TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 
@@ -80,6 +84,17 @@ def check_columns(uri: str, schema: pa.Schema) -> None:
             raise not_ours(uri, f"its column {name!r} holds {held}, not {kind}")
     if names.count(EMBEDDING) != 1 or EMBEDDING not in vector_columns(schema):
         raise not_ours(uri)
+
+
+def check_form(uri: str, file: pq.ParquetFile) -> None:
+    """Check that an open file has the columns of a shard, and no more rows than a shard can have.
+
+    Raises:
+        BadShardError: the file is no shard.
+    """
+    check_columns(uri, file.schema_arrow)
+    if file.metadata.num_rows > MOST_ROWS:
+        raise not_ours(uri, f"it claims {file.metadata.num_rows:,} rows")
 
 
 def check_vectors(uri: str, file: pq.ParquetFile) -> None:

@@ -34,6 +34,7 @@ from embedding.output.shard_schema import (
     SETTINGS_KEY,
     BadShardError,
     check_columns,
+    check_form,
     check_values,
     check_vectors,
     hashes_of,
@@ -98,7 +99,7 @@ class Store:
         """A shard's rows as they were given to ``write_shard``, AUDIO_HASH included; of ``columns`` only those."""
         with self._readable(), reading(uri), storage.open_stream(uri) as stream:
             file = pq.ParquetFile(stream)
-            check_columns(uri, file.schema_arrow)
+            check_form(uri, file)
             table = file.read(columns=columns, use_threads=False)
             table.validate(full=True)
             check_values(uri, table)
@@ -290,6 +291,7 @@ def open_shard(
     """
     with undamaged(uri, DO_ANEW), storage.open_stream(uri, range_bytes) as stream:
         file = pq.ParquetFile(stream, **options)
+        check_form(uri, file)
         refuse_others(uri, file.schema_arrow, vectors)
         yield file
 

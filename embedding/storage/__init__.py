@@ -6,6 +6,7 @@ Local paths go through Python itself, so that any name a disk allows works; ``s3
 
 import errno
 import os
+import re
 import stat
 import sys
 import uuid
@@ -19,6 +20,9 @@ from embedding.storage import s3
 
 # A name that starts like this is an unfinished write: readers' globs (*.parquet) do not see it.
 TEMPORARY_PREFIX = ".tmp-"
+# The whole name; that of earlier versions ended in the target's. An input may lie in the same folder, with a recording
+# called .tmp-1.wav.
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}(-.+|\.\w+)?", re.DOTALL)
 
 
 def is_s3(uri: str) -> bool:
@@ -225,5 +229,6 @@ def sweep(uri: str) -> None:
     if is_s3(uri) or not Path(uri).is_dir():
         return
     for path in Path(uri).glob(f"{TEMPORARY_PREFIX}*"):
-        if path.is_symlink() or not path.is_dir():  # a folder is an export's, going on or dead
+        # A folder is an export's, going on or dead.
+        if _TEMPORARY.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
             path.unlink(missing_ok=True)
