@@ -211,6 +211,21 @@ def list_names(uri: str, suffix: str) -> Iterator[str]:
             yield join(uri, name)
 
 
+def list_prefix(uri: str, prefix: str) -> list[str]:
+    """Return the URIs of the objects directly under ``uri`` whose name begins with ``prefix``, in order.
+
+    In S3 only these are listed, however many objects lie under ``uri``.
+
+    Raises:
+        OSError: ``uri`` cannot be listed, or its bucket does not exist.
+    """
+    if is_s3(uri):
+        names = [key.removeprefix(s3.bucket_key(uri) + "/") for key, _, _ in s3.objects(join(uri, prefix))]
+    else:
+        names = sorted(os.listdir(uri)) if Path(uri).is_dir() else []  # noqa: PTH208 — names are what is wanted
+    return [join(uri, name) for name in names if name.startswith(prefix) and "/" not in name]
+
+
 def first_folder(uri: str, prefix: str) -> str | None:
     """The first folder directly under ``uri`` whose name begins with ``prefix``; None if there is none."""
     if is_s3(uri):
