@@ -9,8 +9,8 @@ import os
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -139,12 +139,31 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         s3.write_bytes(uri, data)
         return
-    target = Path(uri)
+    with _replaced_by(Path(uri), data):
+        pass
+
+
+def write_together(contents: Mapping[str, bytes]) -> None:
+    """Write several objects, by URI, in order. On a disk none takes its place before there was room for all of them."""
+    with ExitStack() as replaced:
+        for uri, data in reversed(contents.items()):  # a stack: the one that is entered last takes its place first
+            if not is_s3(uri):
+                replaced.enter_context(_replaced_by(Path(uri), data))
+    for uri, data in contents.items():
+        if is_s3(uri):
+            s3.write_bytes(uri, data)
+
+
+@contextmanager
+def _replaced_by(target: Path, data: bytes) -> Iterator[None]:
+    """``data`` is on the disk while the block runs, and takes the place of ``target`` when the block has ended well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(target) as temporary:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield
 
 
 @contextmanager
