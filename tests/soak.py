@@ -26,7 +26,7 @@ WINDOW_S = 0.5
 OPTIONS = ("--model", EFFICIENTNET, "--checkpoint", "random", "--window-s", str(WINDOW_S))
 
 # A run that stores no shard for so long, or does not end so soon after SIGTERM (30 s by its own rules), hangs.
-STALL_S = 240.0
+STALL_S = 300.0
 STOP_S = 60.0
 # Memory and handles are taken as flat or not from here on: models are loaded, the first legs planned.
 WARM_UP_S = 30.0
@@ -168,6 +168,16 @@ class Try:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since the start."""
+        return time.time() - self._begun_s
+
+    @property
+    def storing_s(self) -> float:
+        """Seconds since the first shard of this try."""
+        return 0.0 if self._first_shard_s is None else time.time() - self._first_shard_s
+
     def _read(self) -> None:
         self.lines.extend(self.process.stdout or ())
 
@@ -267,12 +277,13 @@ class Soak:
     def run(self) -> None:
         """Start the job again and again, and let it end by a fault, until the time is over."""
         until_s = time.monotonic() + self.length_s
-        longest_s = min(240.0, max(40.0, self.length_s / 6))
         while time.monotonic() < until_s:
             with trying(self.job, self.record) as attempt:
-                end_s = min(until_s, time.monotonic() + longest_s * self.rng.uniform(0.2, 1))
-                while (left_s := end_s - time.monotonic()) > 0:
-                    if not attempt.lasts(min(left_s, self.rng.uniform(0.5, min(8.0, longest_s / 20)))):
+                # Some tries end while they start; most do only after they have stored something.
+                is_early = self.rng.random() < 0.2
+                life_s = self.rng.uniform(0.1, 1) * min(180.0, self.length_s / 6)
+                while time.monotonic() < until_s and (attempt.age_s if is_early else attempt.storing_s) < life_s:
+                    if not attempt.lasts(self.rng.uniform(0.5, min(8.0, self.length_s / 60))):
                         break
                     self._disturb(attempt)
                 if attempt.process.poll() is None:
@@ -301,13 +312,11 @@ class Soak:
             self.record.faults[f"{name} recordings"] += len(paths)
 
     def _kill(self, attempt: Try) -> None:
-        victims = workers_of(attempt.process)
-        if victims.keys() <= {"counting actor"}:
-            return
-        name = self.rng.choices(list(victims), [WORKERS[name].weight for name in victims])[0]
-        with suppress(psutil.NoSuchProcess):
-            self.rng.choice(victims[name]).kill()
-            self.record.faults[f"SIGKILL of a {name}"] += 1
+        name = self._draw({name: worker.weight for name, worker in WORKERS.items()})
+        if victims := workers_of(attempt.process).get(name):
+            with suppress(psutil.NoSuchProcess):
+                self.rng.choice(victims).kill()
+                self.record.faults[f"SIGKILL of a {name}"] += 1
 
     def _damage(self, name: str) -> None:
         if not (shards := self.job.shards()):
