@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def ray_of(n_cpus: int, n_gpus: int = 0) -> Iterator[str]:
+def ray_of(n_cpus: int, n_gpus: int = 0, *, store_bytes: int = 1 << 30) -> Iterator[str]:
     """Start a Ray, and end it with the block; GPUs need not exist.
 
     Args:
         n_cpus: CPUs that it hands out.
         n_gpus: GPUs that it hands out.
+        store_bytes: size of its object store, of which Ray takes 75 MiB at least.
 
     Returns:
         Its address, for RAY_ADDRESS.
@@ -21,7 +22,7 @@ def ray_of(n_cpus: int, n_gpus: int = 0) -> Iterator[str]:
     program = (
         "import ray, sys\n"
         f"ray.init(address='local', num_cpus={n_cpus}, num_gpus={n_gpus}, include_dashboard=False, "
-        "object_store_memory=1 << 30)\n"
+        f"object_store_memory={store_bytes})\n"
         "print('address', ray.get_runtime_context().gcs_address, flush=True)\n"
         "sys.stdin.read()\n"
     )

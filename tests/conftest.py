@@ -256,6 +256,22 @@ def unprivileged() -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextmanager
+def small_file_system(folder: Path, size: str) -> Iterator[Path]:
+    """A file system in memory at ``folder``, of ``size`` (like ``10m``); the test is skipped where none can be made."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    mounted = subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let even root mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 @pytest.fixture(params=[600, 1], ids=["decoded whole", "decoded in passing"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recording of some seconds, decoded as a short one is and as a long one."""

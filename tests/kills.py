@@ -65,9 +65,10 @@ class Job:
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
     shard_rows: int = 64
+    options: tuple[str, ...] = OPTIONS
 
     def running(self, *, start_new_session: bool = False) -> AbstractContextManager[subprocess.Popen[str]]:
-        command = [sys.executable, "-m", "jobs.embed", "--input", self.archive, "--output", self.output, *OPTIONS]
+        command = [sys.executable, "-m", "jobs.embed", "--input", self.archive, "--output", self.output, *self.options]
         command += ["--shard-rows", self.shard_rows]
         return running(command, environment(**self.environment), cwd=ROOT, start_new_session=start_new_session)
 
@@ -106,8 +107,8 @@ def kill_workers(job: Job, n_kills: int, every_s: tuple[float, float], rng: rand
         reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
         reader.start()
         since_s = time.monotonic()
-        while len(kills) < n_kills and wait_for(lambda: bool(_workers(process)), process):
-            victims = _workers(process)
+        while len(kills) < n_kills and wait_for(lambda: bool(workers_of(process)), process):
+            victims = workers_of(process)
             # Decode and write tasks are short: rarely there, they die when they are. The counting actor is there long
             # before anything is counted.
             if victims.keys() <= {"counting actor"}:
@@ -130,15 +131,16 @@ def kill_workers(job: Job, n_kills: int, every_s: tuple[float, float], rng: rand
 def kill_loading_encoder(job: Job) -> str:
     """Run the job to its end, and kill the first encoder as soon as it is there; what the job says."""
     with job.running() as process:
-        assert wait_for(lambda: "encoder actor" in _workers(process), process)
-        for encoder in _workers(process)["encoder actor"]:
+        assert wait_for(lambda: "encoder actor" in workers_of(process), process)
+        for encoder in workers_of(process)["encoder actor"]:
             encoder.kill()
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
         return said
 
 
-def _workers(process: subprocess.Popen[str]) -> dict[str, list[psutil.Process]]:
+def workers_of(process: subprocess.Popen[str]) -> dict[str, list[psutil.Process]]:
+    """Processes of the job's workers, by the kind of worker."""
     found: dict[str, list[psutil.Process]] = {}
     try:
         children = psutil.Process(process.pid).children(recursive=True)

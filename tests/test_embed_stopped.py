@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, run_embed, tone, write_audio
+from tests.conftest import EFFICIENTNET, ROOT, Outcome, environment, run_embed, small_file_system, tone, write_audio
 from tests.faulty_s3 import EXPIRED, always, faulty
 from tests.kills import N_WINDOWS, Job, make_archive, wait_for
 
@@ -125,16 +124,8 @@ def test_a_recording_that_kills_its_worker_is_set_aside_and_the_job_finishes(tmp
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 300 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("mounting a small file system takes root")
-    mounted = subprocess.run([mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], check=False)
-    if mounted.returncode:
-        pytest.skip("this machine does not let even root mount a file system")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "disk", "300k") as folder:
+        yield folder
 
 
 @pytest.mark.long  # likewise: tests/test_cluster.py has a worker's storage that fails

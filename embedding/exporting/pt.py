@@ -33,7 +33,9 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
                 parts.append(_array(table[name].combine_chunks()))
     vectors = torch.from_file(str(raw), size=rows.n * rows.dim, dtype=torch.float32).view(rows.n, rows.dim)
     beside = {name: _tensor(np.concatenate(parts)) for name, parts in columns.items()}
-    torch.save({EMBEDDING: vectors, **beside, "files": list(files)}, folder / f"{rows.noun}s.pt")
+    # Into an open file: a full disk is an OSError then, and of a name a RuntimeError about positions.
+    with (folder / f"{rows.noun}s.pt").open("wb") as stream:
+        torch.save({EMBEDDING: vectors, **beside, "files": list(files)}, stream)
     raw.unlink()
 
 

@@ -134,6 +134,16 @@ class Claim:
         self._create(NAME, on_wait)
         self._thread.start()
 
+    def _sweep(self) -> None:
+        """Remove the rights (``claim.json.RUN``) of runs that died over a lapsed claim.
+
+        Nobody can use such a right any more: the claim that it is about is gone, since this run holds another one.
+        """
+        for uri in storage.list_prefix(self._root, f"{NAME}."):
+            holder = read_owner(uri)
+            if holder is not None and holder.is_dead():
+                storage.delete(uri)
+
     def _create(self, name: str, on_wait: Callable[[Owner], None]) -> None:
         uri = storage.child(self._root, name)
         while not storage.create_bytes(uri, _encode(self.owner)):
@@ -191,6 +201,8 @@ def claimed(root: str, run_id: str, on_wait: Callable[[Owner], None]) -> Iterato
         where = f" ({error.filename})" if isinstance(error.filename, str) else ""
         raise RequestError(f"--output: cannot write to {root}: {error.strerror or error}{where}") from error
     try:
+        with suppress(OSError):  # rights of the dead are in nobody's way
+            claim._sweep()
         yield claim
     finally:
         claim._release()

@@ -139,8 +139,7 @@ class Store:
         return storage.list_names(storage.join(self.root, folder), ".parquet")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        text = json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n"
-        storage.write_bytes(storage.join(self.root, name), text.encode())
+        storage.write_bytes(storage.join(self.root, name), as_json(content))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """``run.json`` or ``report.json``, checked against its schema, or None where there is none yet.
@@ -315,6 +314,11 @@ def shards_of(root: str) -> list[str]:
     if not shards:
         raise no_embeddings(root)
     return shards
+
+
+def as_json(content: dict[str, Any]) -> bytes:
+    """The file of a record, without secrets."""
+    return (json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:

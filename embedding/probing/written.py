@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedding import storage
-from embedding.output.store import Store, as_parquet
+from embedding.output.store import as_json, as_parquet
 from embedding.probing.labels import TEST, TRAIN, Names, Truth
 from embedding.probing.linear import MOST_ITERATIONS, C
 from embedding.probing.manifest import SPLIT
@@ -47,9 +47,8 @@ def write(result: Result) -> None:
     }
     digests = {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in contents.items()}
     about = described(result) | {"files": digests}
-    for name, content in contents.items():
-        storage.write_bytes(storage.join(where, name), content)
-    Store(where, "").write_json("probe.json", about)
+    contents["probe.json"] = as_json(about)
+    storage.write_together({storage.join(where, name): content for name, content in contents.items()})
 
 
 def _weights(result: Result) -> bytes:

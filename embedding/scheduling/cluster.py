@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from embedding.errors import RequestError, RunError, storage_failure
 from embedding.redact import redact
+from embedding.scheduling import head, limits
 from embedding.scheduling.resources import STORE_BYTES, Cluster
 from embedding.stopping import kept_handlers
 
@@ -43,6 +44,8 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
     local = {} if address else {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     os.environ.setdefault("RAY_num_workers_soft_limit", str(KEPT_WORKERS_PER_CPU * (os.cpu_count() or 1)))
     _refuse_silence(address)
+    if not address:
+        limits.refuse_low()
     with nullcontext() if verbose else _core_output_aside():
         try:
             with kept_handlers():
@@ -51,7 +54,8 @@ def session(*, verbose: bool) -> Iterator[Cluster]:
             reason = str(error.__cause__ or error).strip().splitlines()[-1]
             raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {reason}") from error
         try:
-            yield look(is_own=not address)
+            with head.watching(_indispensable(address), head.end_process):
+                yield look(is_own=not address)
         finally:
             ray.shutdown()
 
@@ -75,6 +79,19 @@ def _refuse_silence(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {error.strerror or error}") from error
+
+
+def _indispensable(address: str | None) -> list[head.Watched]:
+    """Processes of Ray without which this driver cannot go on."""
+    if (address or "").startswith("ray://"):  # the driver's own Ray is elsewhere
+        return []
+    context = ray.get_runtime_context()
+    found = [head.Watched("the head of Ray", context.gcs_address, head.HEAD_GONE_AFTER_S)]
+    for node in ray.nodes():
+        if node["NodeID"] == context.get_node_id():
+            raylet = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+            found.append(head.Watched("Ray's process on this machine", raylet, head.RAYLET_GONE_AFTER_S))
+    return found
 
 
 def look(*, is_own: bool) -> Cluster:

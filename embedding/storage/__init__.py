@@ -10,8 +10,8 @@ import re
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -143,12 +143,31 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         s3.write_bytes(uri, data)
         return
-    target = Path(uri)
+    with _replaced_by(Path(uri), data):
+        pass
+
+
+def write_together(contents: Mapping[str, bytes]) -> None:
+    """Write several objects, by URI, in order. On a disk none takes its place before there was room for all of them."""
+    with ExitStack() as replaced:
+        for uri, data in reversed(contents.items()):  # a stack: the one that is entered last takes its place first
+            if not is_s3(uri):
+                replaced.enter_context(_replaced_by(Path(uri), data))
+    for uri, data in contents.items():
+        if is_s3(uri):
+            s3.write_bytes(uri, data)
+
+
+@contextmanager
+def _replaced_by(target: Path, data: bytes) -> Iterator[None]:
+    """``data`` is on the disk while the block runs, and takes the place of ``target`` when the block has ended well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(target) as temporary:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield
 
 
 @contextmanager
@@ -213,6 +232,21 @@ def list_names(uri: str, suffix: str) -> Iterator[str]:
     for name in names:
         if name.endswith(suffix) and "/" not in name and not name.startswith("."):
             yield join(uri, name)
+
+
+def list_prefix(uri: str, prefix: str) -> list[str]:
+    """Return the URIs of the objects directly under ``uri`` whose name begins with ``prefix``, in order.
+
+    In S3 only these are listed, however many objects lie under ``uri``.
+
+    Raises:
+        OSError: ``uri`` cannot be listed, or its bucket does not exist.
+    """
+    if is_s3(uri):
+        names = [key.removeprefix(s3.bucket_key(uri) + "/") for key, _, _ in s3.objects(join(uri, prefix))]
+    else:
+        names = sorted(os.listdir(uri)) if Path(uri).is_dir() else []  # noqa: PTH208 — names are what is wanted
+    return [join(uri, name) for name in names if name.startswith(prefix) and "/" not in name]
 
 
 def first_folder(uri: str, prefix: str) -> str | None:
