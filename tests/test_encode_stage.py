@@ -104,11 +104,11 @@ def test_a_fault_that_shows_in_both_threads_counts_once(monkeypatch: pytest.Monk
 
     def fail(*_: object) -> None:
         together.wait(30)
-        raise BROKEN
+        raise RuntimeError(str(BROKEN))
 
     def exit_process(_: int) -> None:
         ended.set()
-        raise SystemExit  # ends this thread only; the other one waits for ever, as in a process that has ended
+        threading.Event().wait()  # nothing goes on in a process that has ended
 
     monkeypatch.setattr("embedding.encoding.tables.encode_table", fail)
     monkeypatch.setattr(os, "_exit", exit_process)
