@@ -1,6 +1,8 @@
 """avex models: what their specifications say, and checkpoints that are checked before they are believed."""
 
 import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import avex
@@ -154,3 +156,83 @@ def test_a_damaged_safetensors_file_is_refused(checkpoints: dict[str, Path], tmp
 def test_architectures_cover_every_packaged_model() -> None:
     assert {find_model(name).architecture for name in model_names()} <= ARCHITECTURES.keys()
     assert np.isfinite([model.native_s for model in map(find_model, model_names())]).all()
+
+
+def _one_weight(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        changed = tensor.clone()
+        changed.view(-1)[0] = value
+        return changed
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_one_weight(np.nan), r"NaN or infinite in float32 \(model\.features\.0\.0\.weight\)"),
+        (_one_weight(-np.inf), "NaN or infinite in float32"),
+        (lambda tensor: tensor.double() + 1e300, "NaN or infinite in float32"),
+        (lambda tensor: (tensor * 100).to(torch.int8), r"stores model\.features\.0\.0\.weight as I8"),
+        (lambda tensor: tensor > 0, "as BOOL"),
+        (lambda tensor: tensor.to(torch.float8_e4m3fn), "as F8_E4M3"),
+        (lambda tensor: tensor[:0], "1 tensors have another shape"),
+    ],
+    ids=["nan", "inf", "too large for float32", "int8", "bool", "float8", "size zero"],
+)
+def test_weights_that_are_none_are_refused_by_name(
+    change: Callable[[torch.Tensor], torch.Tensor], reason: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    model, tensors = find_model(EFFICIENTNET), load_file(checkpoints[EFFICIENTNET])
+    name = "model.features.0.0.weight"
+    save_file(tensors | {name: change(tensors[name])}, tmp_path / "w.safetensors")
+    with pytest.raises(RequestError, match=rf"^--checkpoint: {tmp_path}/w.safetensors .*{reason}"):
+        load(model, fetch_checkpoint(model.name, str(tmp_path / "w.safetensors")))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_floats_are_taken(kind: torch.dtype, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    model, tensors = find_model(EFFICIENTNET), load_file(checkpoints[EFFICIENTNET])
+    name = "model.features.0.0.weight"
+    save_file(tensors | {name: tensors[name].to(kind)}, tmp_path / "w.safetensors")
+    loaded = load(model, fetch_checkpoint(model.name, str(tmp_path / "w.safetensors"))).state_dict()
+    assert torch.equal(loaded[name], tensors[name].to(kind).float())
+
+
+HEADERS = {
+    "2 GB": (2 << 30).to_bytes(8, "little") + b"{}",
+    "2^63": b"\xff" * 8 + b"{}",
+    "nothing": b"",
+    "cut short": b"abc",
+    "no JSON": (4).to_bytes(8, "little") + b"abcd",
+    "nested": (100_000).to_bytes(8, "little") + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS)
+def test_a_safetensors_header_that_cannot_be_is_damage(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(content)
+    model = find_model(EFFICIENTNET)
+    with pytest.raises(RequestError, match=rf"--checkpoint: {tmp_path}/w.safetensors is damaged"):
+        load(model, fetch_checkpoint(model.name, str(tmp_path / "w.safetensors")))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 100, b"PK\x05\x06" + b"\0" * 18, b"\x80\x02}q\x01(" * 9])
+def test_a_torch_checkpoint_that_is_no_pickle_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    model = find_model(EFFICIENTNET)
+    with pytest.raises(RequestError, match=rf"--checkpoint: {tmp_path}/w.pt cannot be read as tensors only"):
+        load(model, fetch_checkpoint(model.name, str(tmp_path / "w.pt")))
+
+
+def test_a_torch_checkpoint_that_unpacks_to_much_more_than_its_size_is_refused_unread(tmp_path: Path) -> None:
+    plain, bomb, views = (tmp_path / name for name in ("plain.pt", "bomb.pt", "views.pt"))
+    torch.save({"x": torch.zeros(10_000_000)}, plain)
+    with zipfile.ZipFile(plain) as whole, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    torch.save({"x": torch.zeros(1).expand(1 << 50)}, views)
+    model = find_model(EFFICIENTNET)
+    for path in (bomb, views):
+        with pytest.raises(RequestError, match=rf"--checkpoint: {path} unpacks [\d,]+ bytes to [\d,]+, more than"):
+            load(model, fetch_checkpoint(model.name, str(path)))

@@ -156,7 +156,21 @@ def test_damaged_weights_are_refused_before_any_work(tmp_path: Path, checkpoints
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"a": 1}', '{"a": 0, "b": 0}', '{"a": "x"}', '{"a": null}', '{"a": Infinity}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"a": 1}',
+        '{"a": 0, "b": 0}',
+        '{"a": "x"}',
+        '{"a": null}',
+        '{"a": Infinity}',
+        '{"a": 0.5}',
+        '{"a": false}',
+        '{"\\ud800": 0}',
+        "[" * 100_000,
+    ],
 )
 def test_a_damaged_label_map_is_refused(content: str, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     path = write_classifier(tmp_path, checkpoints[BEATS], BEATS)
@@ -169,3 +183,13 @@ def test_more_labels_than_there_are_cannot_be_told(tmp_path: Path, checkpoints: 
     path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
     with pytest.raises(RequestError, match=r"--predict: esp_aves2_effnetb0_all knows 7 labels, fewer than 8"):
         settings(path, EFFICIENTNET, 8)
+
+
+def test_a_label_map_too_large_for_one_is_refused_unread(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    path = write_classifier(tmp_path, checkpoints[BEATS], BEATS)
+    with (tmp_path / "label_map.json").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(
+        RequestError, match=rf"--predict: cannot read {tmp_path}/label_map.json: larger than [\d,]+ bytes"
+    ):
+        settings(path, BEATS, 1)

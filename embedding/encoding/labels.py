@@ -7,7 +7,6 @@ A label map is JSON, label → number of the output. It lies beside the weights:
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from safetensors import safe_open
 
@@ -20,6 +19,7 @@ from embedding.errors import RequestError
 NAME = "label_map.json"
 # With random weights there is nothing to predict: these stand for labels in trials without a download.
 N_RANDOM = 10
+MOST_BYTES = 8 << 20  # a hundred thousand labels; JSON in memory takes thirty times its text
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _label_map(model: Model, checkpoint: Checkpoint) -> tuple[str, bytes]:
         return _of_hub(model, _beside(checkpoint.uri))
     uri = _beside(storage.normalise(checkpoint.uri, "--checkpoint"))
     try:
-        return uri, storage.read_bytes(uri)
+        return uri, storage.read_bytes(uri, MOST_BYTES)
     except FileNotFoundError:
         if model.label_map is None:
             raise RequestError(
@@ -76,13 +76,14 @@ def _beside(uri: str) -> str:
 
 def _of_hub(model: Model, uri: str | None) -> tuple[str, bytes]:
     assert uri is not None, "check_fits has refused it"
-    return uri, Path(fetch_hub_file(model.name, uri, "label map")).read_bytes()
+    return uri, storage.read_bytes(fetch_hub_file(model.name, uri, "label map"), MOST_BYTES)
 
 
 def _names(uri: str, content: bytes) -> tuple[str, ...]:
     try:
         numbers = json.loads(content)
-        names = {int(number): str(label) for label, number in numbers.items()}
+        names = {int(str(number)): label for label, number in numbers.items()}  # neither 0.5 nor true is a number
+        "".join(names.values()).encode()  # JSON may hold half a character
         is_whole = bool(names) and sorted(names) == list(range(len(numbers)))
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):  # Python's JSON has an Infinity
         names, is_whole = {}, False

@@ -7,11 +7,13 @@ costs 12–20 s of one core (it imports every architecture it knows) and only th
 import difflib
 import functools
 import pickle
+import struct
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,20 @@ from embedding.errors import RequestError, root_cause
 
 if TYPE_CHECKING:
     import torch
+    from safetensors import safe_open
     from torch.overrides import TorchFunctionMode
+
+
+# Types of numbers in a checkpoint, by their names in safetensors, that are weights without further knowledge: integers
+# and eight-bit floats need the scales that they were quantised with.
+WEIGHT_TYPES = ("F32", "F16", "BF16", "F64")
+# torch.save does not compress; a tensor that two layers share is counted for both.
+MOST_TIMES = 4
+# Errors of torch.load and zipfile for bytes that are no checkpoint (seen: KeyError for a text, IndexError for zeros).
+_NO_CHECKPOINT = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, EOFError, ValueError),
+    *(LookupError, TypeError, AttributeError, AssertionError, OverflowError, MemoryError),
+)
 
 
 @dataclass(frozen=True)
@@ -184,10 +199,13 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
             module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
         else:
             avex.register_model_class(_counting(avex_class, model.architecture))
-            with tensors_only(checkpoint) as path, _unset_weights():
-                module = avex.load_model(model.name, device="cpu", checkpoint_path=path, return_features_only=True)
-            assert isinstance(module, torch.nn.Module)
-            _refuse_misfit(model, checkpoint, module)
+            with tensors_only(checkpoint) as path:
+                with _unset_weights():
+                    module = avex.load_model(model.name, device="cpu", checkpoint_path=path, return_features_only=True)
+                assert isinstance(module, torch.nn.Module)
+                _refuse_misfit(model, checkpoint, module)
+                with open_tensors(replace(checkpoint, path=path), "pt") as tensors:
+                    _refuse_values(model, checkpoint, module, tensors)
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
@@ -267,6 +285,30 @@ def _refuse_misfit(model: Model, checkpoint: Checkpoint, module: "torch.nn.Modul
         )
 
 
+def _refuse_values(model: Model, checkpoint: Checkpoint, module: "torch.nn.Module", tensors: "safe_open") -> None:
+    """Refuse numbers that are no weights: avex casts integers to floats, and takes NaN and infinity as they are.
+
+    Raises:
+        RequestError: a weight is stored in a type other than those of WEIGHT_TYPES, or is not finite in float32.
+    """
+    import torch
+
+    stored = set(tensors.keys())
+    for name, values in module.state_dict().items():
+        if name not in stored or name.startswith(model.traits.unused) or not values.is_floating_point():
+            continue
+        kind = tensors.get_slice(name).get_dtype()
+        if kind not in WEIGHT_TYPES:
+            raise RequestError(
+                f"--checkpoint: {checkpoint.uri} stores {name} as {kind}; expected one of {', '.join(WEIGHT_TYPES)}"
+            )
+        if not torch.isfinite(values).all():
+            raise RequestError(
+                f"--checkpoint: {checkpoint.uri} has weights that are NaN or infinite in float32 ({name}), with which "
+                "no vector would be finite"
+            )
+
+
 @contextmanager
 def tensors_only(checkpoint: Checkpoint) -> Iterator[str]:
     """A safetensors file with the checkpoint's tensors.
@@ -283,9 +325,11 @@ def tensors_only(checkpoint: Checkpoint) -> Iterator[str]:
             pass
         yield checkpoint.path
         return
+    n_bytes = Path(checkpoint.path).stat().st_size
     try:
+        _refuse_larger(checkpoint, _unpacked_bytes(checkpoint.path), n_bytes)
         content = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except _NO_CHECKPOINT as error:
         raise RequestError(
             f"--checkpoint: {checkpoint.uri} cannot be read as tensors only (code in a checkpoint is never run); "
             "save it as .safetensors"
@@ -295,8 +339,31 @@ def tensors_only(checkpoint: Checkpoint) -> Iterator[str]:
             content = content[wrapper]
     if not isinstance(content, dict):
         raise RequestError(f"--checkpoint: {checkpoint.uri} holds no named tensors")
-    tensors = {name: value.clone().contiguous() for name, value in content.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    _refuse_larger(checkpoint, sum(value.numel() * value.element_size() for value in tensors.values()), n_bytes)
+    tensors = {name: value.clone().contiguous() for name, value in tensors.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "tensors.safetensors")
         save_file(tensors, path)
         yield path
+
+
+def _unpacked_bytes(path: str) -> int:
+    """Return the bytes of everything in a zip file, which is what torch.save writes; 0 for older formats."""
+    if not zipfile.is_zipfile(path):
+        return 0
+    with zipfile.ZipFile(path) as packed:
+        return sum(each.file_size for each in packed.infolist())
+
+
+def _refuse_larger(checkpoint: Checkpoint, n_bytes: int, n_file_bytes: int) -> None:
+    """Refuse a file that holds more than its size, compressed or by tensors that are views of a few numbers.
+
+    Raises:
+        RequestError: ``n_bytes`` of content are more than MOST_TIMES the file.
+    """
+    if n_bytes > MOST_TIMES * n_file_bytes:
+        raise RequestError(
+            f"--checkpoint: {checkpoint.uri} unpacks {n_file_bytes:,} bytes to {n_bytes:,}, more than weights do; save "
+            "it as .safetensors"
+        )
