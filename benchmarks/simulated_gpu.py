@@ -1,8 +1,8 @@
 """A GPU simulated on the CPU: what runs on CUDA runs on it, on machines that have none.
 
 ``python benchmarks/simulated_gpu.py --input … --output …`` is ``python -m jobs.embed`` on simulated GPUs, for a Ray
-that was started with ``num_gpus``. The environment variable FAULTS holds faults as JSON: a list of [GPU number or null,
-message of the error, number of times].
+that was started with ``num_gpus``. The environment variable FAULTS holds faults as JSON: a list of [number of a GPU,
+FIRST or null, message of the error, number of times].
 """
 
 import json
@@ -29,6 +29,8 @@ FAULTS = "AVEX_BATCH_SIMULATED_FAULTS"
 # Messages of faults that are none of torch: the process is killed, at any window, or at one whose samples are DEADLY.
 KILL, KILL_AT_DEADLY = "SIGKILL", "SIGKILL at a deadly window"
 DEADLY = 0.5
+# In the place of a GPU's number: the one that is used first.
+FIRST = "first"
 
 
 @dataclass
@@ -119,7 +121,9 @@ class SimulatedStage(pipeline.EncodeStage):
         def failing(windows: torch.Tensor, *mask: torch.Tensor | None) -> Any:
             for of_gpu, message, times in self.faults:
                 kills = message.startswith(KILL) and (message == KILL or (windows == DEADLY).all(1).any())
-                if of_gpu not in (None, number) or (message.startswith(KILL) and not kills):
+                if of_gpu not in (None, number) and not (of_gpu == FIRST and self._is_first(number)):
+                    continue
+                if message.startswith(KILL) and not kills:
                     continue
                 if self._is_due(message, times):
                     if kills:
@@ -135,6 +139,16 @@ class SimulatedStage(pipeline.EncodeStage):
             with self._turns._changed:
                 self._turns._changed.wait_for(lambda: len(self._turns.open) == 2, timeout=60)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_first(self, number: str) -> bool:
+        """Whether no other GPU was used in this run before this one."""
+        first = Path(self.folder, FIRST)
+        try:
+            with first.open("x") as file:
+                file.write(number)
+        except FileExistsError:
+            return first.read_text() == number
+        return True
 
     def _is_due(self, message: str, times: int) -> bool:
         """Whether a fault that happens ``times`` in a run happens now."""
