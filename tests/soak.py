@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,7 +281,7 @@ class Soak:
             with trying(self.job, self.record) as attempt:
                 # Some tries end while they start; most do only after they have stored something.
                 is_early = self.rng.random() < 0.2
-                life_s = self.rng.uniform(0.1, 1) * min(180.0, self.length_s / 6)
+                life_s = self.rng.uniform(0.05, 1) * min(180.0, self.length_s / 6)
                 while time.monotonic() < until_s and (attempt.age_s if is_early else attempt.storing_s) < life_s:
                     if not attempt.lasts(self.rng.uniform(0.5, min(8.0, self.length_s / 60))):
                         break
@@ -291,13 +291,15 @@ class Soak:
 
     def finish(self) -> None:
         """Run the same command, undisturbed, until it is complete."""
-        for _ in range(1 + self.record.faults["cut shard"]):
+        said: list[str] = []
+        for _ in range(1 + self.record.faults["cut shard"]):  # each of which is refused by its name once
             with trying(self.job, self.record) as attempt:
                 while attempt.lasts(10.0):
                     pass
             if attempt.process.returncode == 0:
                 return
-        raise AssertionError("not complete undisturbed: " + "".join(attempt.lines))
+            said += attempt.lines
+        raise AssertionError("not complete undisturbed: " + "".join(said))
 
     def _disturb(self, attempt: Try) -> None:
         name = self._draw(DISTURBANCES)
@@ -343,5 +345,5 @@ class Soak:
         else:
             attempt.process.kill()
 
-    def _draw(self, weights: dict[str, float]) -> str:
+    def _draw(self, weights: Mapping[str, float]) -> str:
         return self.rng.choices(list(weights), list(weights.values()))[0]
