@@ -30,6 +30,8 @@ STALL_S = 300.0
 STOP_S = 60.0
 # Memory and handles are taken as flat or not from here on: models are loaded, the first legs planned.
 WARM_UP_S = 30.0
+# … and up to here: at its end a driver reads back what is stored.
+WIND_DOWN_S = 15.0
 DAMAGED = re.compile(r"(/\S+\.parquet) is damaged")
 
 
@@ -145,7 +147,9 @@ class Record:
         """
         found = []
         for samples in self.samples:
-            rows = [(each.at_s, each.rss_bytes, each.n_handles) for each in samples if each.at_s >= WARM_UP_S]
+            until_s = samples[-1].at_s - WIND_DOWN_S if samples else 0.0
+            steady = [each for each in samples if WARM_UP_S <= each.at_s <= until_s]
+            rows = [(each.at_s, each.rss_bytes, each.n_handles) for each in steady]
             if rows and rows[-1][0] - rows[0][0] >= least_s:
                 at_s, rss_bytes, n_handles = np.array(rows, float).T
                 slopes = (float(np.polyfit(at_s, values, 1)[0]) for values in (rss_bytes, n_handles))
