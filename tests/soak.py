@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ STALL_S = 300.0
 STOP_S = 60.0
 # Memory and handles are taken as flat or not from here on: models are loaded, the first legs planned.
 WARM_UP_S = 30.0
+# … and up to here: at its end a driver reads back what is stored.
+WIND_DOWN_S = 15.0
 DAMAGED = re.compile(r"(/\S+\.parquet) is damaged")
 
 
@@ -145,7 +147,9 @@ class Record:
         """
         found = []
         for samples in self.samples:
-            rows = [(each.at_s, each.rss_bytes, each.n_handles) for each in samples if each.at_s >= WARM_UP_S]
+            until_s = samples[-1].at_s - WIND_DOWN_S if samples else 0.0
+            steady = [each for each in samples if WARM_UP_S <= each.at_s <= until_s]
+            rows = [(each.at_s, each.rss_bytes, each.n_handles) for each in steady]
             if rows and rows[-1][0] - rows[0][0] >= least_s:
                 at_s, rss_bytes, n_handles = np.array(rows, float).T
                 slopes = (float(np.polyfit(at_s, values, 1)[0]) for values in (rss_bytes, n_handles))
@@ -281,7 +285,7 @@ class Soak:
             with trying(self.job, self.record) as attempt:
                 # Some tries end while they start; most do only after they have stored something.
                 is_early = self.rng.random() < 0.2
-                life_s = self.rng.uniform(0.1, 1) * min(180.0, self.length_s / 6)
+                life_s = self.rng.uniform(0.05, 1) * min(180.0, self.length_s / 6)
                 while time.monotonic() < until_s and (attempt.age_s if is_early else attempt.storing_s) < life_s:
                     if not attempt.lasts(self.rng.uniform(0.5, min(8.0, self.length_s / 60))):
                         break
@@ -291,13 +295,15 @@ class Soak:
 
     def finish(self) -> None:
         """Run the same command, undisturbed, until it is complete."""
-        for _ in range(1 + self.record.faults["cut shard"]):
+        said: list[str] = []
+        for _ in range(1 + self.record.faults["cut shard"]):  # each of which is refused by its name once
             with trying(self.job, self.record) as attempt:
                 while attempt.lasts(10.0):
                     pass
             if attempt.process.returncode == 0:
                 return
-        raise AssertionError("not complete undisturbed: " + "".join(attempt.lines))
+            said += attempt.lines
+        raise AssertionError("not complete undisturbed: " + "".join(said))
 
     def _disturb(self, attempt: Try) -> None:
         name = self._draw(DISTURBANCES)
@@ -343,5 +349,5 @@ class Soak:
         else:
             attempt.process.kill()
 
-    def _draw(self, weights: dict[str, float]) -> str:
+    def _draw(self, weights: Mapping[str, float]) -> str:
         return self.rng.choices(list(weights), list(weights.values()))[0]

@@ -150,7 +150,9 @@ def write_bytes(uri: str, data: bytes) -> None:
 def write_together(contents: Mapping[str, bytes]) -> None:
     """Write several objects, by URI, in order. On a disk none takes its place before there was room for all of them."""
     with ExitStack() as replaced:
-        for uri, data in reversed(contents.items()):  # a stack: the one that is entered last takes its place first
+        for uri, data in reversed(
+            list(contents.items())
+        ):  # a stack: the one that is entered last takes its place first
             if not is_s3(uri):
                 replaced.enter_context(_replaced_by(Path(uri), data))
     for uri, data in contents.items():
