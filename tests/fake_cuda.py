@@ -20,10 +20,17 @@ _ON_GPU = FakeTensorMode()
 
 @dataclass
 class Trace(TorchDispatchMode):
-    """Names of the operators that a pass called, in order, and kinds of devices of all tensors they took or made."""
+    """Operators that a pass called, and the tensors that they took or made.
+
+    Attributes:
+        operators: names, in order.
+        devices: kinds of devices of all tensors.
+        dtypes: for each operator, the floating types of its tensors.
+    """
 
     operators: list[str] = field(default_factory=list)
     devices: set[str] = field(default_factory=set)
+    dtypes: dict[str, set[torch.dtype]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -31,17 +38,19 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **kwargs or {})
         self.operators.append(str(func))
-        self._look_at([args, kwargs or {}, result])
+        self._look_at([args, kwargs or {}, result], self.dtypes.setdefault(str(func), set()))
         return result
 
-    def _look_at(self, value: Any) -> None:
+    def _look_at(self, value: Any, dtypes: set[torch.dtype]) -> None:
         if isinstance(value, torch.Tensor):
             self.devices.add(value.device.type)
+            if value.is_floating_point():
+                dtypes.add(value.dtype)
         elif isinstance(value, dict):
-            self._look_at(list(value.values()))
+            self._look_at(list(value.values()), dtypes)
         elif isinstance(value, list | tuple):
             for each in value:
-                self._look_at(each)
+                self._look_at(each, dtypes)
 
 
 def trace(module: nn.Module, windows: torch.Tensor, padding: torch.Tensor | None) -> tuple[Trace, torch.Tensor]:

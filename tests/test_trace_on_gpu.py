@@ -56,6 +56,21 @@ def test_all_tensors_of_a_pass_are_on_the_gpu(name: str, dtype: torch.dtype) -> 
         assert len(features) == 2
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [BEATS, EFFICIENTNET])
+def test_products_have_the_type_that_is_asked_for_and_norms_have_float32(name: str, dtype: torch.dtype) -> None:
+    """Not EAT: its backbone computes under autocast, which torch disables where there is no GPU."""
+    operations, features = trace(lean(load_with_trained_looking_weights(name), name, dtype), some_windows(2, 1.3), None)
+    by_operator = operations.dtypes
+    products = {"aten.conv2d.default", "aten.linear.default", "aten.scaled_dot_product_attention.default"}
+    assert {frozenset(by_operator[product]) for product in products & by_operator.keys()} == {frozenset({dtype})}
+    float32 = {"aten.layer_norm.default", "aten.matmul.default", "aten.log.default"}  # norms, and the spectrum
+    assert {frozenset(by_operator[each]) for each in float32 & by_operator.keys()} == {frozenset({torch.float32})}
+    # Nothing computes in a type that nobody asked for; float64 is sixty times as slow on most GPUs.
+    assert set().union(*by_operator.values()) == {torch.float32, dtype}
+    assert features.dtype == (torch.float32 if name == BEATS else dtype)
+
+
 @pytest.mark.parametrize("name", [BEATS, EFFICIENTNET, "eat"])
 def test_the_number_of_operations_does_not_depend_on_the_number_of_windows(name: str) -> None:
     model = lean_eat(torch.float32) if name == "eat" else lean(load_with_trained_looking_weights(name), name)
