@@ -232,7 +232,7 @@ class _Run:
 
         numbers = count()
         rounds = 0
-        broken = BrokenGpus(self._people, lambda: cluster.look(is_own=False).n_gpus)
+        broken = BrokenGpus(self._people.warn, lambda: cluster.look(is_own=False).n_gpus)
         while rounds < MAX_ROUNDS:
             for leg in sizes.legs(todo, batches_per_byte):
                 embed_leg(leg, next(numbers), placement)

@@ -30,8 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return {gpu: ["an actor"] for gpu in broken if found.can_hold is None or gpu in found.can_hold}
 
     monkeypatch.setattr(broken_gpus, "set_aside", hold)
-    people: Any = SimpleNamespace(warn=found.said.append)
-    found.broken = BrokenGpus(people, lambda: found.n_gpus)
+    found.broken = BrokenGpus(found.said.append, lambda: found.n_gpus)
     return found
 
 

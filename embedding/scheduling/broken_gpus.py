@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from embedding.console import People
 from embedding.errors import RunError
 from embedding.scheduling.gpus import Gpu, set_aside
 from embedding.scheduling.progress import GPU_FAULTS
@@ -22,9 +21,14 @@ class BrokenGpus:
         waiting: GPUs that are given up and not yet held, each with its last error.
     """
 
-    def __init__(self, people: People, count_gpus: Callable[[], float]) -> None:
-        """``count_gpus`` tells how many GPUs the cluster has, held ones included."""
-        self._people, self._count_gpus = people, count_gpus
+    def __init__(self, warn: Callable[[str], None], count_gpus: Callable[[], float]) -> None:
+        """Begin with none.
+
+        Args:
+            warn: prints a line for the user.
+            count_gpus: returns the number of GPUs of the cluster, held ones included.
+        """
+        self._warn, self._count_gpus = warn, count_gpus
         self._held: dict[Gpu, list[Any]] = {}
         self._tries: Counter[Gpu] = Counter()
         self.waiting: dict[Gpu, str] = {}
@@ -41,7 +45,7 @@ class BrokenGpus:
         """
         for gpu, error in self.waiting.items():
             if not self._tries[gpu]:
-                self._people.warn(f"{gpu} failed {GPU_FAULTS} times and is not used any more in this run: {error}")
+                self._warn(f"{gpu} failed {GPU_FAULTS} times and is not used any more in this run: {error}")
             self._tries[gpu] += 1
         held = set_aside(self.waiting.keys())
         self._held |= held
