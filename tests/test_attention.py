@@ -57,7 +57,7 @@ def test_beats_computes_the_same_with_a_fused_bias() -> None:
     """One model for all lengths, with and without padding: making it takes most of the time."""
     exact, exact_fused = (beats(torch.float32, fused=fused) for fused in (False, True))
     coarse, coarse_fused = (beats(torch.bfloat16, fused=fused) for fused in (False, True))
-    for length_s in N_TOKENS:
+    for length_s, n_tokens in N_TOKENS.items():
         windows = some_windows(2, length_s)
         mask = padding_after([windows.shape[1], windows.shape[1] * 2 // 3], windows.shape[1])
         for padding in (None, mask):
@@ -65,7 +65,7 @@ def test_beats_computes_the_same_with_a_fused_bias() -> None:
                 expected, expected_padded = exact(windows, padding)
                 features, padded = exact_fused(windows, padding)
                 rounded, rounded_fused = (model(windows, padding)[0] for model in (coarse, coarse_fused))
-            assert expected.shape[1] == N_TOKENS[length_s]
+            assert expected.shape[1] == n_tokens
             counts = slice(None)
             if padded is not None:
                 assert expected_padded is not None
