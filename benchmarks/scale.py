@@ -93,7 +93,7 @@ def decode_nothing(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa
 class EncodeNothing:
     """As ``pipeline.EncodeStage`` tells of it."""
 
-    def __init__(self, job: Job, device: str, n_threads: int, progress: Any, weights: Any) -> None:
+    def __init__(self, job: Job, plan: Plan, progress: Any, weights: Any) -> None:
         self._batch_size = job.batch_size
         self._report = Reporter(progress)
         self._report.encoder_ready()
