@@ -97,7 +97,7 @@ class Progress:
         self._stopping = True
 
     def is_stopping(self) -> bool:
-        """Whether workers read and encode no more: the run is to end, or this leg of it."""
+        """Tell whether workers are to read and encode no more, because the run or its present leg ends."""
         return self._stopping or self._leg_is_ending
 
     def snapshot(self, origin: str = "", n_unchanged: int = 0) -> tuple[Tally, list[tuple[int, int]]]:
