@@ -10,7 +10,7 @@ FROM --platform=linux/amd64 python:3.11-slim-bookworm
 # rsync: the cluster launcher copies its configuration and the token into the container with rsync.
 # gcc, libc6-dev: Triton, which torch.compile uses on GPUs, compiles a launcher for each kernel when the kernel first runs.
 # wget: KubeRay's probes. procps: `ps` and `top` for whoever logs in.
-# tests/test_image.py holds this list against the commands that Ray runs in the container.
+# tests/deploy/test_image.py holds this list against the commands that Ray runs in the container.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openssh-client rsync gcc libc6-dev wget procps \
     && rm -rf /var/lib/apt/lists/*
@@ -39,7 +39,7 @@ WORKDIR /home/ray
 # second one which libraries of the driver.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # A stopped job has half a minute to land what is in flight; Ray gives it three seconds. And nodes keep their idle
-# workers, or each write would start a process: embedding/scheduling/cluster.py has the figures (128 are 8 for each of 16
+# workers, or each write would start a process: embedding/ray_runtime/session.py has the figures (128 are 8 for each of 16
 # cores).
 # With RAY_AUTH_MODE=token a node without the cluster's token does not start, and a client without the token is refused:
 # whoever reaches Ray's ports could otherwise run programs with the rights of the nodes.

@@ -163,7 +163,7 @@ def _answer(worker: subprocess.Popen[str]) -> str:
 def encode(task: Mapping[str, Any]) -> dict[str, float]:
     import numpy as np
 
-    from embedding.scheduling.resources import CALLS_ON_GPU
+    from embedding.planning.placement import CALLS_ON_GPU
 
     encoder = encoder_of(task)
     windows = _windows(task, encoder.settings.windows)
@@ -265,7 +265,7 @@ def _windows(task: Mapping[str, Any], spec: Any) -> Any:
     """``[n, length]``, of a few recordings again and again."""
     import numpy as np
 
-    from embedding.decoding.windows import cut
+    from embedding.schema.windows import cut
 
     found: list[Any] = []
     for path in sorted(path for path in Path(task["folder"]).rglob("*") if path.is_file()):
@@ -304,8 +304,8 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
 
     from embedding.decoding.decode import Observer
     from embedding.decoding.decode import decode as to_windows
-    from embedding.listing.sources import list_recordings
-    from embedding.scheduling.sizes import least_batch
+    from embedding.listing.listing import list_recordings
+    from embedding.planning.work_sizes import least_batch
 
     class Count(Observer):
         audio_s = 0.0
@@ -331,7 +331,7 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
 
 def settings_of(task: Mapping[str, Any]) -> Any:
     from embedding.config import EmbedConfig
-    from embedding.settings import Settings
+    from embedding.encoding.settings import Settings
 
     return Settings.of(
         EmbedConfig(

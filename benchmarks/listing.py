@@ -1,6 +1,6 @@
 """Driver memory and time of a listing, per recording: ``python benchmarks/listing.py [--recordings 1000000]``.
 
-Every case runs the real code of ``embedding.listing.sources`` in a process of its own, over names of 90 bytes. Of S3
+Every case runs the real code of ``embedding.listing.listing`` in a process of its own, over names of 90 bytes. Of S3
 only the answers are simulated (pages of 1,000 objects); files are real, and empty. Planned for 10⁷ recordings, hence a
 limit of 250 bytes each: exit code 1 where a case takes more.
 """
@@ -31,7 +31,7 @@ def name(i: int) -> str:
 
 
 class SimulatedS3:
-    """Answers ``list_objects_v2`` as S3 does, of ``n`` objects; what sources.py asks of s3fs."""
+    """Answers ``list_objects_v2`` as S3 does, of ``n`` objects; what recordings.py asks of s3fs."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -50,11 +50,11 @@ class SimulatedS3:
 
 
 def from_s3(n: int, folder: Path, *inputs: str) -> Callable[[], int]:
-    from embedding.listing import sources
+    from embedding.listing.listing import list_recordings
     from embedding.storage import s3
 
     s3.client = lambda: SimulatedS3(n)  # type: ignore[assignment]
-    return lambda: len(sources.list_recordings(inputs).recordings)
+    return lambda: len(list_recordings(inputs).recordings)
 
 
 def s3_prefix(n: int, folder: Path) -> Callable[[], int]:
@@ -78,7 +78,7 @@ def one_folder_on_disk(n: int, folder: Path) -> Callable[[], int]:
 
 
 def from_disk(folder: Path, names: Iterator[str]) -> Callable[[], int]:
-    from embedding.listing import sources
+    from embedding.listing.listing import list_recordings
 
     for path in map(folder.joinpath, names):
         try:
@@ -86,7 +86,7 @@ def from_disk(folder: Path, names: Iterator[str]) -> Callable[[], int]:
         except FileNotFoundError:
             path.parent.mkdir(parents=True)
             path.touch()
-    return lambda: len(sources.list_recordings([str(folder)]).recordings)
+    return lambda: len(list_recordings([str(folder)]).recordings)
 
 
 def manifest(n: int, folder: Path) -> Callable[[], int]:
@@ -94,14 +94,14 @@ def manifest(n: int, folder: Path) -> Callable[[], int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from embedding.listing import sources
+    from embedding.listing.listing import list_recordings
 
     path = folder / "manifest.parquet"
     names = (name(i) for i in count())
     with pq.ParquetWriter(path, pa.schema([("file", pa.string())])) as writer:
         for _ in range(0, n, 100_000):
             writer.write_table(pa.table({"file": [next(names) for _ in range(min(n, 100_000))]}))
-    return lambda: len(sources.list_recordings([str(path)]).recordings)
+    return lambda: len(list_recordings([str(path)]).recordings)
 
 
 CASES = {

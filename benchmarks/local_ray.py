@@ -29,7 +29,7 @@ def ray_of(n_cpus: int, n_gpus: int = 0, *, store_bytes: int = 1 << 30) -> Itera
     with subprocess.Popen(
         [sys.executable, "-c", program],
         env=os.environ
-        # Who comes to it has no token. Idle workers stay, as in a Ray of ours (embedding/scheduling/cluster.py).
+        # Who comes to it has no token. Idle workers stay, as in a Ray of ours (embedding/ray_runtime/session.py).
         | {"RAY_AUTH_MODE": "disabled", "RAY_num_workers_soft_limit": str(8 * n_cpus)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

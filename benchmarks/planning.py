@@ -58,10 +58,10 @@ def write_half(listed: pa.Table, root: str) -> None:
 
 def measure(n: int) -> dict[str, Any]:
     """The steps in this process: seconds of each, and its peak memory."""
-    from embedding.listing import sources
+    from embedding.listing.listing import list_recordings, n_bytes
+    from embedding.output.backlog import Backlog, former_versions, left
     from embedding.output.store import Store
-    from embedding.output.work import Work, former_versions, left
-    from embedding.scheduling import sizes
+    from embedding.planning.work_sizes import legs, tasks
 
     seconds: dict[str, float] = {}
 
@@ -72,19 +72,19 @@ def measure(n: int) -> dict[str, Any]:
         return result
 
     from_s3(n, Path())
-    recordings = timed("list", lambda: sources.list_recordings(["s3://a-bucket/a-rather-long-prefix"])).recordings
+    recordings = timed("list", lambda: list_recordings(["s3://a-bucket/a-rather-long-prefix"])).recordings
     with tempfile.TemporaryDirectory() as root:
         write_half(recordings, root)
         store = Store(root, "{}")
-        stored = timed("read back", store.read)
-        former = timed("former versions", lambda: former_versions(recordings, stored, store, thorough=True))
-        work = timed("compare", lambda: Work.of(recordings, former, stored, retry_failed=False))
-        todo = timed("what is left", lambda: left([(work, stored)]))
-    batches_per_byte = len(todo) * WINDOWS_EACH / BATCH_SIZE / sources.n_bytes(todo)
-    legs = timed("legs", lambda: sizes.legs(todo, batches_per_byte))
-    n_tasks = timed("tasks", lambda: sum(len(sizes.tasks(leg, N_DECODERS)) for leg in legs))
+        inventory = timed("read back", store.read)
+        former = timed("former versions", lambda: former_versions(recordings, inventory, store, thorough=True))
+        work = timed("compare", lambda: Backlog.of(recordings, former, inventory, retry_failed=False))
+        todo = timed("what is left", lambda: left([(work, inventory)]))
+    batches_per_byte = len(todo) * WINDOWS_EACH / BATCH_SIZE / n_bytes(todo)
+    all_legs = timed("legs", lambda: legs(todo, batches_per_byte))
+    n_tasks = timed("tasks", lambda: sum(len(tasks(leg, N_DECODERS)) for leg in all_legs))
     assert len(todo) == n - n // 2
-    return {"seconds": seconds, "peak_mb": peak_mb(), "n_legs": len(legs), "n_tasks": n_tasks}
+    return {"seconds": seconds, "peak_mb": peak_mb(), "n_legs": len(all_legs), "n_tasks": n_tasks}
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedding.output.store import Store, embeddings_schema
-from embedding.vectors import column
+from embedding.schema.vectors import column
 from harness import TOTAL, Command, measure_all, say
 from tables import Spread, add_options, markdown, page, publish, question
 

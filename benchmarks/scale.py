@@ -24,18 +24,18 @@ import pyarrow as pa
 
 from archive import add_cache_option
 from embedding import pipeline
-from embedding.decoding.windows import WindowSpec
 from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.encoding.models import find_model
-from embedding.listing.sources import RECORDINGS
+from embedding.encoding.settings import Job, Settings, Target
+from embedding.listing.listing import RECORDINGS
 from embedding.output.claim import claimed
 from embedding.output.store import Store
-from embedding.rows import hash_column, output_column, window_column, windows_schema
-from embedding.scheduling.cluster import session
-from embedding.scheduling.line import Line, Reporter, watching
-from embedding.scheduling.resources import Plan
-from embedding.scheduling.sizes import LEG_BATCHES
-from embedding.settings import Job, Settings, Target
+from embedding.planning.placement import Placement
+from embedding.planning.work_sizes import LEG_BATCHES
+from embedding.ray_runtime.progress_channel import ProgressChannel, Reporter, watching
+from embedding.ray_runtime.session import session
+from embedding.schema.batches import hash_column, output_column, window_column, windows_schema
+from embedding.schema.windows import WindowSpec
 from harness import say
 from job import Workplace
 from tables import add_options, markdown, page, publish, question
@@ -94,7 +94,7 @@ def decode_nothing(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa
 class EncodeNothing:
     """As ``pipeline.EncodeStage`` tells of it."""
 
-    def __init__(self, job: Job, plan: Plan, progress: Any, weights: Any) -> None:
+    def __init__(self, job: Job, plan: Placement, progress: Any, weights: Any) -> None:
         self._batch_size = job.batch_size
         self._report = Reporter(progress)
         self._report.encoder_ready()
@@ -152,9 +152,9 @@ def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str,
     settings = Settings(model, fetch_checkpoint(model.name, "random"), SPEC, "mean", False, "fp32")
     shutil.rmtree(output, ignore_errors=True)
     store = Store(str(output), "{}")
-    plan = Plan("cpu", 1, 0.5, 0.0, 1, 0.25, 2, 0.0625, 1)
+    plan = Placement("cpu", 1, 0.5, 0.0, 1, 0.25, 2, 0.0625, 1)
     with claimed(store.root, RUN_ID, lambda _: None), session(verbose=False) as nodes:
-        line = Line()
+        line = ProgressChannel()
         tables = [recordings.slice(start, TASK_RECORDINGS) for start in range(0, n, TASK_RECORDINGS)]
         found = [costs()]
         began = time.perf_counter()

@@ -21,8 +21,8 @@ import torch
 
 from embedding import pipeline
 from embedding.encoding.devices import Shape
-from embedding.scheduling.gpus import own_gpu
-from embedding.scheduling.resources import Plan
+from embedding.planning.placement import Placement
+from embedding.ray_runtime.gpus import own_gpu
 from jobs.embed import main
 
 FAULTS = "AVEX_BATCH_SIMULATED_FAULTS"
@@ -107,10 +107,10 @@ class SimulatedStage(pipeline.EncodeStage):
     folder: str = ""  # where faults that have happened are remembered: processes die of some
 
     @staticmethod
-    def open_device(plan: Plan, precisions: Sequence[str]) -> SimulatedGpu:
+    def open_device(plan: Placement, precisions: Sequence[str]) -> SimulatedGpu:
         return SimulatedGpu()
 
-    def _load(self, plan: Plan, weights: pipeline.Weights) -> Any:
+    def _load(self, plan: Placement, weights: pipeline.Weights) -> Any:
         (number,) = own_gpu().numbers
         encoders = super()._load(plan, weights)
         for encoder in encoders:

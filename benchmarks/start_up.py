@@ -28,14 +28,14 @@ CLIPS = Archive("wav", 48_000, 16, 3.0)
 N_PACKAGES = 8
 
 # What the driver imports before it connects, and then.
-DRIVER_IMPORTS = "import jobs.embed, embedding.run"
-RAY_IMPORTS = "import embedding.scheduling.cluster, embedding.pipeline"
+DRIVER_IMPORTS = "import jobs.embed, embedding.driver"
+RAY_IMPORTS = "import embedding.ray_runtime.session, embedding.pipeline"
 ENCODER_IMPORTS = "from embedding.encoding.encoder import Encoder"
 CONNECT = """
-from embedding.scheduling import cluster
+from embedding.ray_runtime import session
 from embedding import pipeline
 began = time.perf_counter()
-with cluster.session(verbose=False):
+with session.session(verbose=False):
     seconds = time.perf_counter() - began
 """
 LOAD = """

@@ -20,20 +20,20 @@ import ray
 import ray.data
 import ray.exceptions
 
-from embedding.decoding.apart import decode_apart
 from embedding.decoding.decode import Failure, Observer, decode
+from embedding.decoding.isolated import decode_apart
+from embedding.encoding.batch_turns import BatchTurns
 from embedding.encoding.checkpoints import keep
-from embedding.encoding.turns import Turns
+from embedding.encoding.settings import Job, Settings, Target
 from embedding.errors import RunError
 from embedding.output.claim import check_holder
-from embedding.rows import WANTED, of_target, targets_in
-from embedding.scheduling import data
-from embedding.scheduling.cluster import plain_errors
-from embedding.scheduling.gpus import own_gpu
-from embedding.scheduling.line import Line, Reporter
-from embedding.scheduling.progress import ENCODE_TRIES
-from embedding.scheduling.resources import Cluster, Plan
-from embedding.settings import Job, Settings, Target
+from embedding.planning.placement import ClusterResources, Placement
+from embedding.ray_runtime import datasets
+from embedding.ray_runtime.gpus import own_gpu
+from embedding.ray_runtime.progress_actor import ENCODE_TRIES
+from embedding.ray_runtime.progress_channel import ProgressChannel, Reporter
+from embedding.ray_runtime.session import plain_errors
+from embedding.schema.batches import WANTED, of_target, targets_in
 
 if TYPE_CHECKING:
     from embedding.encoding.devices import Device
@@ -49,9 +49,9 @@ ENCODER_STARTS = 20
 def embed(
     recordings: list[pa.Table],
     job: Job,
-    plan: Plan,
-    cluster: Cluster,
-    line: Line,
+    plan: Placement,
+    cluster: ClusterResources,
+    line: ProgressChannel,
     *,
     weights: Weights | None = None,
     verbose: bool = False,
@@ -182,7 +182,7 @@ class EncodeStage:
     On a GPU two threads call it at once, so that one batch is read and written while the GPU computes the other.
     """
 
-    def __init__(self, job: Job, plan: Plan, progress: Any, weights: Weights | None) -> None:
+    def __init__(self, job: Job, plan: Placement, progress: Any, weights: Weights | None) -> None:
         self._job = job
         self._report = Reporter(progress)
         self._failure: Exception | None = None
@@ -190,7 +190,7 @@ class EncodeStage:
         self._exiting = threading.Lock()
         # Ray starts an actor that died anew, and gives it the same windows, without end.
         self._tries = self._report.open_batches()
-        self._turns = Turns(self._tries)
+        self._turns = BatchTurns(self._tries)
         try:
             job.shared_paths.check()
             # Else the leg ends, perhaps because of this encoder's own GPU.
@@ -203,7 +203,7 @@ class EncodeStage:
             # call, as itself.
             self._failure = self._explain_or_exit(error)
 
-    def _load(self, plan: Plan, weights: Weights) -> "list[Encoder]":
+    def _load(self, plan: Placement, weights: Weights) -> "list[Encoder]":
         # Imported here, not above: torch and avex take seconds and belong to the actors alone.
         from embedding.encoding.encoder import load_encoders
 
@@ -217,14 +217,14 @@ class EncodeStage:
         return encoders
 
     @staticmethod
-    def open_device(plan: Plan, precisions: Sequence[str]) -> "Device":
+    def open_device(plan: Placement, precisions: Sequence[str]) -> "Device":
         """Return the device of this process; tests and benchmarks override it with a simulated one."""
         from embedding.encoding.devices import open_device
 
         return open_device(plan.device, precisions, plan.encoder_gpus)
 
     def __call__(self, windows: pa.Table) -> pa.Table:
-        from embedding.encoding.tables import encode_table
+        from embedding.encoding.encode_batch import encode_batch
 
         if self._failure is not None:
             raise self._failure
@@ -241,7 +241,7 @@ class EncodeStage:
             report.begin_batch(batch, len(windows) / self._job.batch_size)
             began = time.perf_counter()
             try:
-                vectors, failures = encode_table(self._encoders, windows, report.is_stopping)
+                vectors, failures = encode_batch(self._encoders, windows, report.is_stopping)
             except RuntimeError as error:
                 if (explained := self._explain_or_exit(error)) is error:
                     raise
@@ -334,11 +334,11 @@ class WriteStage(ray.data.Datasink[None]):
         Reporter(self._progress).add("write", time.perf_counter() - began, written)
 
 
-def _configure_data(job: Job, plan: Plan, cluster: Cluster, *, verbose: bool) -> None:
+def _configure_data(job: Job, plan: Placement, cluster: ClusterResources, *, verbose: bool) -> None:
     if not verbose:
         # It takes one decode task for one batch; a task yields as many as its recordings have.
         warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
-    context = data.context(verbose=verbose)
+    context = datasets.context(verbose=verbose)
     # One batch of windows, one block: a larger target would merge batches, a smaller one would split them.
     context.target_max_block_size = int(0.8 * job.batch_size * job.window_bytes)
     # An encoder whose process dies while it loads ends a run, unless it is replaced. One that comes up proves that they

@@ -8,15 +8,15 @@ from importlib import metadata
 from typing import Any
 
 from embedding import storage
+from embedding.cli.terminal import Terminal, audio_length, plural, size
 from embedding.config import MODEL_FOLDER, RANDOM_CHECKPOINT, EmbedConfig
-from embedding.console import People, audio_length, plural, size
+from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
-from embedding.listing import sources
+from embedding.listing.listing import Listing, describe_left_out, list_recordings
+from embedding.output.backlog import Backlog, former_versions
+from embedding.output.inventory import Each, Inventory, threads
 from embedding.output.store import Store
-from embedding.output.stored import Each, Stored, threads
-from embedding.output.work import Work, former_versions
 from embedding.redact import redact_all
-from embedding.settings import Settings
 
 MANY_TIMES = 20  # overlap of windows from which on the cost of a run is told before work begins
 VERSIONED = ("avex-batch", "avex", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soundfile", "soxr")
@@ -71,7 +71,7 @@ class Request:
     """What is asked for, looked up: of one listing, a part for each model."""
 
     config: EmbedConfig
-    listing: sources.Listing
+    listing: Listing
     parts: tuple[Part, ...]
 
     @classmethod
@@ -84,7 +84,7 @@ class Request:
         alone = config.per_model()
         for each in alone:
             storage.normalise(each.output, "--output")  # before a long listing
-        listing = sources.list_recordings(config.input, config.limit)
+        listing = list_recordings(config.input, config.limit)
         parts = tuple(Part.of(each) for each in alone)
         _refuse_unequal_windows([part.settings for part in parts])
         return cls(config, listing, parts)
@@ -110,12 +110,12 @@ class Request:
                 f"--output {own}"
             )
 
-    def look(self, part: Part, *, thorough: bool, each: Each = threads) -> tuple[Stored, Work]:
+    def look(self, part: Part, *, thorough: bool, each: Each = threads) -> tuple[Inventory, Backlog]:
         """What the output of a part holds, and what is left to do."""
-        stored = part.store.read(each=each)
+        inventory = part.store.read(each=each)
         listed = self.listing.recordings
-        former = former_versions(listed, stored, part.store, thorough=thorough, each=each)
-        return stored, Work.of(listed, former, stored, retry_failed=self.config.retry_failed)
+        former = former_versions(listed, inventory, part.store, thorough=thorough, each=each)
+        return inventory, Backlog.of(listed, former, inventory, retry_failed=self.config.retry_failed)
 
 
 def _refuse_unequal_windows(settings: Sequence[Settings]) -> None:
@@ -157,30 +157,30 @@ def described(settings: Settings) -> dict[str, Any]:
     }
 
 
-def greet(people: People, request: Request) -> None:
+def greet(terminal: Terminal, request: Request) -> None:
     settings = [part.settings for part in request.parts]
     windows = settings[0].windows
     models = " + ".join(f"{each.model.name} · {each.windows.rate_hz / 1000:g} kHz" for each in settings)
-    people.say(
+    terminal.say(
         f"avex-batch {metadata.version('avex-batch')} · {models} · window {windows.length / windows.rate_hz:g} s, "
         f"hop {windows.hop / windows.rate_hz:g} s · {settings[0].precision}"
     )
     random = [each.model.name for each in settings if each.checkpoint.uri == RANDOM_CHECKPOINT]
     if random:
         whose = "these vectors mean" if len(random) == len(settings) else f"the vectors of {', '.join(random)} mean"
-        people.warn(f"RANDOM WEIGHTS: {whose} nothing; for trials only (--checkpoint random)")
+        terminal.warn(f"RANDOM WEIGHTS: {whose} nothing; for trials only (--checkpoint random)")
 
 
-def describe_work(people: People, request: Request, works: Sequence[Work]) -> None:
+def describe_work(terminal: Terminal, request: Request, works: Sequence[Backlog]) -> None:
     """What is listed, and what of it is to be done; with several models, a line for each."""
     listing = request.listing
     parts = [f"{plural(len(listing.recordings), 'recording')}, {size(listing.n_bytes)}"]
     if listing.left_out:
-        parts.append(f"left out: {sources.describe_left_out(listing.left_out)}")
+        parts.append(f"left out: {describe_left_out(listing.left_out)}")
     if listing.n_hard_links:
         parts.append(f"{listing.n_hard_links:,} are hard links to others of them")
     if len(works) > 1:
-        people.say(" · ".join(parts))
+        terminal.say(" · ".join(parts))
     for part, work in zip(request.parts, works, strict=True):
         progress = []
         if len(work.done_before):
@@ -189,29 +189,29 @@ def describe_work(people: People, request: Request, works: Sequence[Work]) -> No
             progress.append(f"{len(work.failed_before):,} failed before (--retry-failed tries them again)")
         to_do = [", ".join([*progress, f"{len(work.todo):,} to do"])] if progress else []
         if len(works) == 1:
-            people.say(" · ".join(parts + to_do))
+            terminal.say(" · ".join(parts + to_do))
         elif to_do:
-            people.say(f"  {part.settings.model.name}: {to_do[0]}")
+            terminal.say(f"  {part.settings.model.name}: {to_do[0]}")
         if work.n_changed:
-            people.say(
+            terminal.say(
                 f"{work.n_changed:,} of them were embedded before with another size or time: their audio is compared, "
                 "and only what differs is embedded anew"
             )
 
 
-def describe_dry_run(people: People, request: Request, audio_s: Sequence[float]) -> None:
+def describe_dry_run(terminal: Terminal, request: Request, audio_s: Sequence[float]) -> None:
     """What a run over about ``audio_s`` seconds of audio, of each part, would write."""
-    people.say(
+    terminal.say(
         f"dry run, nothing written: {_cost(request.parts, audio_s)}; try --limit on a few recordings to see the speed"
     )
 
 
-def describe_overlap(people: People, request: Request, audio_s: float) -> None:
+def describe_overlap(terminal: Terminal, request: Request, audio_s: float) -> None:
     """The cost of a run over about ``audio_s`` seconds of audio, where a short hop makes many windows of little."""
     overlap = max(part.settings.windows.length / part.settings.windows.hop for part in request.parts)
     if overlap >= MANY_TIMES:
         cost = _cost(request.parts, [audio_s] * len(request.parts))
-        people.warn(f"windows overlap {overlap:,.0f} times: {cost}")
+        terminal.warn(f"windows overlap {overlap:,.0f} times: {cost}")
 
 
 def _cost(parts: Sequence[Part], audio_s: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from embedding.listing.recorded import recorded_at
+from embedding.listing.start_times import recorded_at
 from jobs.embed import main as embed
 from jobs.pool import main as pool
 from jobs.report import main as report

@@ -7,15 +7,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from embedding.command_line import Parser, run_job
+from embedding.cli.arguments import Parser, run_job
+from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig, make_config, option_name
 from embedding.config_file import read_config_file
-from embedding.console import People
 from embedding.errors import RunError
 from embedding.stopping import end_process
 
 if TYPE_CHECKING:
-    from embedding.output.report import Books
+    from embedding.output.counters import Balance
 
 
 def make_parser() -> Parser:
@@ -60,10 +60,10 @@ def embed(arguments: Sequence[str] | None) -> None:
         RequestError: the request makes no sense.
         RunError: the run could not go on, was stopped, or is not complete within the failure budget.
     """
-    from embedding.run import embed as run  # numpy, pyarrow and soundfile: not for --help
+    from embedding.driver import embed as run  # numpy, pyarrow and soundfile: not for --help
 
     config = parse(arguments)
-    whole = run(config, People.on_stdout())
+    whole = run(config, Terminal.on_stdout())
     if whole is None:  # a dry run
         return
     missing = [(model, what_is_missing(books, config)) for model, books in zip(config.model, whole, strict=True)]
@@ -72,7 +72,7 @@ def embed(arguments: Sequence[str] | None) -> None:
         raise RunError("; ".join(said))
 
 
-def what_is_missing(books: "Books", config: EmbedConfig) -> str:
+def what_is_missing(books: "Balance", config: EmbedConfig) -> str:
     """Why an output is not complete within the failure budget; nothing where it is."""
     if books.failure_rate > config.max_failure_rate:
         return (

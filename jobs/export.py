@@ -6,9 +6,9 @@ Exit codes: 0 they are there; 1 they could not be written; 2 the request makes n
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedding.command_line import Parser, output_parser, run_job
+from embedding.cli.arguments import Parser, output_parser, run_job
+from embedding.cli.terminal import Terminal
 from embedding.config import nearest
-from embedding.console import People
 from embedding.errors import RequestError
 from embedding.stopping import end_process
 
@@ -43,8 +43,8 @@ def export(arguments: Sequence[str] | None) -> None:
     if given.to not in FORMATS:
         raise RequestError(f"--to: {given.to!r} is not one of {', '.join(FORMATS)}{nearest(given.to, FORMATS)}")
     from embedding import storage  # numpy and pyarrow: not for --help
-    from embedding.exporting.rows import Wanted
-    from embedding.exporting.run import export as run
+    from embedding.exporting.export import export as run
+    from embedding.exporting.exported_rows import Wanted
 
     name = storage.normalise(given.destination, "FOLDER")
     if storage.is_s3(name):
@@ -53,7 +53,7 @@ def export(arguments: Sequence[str] | None) -> None:
     if destination.is_symlink():  # else a folder would take the link's place, and on another disk
         destination = destination.resolve()
     wanted = Wanted(storage.normalise(given.output, "OUTPUT"), given.recordings, given.layer)
-    run(wanted, given.to, destination, People.on_stdout())
+    run(wanted, given.to, destination, Terminal.on_stdout())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

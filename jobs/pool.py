@@ -5,9 +5,9 @@ Exit codes: 0 every recording that has embeddings is pooled; 1 it is not; 2 the 
 
 from collections.abc import Sequence
 
-from embedding.command_line import Parser, output_parser, run_job
+from embedding.cli.arguments import Parser, output_parser, run_job
+from embedding.cli.terminal import Terminal, in_duckdb, plural
 from embedding.config import at_layer, nearest
-from embedding.console import People, in_duckdb, plural
 from embedding.errors import RequestError, RunError
 from embedding.stopping import end_process
 
@@ -57,12 +57,12 @@ def pool(arguments: Sequence[str] | None) -> None:
     given = make_parser().parse_args(arguments)
     poolings = parse_pooling(given.pooling)
     from embedding import storage  # numpy and pyarrow: not for --help
-    from embedding.pooling.run import pool as run
+    from embedding.pooling.pool import pool as run
 
-    people = People.on_stdout()
+    terminal = Terminal.on_stdout()
     root = storage.normalise(given.output, "OUTPUT")
-    outcome = run(root, poolings, given.layer, people, verbose=given.verbose)
-    people.say(f"  {in_duckdb(f'{root}/recordings/{at_layer(given.pooling, given.layer)}/*.parquet')}")
+    outcome = run(root, poolings, given.layer, terminal, verbose=given.verbose)
+    terminal.say(f"  {in_duckdb(f'{root}/recordings/{at_layer(given.pooling, given.layer)}/*.parquet')}")
     if outcome.n_left_out:
         raise RunError(
             f"{plural(outcome.n_left_out, 'recording')} left out, of which not every window is there exactly once: run "

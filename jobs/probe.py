@@ -6,9 +6,9 @@ Exit codes: 0 it is stored; 1 it could not be; 2 the request makes no sense.
 import math
 from collections.abc import Sequence
 
-from embedding.command_line import Parser, number, output_parser, run_job
+from embedding.cli.arguments import Parser, number, output_parser, run_job
+from embedding.cli.terminal import Terminal
 from embedding.config import at_layer
-from embedding.console import People
 from embedding.errors import RequestError
 from embedding.stopping import end_process
 
@@ -19,7 +19,7 @@ def make_parser() -> Parser:
     parser = output_parser(
         "probe",
         "Learn a manifest's labels from the vectors of an output, by logistic regression, and measure how well it went "
-        "on recordings that it did not learn from. Stored in OUTPUT/probes/NAME/.",
+        "on recordings that it did not learn from. Inventory in OUTPUT/probes/NAME/.",
         on_ray=False,
     )
     parser.add_argument(
@@ -57,11 +57,11 @@ def probe(arguments: Sequence[str] | None) -> None:
     from embedding import extras, storage  # numpy and pyarrow: not for --help
 
     extras.load("sklearn", "report")
-    from embedding.probing.result import Wanted
-    from embedding.probing.run import probe as run
-    from embedding.probing.told import tell
+    from embedding.probing.probe_result import Wanted
+    from embedding.probing.summary import tell
+    from embedding.probing.train import probe as run
 
-    people = People.on_stdout()
+    terminal = Terminal.on_stdout()
     result = run(
         Wanted(
             root=storage.normalise(given.output, "OUTPUT"),
@@ -74,9 +74,9 @@ def probe(arguments: Sequence[str] | None) -> None:
             seed=int(seed),
             max_windows=int(max_windows),
         ),
-        people,
+        terminal,
     )
-    tell(result, people)
+    tell(result, terminal)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

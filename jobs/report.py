@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from embedding.command_line import EXIT_COMPLETE, EXIT_INCOMPLETE, Parser, number, run_job
-from embedding.console import People, audio_length, duration, plural
+from embedding.cli.arguments import EXIT_COMPLETE, EXIT_INCOMPLETE, Parser, number, run_job
+from embedding.cli.terminal import Terminal, audio_length, duration, plural
 from embedding.errors import RequestError
 from embedding.redact import redact_all
 from embedding.stopping import end_process
 
 if TYPE_CHECKING:
-    from embedding.output.audit import Audit
+    from embedding.output.consistency import Audit
 
 # Windows that are drawn; more are neither clearer nor quick in a browser.
 DEFAULT_SAMPLE, MOST_SAMPLE = 5_000, 10_000
@@ -55,34 +55,34 @@ def report(arguments: Sequence[str] | None) -> int:
     given = make_parser().parse_args(arguments)
     wanted = None
     if given.html is not None or given.png is not None:
-        from embedding.overview.publish import Wanted
+        from embedding.overview.page_options import Wanted
 
         n_drawn = number("--sample", given.sample or str(DEFAULT_SAMPLE), int, 1, MOST_SAMPLE)
         wanted = Wanted.of(given.html, given.png, given.manifest, int(n_drawn))
     elif given.manifest is not None or given.sample is not None:
         raise RequestError("--manifest and --sample are for pictures: say with --html FILE or --png DIR where they go")
     from embedding import storage  # numpy and pyarrow: not for --help
-    from embedding.output.audit import audit
+    from embedding.output.consistency import audit
     from embedding.output.store import Store
 
     store = Store(storage.normalise(given.output, "OUTPUT"), "")
-    stored = store.read()
-    found = audit(store, stored)
-    people = People.on_stdout()
+    inventory = store.read()
+    found = audit(store, inventory)
+    terminal = Terminal.on_stdout()
     if given.json:
         sys.stdout.write(json.dumps(redact_all(found.as_json()), indent=2, ensure_ascii=False) + "\n")
     else:
-        tell(found, people)
+        tell(found, terminal)
     if wanted is not None:
-        wanted.publish(store, stored, found, People.on_stderr() if given.json else people)
+        wanted.publish(store, inventory, found, Terminal.on_stderr() if given.json else terminal)
     return EXIT_INCOMPLETE if found.disagreements else EXIT_COMPLETE
 
 
-def tell(found: "Audit", people: People) -> None:
+def tell(found: "Audit", terminal: Terminal) -> None:
     """The counts, the runs, and what disagrees."""
     output = found.output
     kinds = ", ".join(f"{kind} {failure['recordings']:,}" for kind, failure in found.failures.items())
-    people.say(
+    terminal.say(
         f"{plural(int(output['recordings']), 'recording')} embedded, "
         f"{output['failed']:,} failed{f' ({kinds})' if kinds else ''} · "
         f"{plural(int(output['windows']), 'window')} in {plural(int(output['shards']), 'shard')} · "
@@ -90,16 +90,16 @@ def tell(found: "Audit", people: People) -> None:
     )
     for run in found.runs:
         speed = f" · {run['times_real_time']:,} × real time" if run["times_real_time"] else ""
-        people.say(
+        terminal.say(
             f"  run of {run['started']} on {run['host']}: {run['state']} after {duration(run['wall_s'])}, "
             f"{plural(run['windows_written'], 'window')}{speed}"
         )
     if found.writer is not None:
-        people.say(f"a run is writing just now ({found.writer})")
+        terminal.say(f"a run is writing just now ({found.writer})")
     for disagreement in found.disagreements:
-        people.warn(disagreement)
+        terminal.warn(disagreement)
     if not found.disagreements:
-        people.say("report.json agrees" if found.writer is None else "nothing disagrees so far")
+        terminal.say("report.json agrees" if found.writer is None else "nothing disagrees so far")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embedding.command_line import Parser, number, output_parser, run_job
-from embedding.console import People, clock
+from embedding.cli.arguments import Parser, number, output_parser, run_job
+from embedding.cli.terminal import Terminal, clock
 from embedding.errors import RequestError, RunError
 from embedding.stopping import end_process
 
@@ -48,26 +48,26 @@ def search(arguments: Sequence[str] | None) -> None:
     k, at_s = number("--k", given.k, int, 1, MOST), number("--at", given.at, float, 0, math.inf)
     folder = None if given.save_clips is None else _folder(given.save_clips)
     from embedding import storage  # numpy and pyarrow: not for --help
-    from embedding.search.run import Search
-    from embedding.search.run import search as run
+    from embedding.search.search import Search
+    from embedding.search.search import search as run
 
-    people = People.on_stdout()
+    terminal = Terminal.on_stdout()
     clip = None if given.clip is None else storage.normalise(given.clip, "--clip")
     like = None if given.like is None else storage.normalise(given.like, "--like")
     root = storage.normalise(given.output, "OUTPUT")
     hits = run(Search(root, clip, like, at_s, int(k), given.layer), verbose=given.verbose).to_pylist()
     if not hits and not given.json:
-        people.say("no other window is stored")
+        terminal.say("no other window is stored")
     for rank, hit in enumerate(hits, 1):
         if given.json:
             sys.stdout.write(json.dumps(hit, ensure_ascii=False) + "\n")  # as it is: for programs
         else:
             times = f"{clock(hit['start_time'])}–{clock(hit['end_time'])}"
-            people.say(f"{rank:4}  {hit['score']:.4f}  {times}  {hit['file']}")
+            terminal.say(f"{rank:4}  {hit['score']:.4f}  {times}  {hit['file']}")
     if folder is not None:
         n = _save(hits, folder)
         if not given.json:
-            people.say(f"{n} clips in {folder}")
+            terminal.say(f"{n} clips in {folder}")
 
 
 def _folder(given: str) -> Path:
@@ -86,7 +86,7 @@ def _folder(given: str) -> Path:
 
 
 def _save(hits: list[dict[str, Any]], folder: Path) -> int:
-    from embedding.search.clips import save
+    from embedding.search.hit_clips import save
 
     failed = []
     for rank, hit in enumerate(hits, 1):

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from embedding import storage
 from embedding.config import MOST_MODELS
 from embedding.decoding.audio import AudioFault, Recording, open_recording
-from embedding.decoding.windows import WindowSpec, cut
-from embedding.rows import (
+from embedding.schema.batches import (
     AUDIO_HASH,
     WANTED,
     by_rate,
@@ -28,7 +27,8 @@ from embedding.rows import (
     window_column,
     windows_schema,
 )
-from embedding.vectors import column
+from embedding.schema.vectors import column
+from embedding.schema.windows import WindowSpec, cut
 
 # S3 objects up to this size are fetched whole and many at a time (a request costs 20–60 ms, whatever its size);
 # longer ones are read as a stream of ranges.

@@ -5,9 +5,9 @@ from safetensors import safe_open
 from torch import nn
 
 from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint
-from embedding.encoding.labels import Labels, refuse_misfit
+from embedding.encoding.label_map import Labels, refuse_misfit
 from embedding.encoding.models import Model, tensors_only
-from embedding.encoding.pooling import pool
+from embedding.encoding.token_pooling import pool
 
 
 class Classifier(nn.Module):

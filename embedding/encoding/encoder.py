@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from embedding.encoding import micro_batch
 from embedding.encoding.classifier import Classifier
 from embedding.encoding.devices import Device, Event, is_out_of_memory
-from embedding.encoding.graph import Compiled
-from embedding.encoding.layers import Layered
-from embedding.encoding.lean import Features, LeanBeats, LeanEfficientNet, lean_kind
+from embedding.encoding.layer_outputs import Layered
 from embedding.encoding.micro_batch import MicroBatch
 from embedding.encoding.models import import_only_what, load
-from embedding.encoding.pooling import pool
+from embedding.encoding.openvino_graph import Compiled
+from embedding.encoding.optimized import Features, OptimizedBeats, OptimizedEfficientNet, optimized_class
 from embedding.encoding.precision import DTYPES, arithmetic
-from embedding.encoding.staging import Slot, Staging
-from embedding.settings import Settings
+from embedding.encoding.settings import Settings
+from embedding.encoding.staging_buffers import Slot, Staging
+from embedding.encoding.token_pooling import pool
 
 # Passes of a size while the fastest one is found. The first one also plans and allocates: the fastest counts.
 TRIES = 3
@@ -207,10 +207,10 @@ def _features(
     dtype = DTYPES[settings.precision]
     if settings.layers:
         return Layered(module.to(device.torch_device), settings.layers, dtype)
-    kind = lean_kind(module, settings.model.architecture)
-    if not device.is_gpu and issubclass(kind, LeanBeats | LeanEfficientNet):
+    kind = optimized_class(module, settings.model.architecture)
+    if not device.is_gpu and issubclass(kind, OptimizedBeats | OptimizedEfficientNet):
         return Compiled(kind(module, torch.float32).eval(), settings.precision, n_threads)
-    arranged = kind(module, dtype, fused_bias=fused_bias) if kind is LeanBeats else kind(module, dtype)
+    arranged = kind(module, dtype, fused_bias=fused_bias) if kind is OptimizedBeats else kind(module, dtype)
     return arranged.eval().to(device.torch_device)
 
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from embedding import extras
 from embedding.errors import RunError
-from embedding.exporting.rows import Rows
-from embedding.vectors import EMBEDDING, matrix
+from embedding.exporting.exported_rows import Rows
+from embedding.schema.vectors import EMBEDDING, matrix
 
 # Of recordings that have no folder in common.
 PROJECT = "avex-batch"

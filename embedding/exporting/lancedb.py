@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from embedding import extras
 from embedding.errors import RunError
-from embedding.exporting.rows import Rows
+from embedding.exporting.exported_rows import Rows
 
 # The column that LanceDB looks for.
 COLUMN = "vector"

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedding.exporting.rows import Rows
-from embedding.vectors import EMBEDDING, matrix
+from embedding.exporting.exported_rows import Rows
+from embedding.schema.vectors import EMBEDDING, matrix
 
 VECTORS = "vectors.npy"
 

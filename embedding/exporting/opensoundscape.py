@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from embedding.exporting.rows import Rows
-from embedding.vectors import EMBEDDING, matrix
+from embedding.exporting.exported_rows import Rows
+from embedding.schema.vectors import EMBEDDING, matrix
 
 TABLE = "embeddings.csv"
 INDEX = ["file", "start_time", "end_time"]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from embedding.exporting.rows import Rows
-from embedding.vectors import EMBEDDING, matrix
+from embedding.exporting.exported_rows import Rows
+from embedding.schema.vectors import EMBEDDING, matrix
 
 # Of the list ``files``, which file a row is of.
 INDEX = "file_index"

@@ -26,8 +26,8 @@ import psutil
 
 from embedding import storage
 from embedding.errors import RequestError, RunError
-from embedding.output import records
-from embedding.output.records import Count, ProcessId, RunId, Seconds
+from embedding.output import json_files
+from embedding.output.json_files import Count, ProcessId, RunId, Seconds
 
 NAME = "claim.json"
 RENEW_S = 5.0
@@ -232,10 +232,10 @@ def read_owner(uri: str) -> Owner | None:
         OSError: the storage failed.
     """
     try:
-        return records.parse(Owner, storage.read_bytes(uri))
+        return json_files.parse(Owner, storage.read_bytes(uri))
     except FileNotFoundError:
         return None
-    except records.BadRecordError:
+    except json_files.BadRecordError:
         return UNKNOWN
 
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from embedding.output import records
-from embedding.output.records import SettingsRecord
-from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
-from embedding.vectors import EMBEDDING, count_missing, vector_columns
+from embedding.output import json_files
+from embedding.output.json_files import SettingsRecord
+from embedding.schema.batches import AUDIO_HASH, WINDOW_COLUMNS
+from embedding.schema.vectors import EMBEDDING, count_missing, vector_columns
 
 # In the metadata of a shard: its settings; and of the recordings that end in it the hashes of their audio, as base64
 # of pairs of int64 (file_id, hash). A column would be part of what readers rely on.
@@ -152,8 +152,8 @@ def settings_of(uri: str, schema: pa.Schema) -> dict[str, Any]:
     """
     try:
         content = (schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}")
-        return records.parse(SettingsRecord, content).model_dump(exclude_unset=True)
-    except records.BadRecordError as error:
+        return json_files.parse(SettingsRecord, content).model_dump(exclude_unset=True)
+    except json_files.BadRecordError as error:
         raise damaged(uri, f"its settings: {error}") from None
 
 

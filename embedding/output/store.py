@@ -26,8 +26,9 @@ from embedding import storage
 from embedding.config import MODEL_FOLDER, nearest
 from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
-from embedding.output import records
-from embedding.output.records import ReportRecord, RunRecord
+from embedding.output import json_files
+from embedding.output.inventory import KEY_RANGE_BYTES, Each, Inventory, threads
+from embedding.output.json_files import ReportRecord, RunRecord
 from embedding.output.shard_schema import (
     AUDIO_HASHES_KEY,
     DO_ANEW,
@@ -41,11 +42,10 @@ from embedding.output.shard_schema import (
     reading,
     settings_of,
 )
-from embedding.output.stored import KEY_RANGE_BYTES, Each, Stored, threads
 from embedding.redact import redact, redact_all
-from embedding.rows import AUDIO_HASH, WINDOW_COLUMNS
+from embedding.schema.batches import AUDIO_HASH, WINDOW_COLUMNS
+from embedding.schema.vectors import EMBEDDING, vector_columns
 from embedding.storage import s3
-from embedding.vectors import EMBEDDING, vector_columns
 
 FAILURES = pa.schema(
     [
@@ -149,14 +149,14 @@ class Store:
         """
         uri = storage.join(self.root, name)
         try:
-            content = storage.read_bytes(uri, records.MOST_BYTES)
+            content = storage.read_bytes(uri, json_files.MOST_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise RequestError(f"--output: cannot read {uri}: {error.strerror or error}") from error
         try:
-            return records.parse(_RECORDS[name], content).content()
-        except records.BadRecordError as error:
+            return json_files.parse(_RECORDS[name], content).content()
+        except json_files.BadRecordError as error:
             raise RequestError(
                 f"--output: cannot read {uri}: {error}; move it elsewhere and run jobs.embed again, which makes another"
             ) from error
@@ -229,7 +229,7 @@ class Store:
             with reading(uri), storage.open_stream(uri) as stream:
                 return pq.read_schema(stream)
 
-    def read(self, known: Stored | None = None, each: Each = threads) -> Stored:
+    def read(self, known: Inventory | None = None, each: Each = threads) -> Inventory:
         """What the shards and failure rows hold; shards that ``known`` has are not read again.
 
         Raises:
@@ -239,7 +239,7 @@ class Store:
             failures = pa.concat_tables(
                 [STORED_FAILURES.empty_table(), *each(_read_failures, [(uri,) for uri in self._names("failures")])]
             )
-            return Stored.read(list(self._names("embeddings")), failures, known, each)
+            return Inventory.read(list(self._names("embeddings")), failures, known, each)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding.overview.sample import SEED
+from embedding.overview.sample_choice import SEED
 
 Vectors = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from embedding.pooling.combine import starts
+from embedding.pooling.partial_sums import starts
 from embedding.probing.labels import Floats, Integers, Truth
 
 # Of the area under the ROC curve.

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from embedding.config import GPU_PRECISIONS, make_config
 from embedding.decoding.decode import Failure, Observer, decode
+from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
-from embedding.listing.sources import list_recordings
+from embedding.listing.listing import list_recordings
+from embedding.output.inventory import threads
 from embedding.output.shard_schema import check_values
 from embedding.output.store import Store, open_shard
-from embedding.output.stored import threads
-from embedding.rows import WINDOW_COLUMNS, window_column
-from embedding.settings import Settings
-from embedding.vectors import EMBEDDING, matrix
+from embedding.schema.batches import WINDOW_COLUMNS, window_column
+from embedding.schema.vectors import EMBEDDING, matrix
 
 # What run.json says of the settings, under the names of the options.
 OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")

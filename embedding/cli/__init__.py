@@ -1,0 +1,1 @@
+"""The terminal: arguments, messages, progress, exit codes."""

@@ -1,0 +1,183 @@
+"""The arranged models as OpenVINO graphs: what a CPU runs. A GPU runs the modules of ``optimized.py`` themselves.
+
+OpenVINO works out activations, norms and sums while the products before them are still at hand, where torch passes over
+memory once more for each. Figures: docs/decisions.md, "Encoder".
+"""
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset13 as ops
+from torch import nn
+
+from embedding.encoding.optimized import Features, OptimizedBeats, OptimizedEfficientNet
+
+# Of OpenVINO's graphs; its Python package has no types.
+Node = Any
+
+
+class Compiled:
+    """A module of ``optimized.py`` in float32, called as it is, computed by OpenVINO on ``n_threads`` threads.
+
+    ``precision`` "bf16" is a wish: a CPU that cannot multiply so computes in float32.
+    """
+
+    def __init__(self, module: OptimizedBeats | OptimizedEfficientNet, precision: str, n_threads: int) -> None:
+        self._module = module
+        self._core = ov.Core()
+        self._options = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": n_threads,
+            "NUM_STREAMS": 1,
+            # The actors of a machine would pin their threads to the same first cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        # By shape: a graph for any number of windows is 5 % slower.
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
+        if padding is not None:  # the last windows of recordings, where --mask-padding asks for it
+            return self._module(windows, padding)
+        spectrum = self._module.spectrum(windows).numpy()
+        (features,) = self._request(spectrum.shape).infer([spectrum]).to_tuple()
+        return torch.from_numpy(features), None
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        if shape not in self._compiled:
+            model = graph(self._module, shape)
+            self._compiled[shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        return self._compiled[shape]
+
+
+def graph(module: OptimizedBeats | OptimizedEfficientNet, shape: tuple[int, ...]) -> ov.Model:
+    """From a spectrum of ``shape``, as ``module.spectrum`` makes it, to features."""
+    spectrum = ops.parameter(shape, np.float32)
+    features = _beats(module, spectrum) if isinstance(module, OptimizedBeats) else _through(module.features, spectrum)
+    return ov.Model([features], [spectrum])  # pyright: ignore[reportGeneralTypeIssues] — it knows no such arguments
+
+
+# --- EfficientNet -----------------------------------------------------------------------------------------------
+
+
+def _through(module: Any, x: Node) -> Node:
+    """What torchvision's ``module`` does in its ``forward``.
+
+    Raises:
+        TypeError: a kind of module that its EfficientNets do not have.
+    """
+    # Not above: BEATs needs no torchvision, which takes a second to import.
+    from torchvision.models.efficientnet import MBConv
+    from torchvision.ops import SqueezeExcitation
+
+    match module:
+        case nn.Sequential():  # Conv2dNormActivation is one
+            for each in module:
+                x = _through(each, x)
+            return x
+        case MBConv():
+            y = _through(module.block, x)
+            return ops.add(x, y) if module.use_res_connect else y
+        case SqueezeExcitation():
+            scale = ops.reduce_mean(x, [2, 3], keep_dims=True)
+            scale = ops.swish(_convolution(module.fc1, scale))
+            return ops.multiply(x, ops.sigmoid(_convolution(module.fc2, scale)))
+        case nn.Conv2d():
+            return _convolution(module, x)
+        case nn.SiLU():
+            return ops.swish(x)
+        case nn.Identity():
+            return x
+    raise TypeError(f"no graph for {type(module).__name__}")
+
+
+# --- BEATs ------------------------------------------------------------------------------------------------------
+
+
+def _beats(module: OptimizedBeats, spectrum: Node) -> Node:
+    """``[batch, 1, frames, mels]`` to tokens ``[batch, tokens, dim]``."""
+    patches = _convolution(module.patches, spectrum)
+    batch, dim, *_ = patches.shape
+    x = _transposed(_reshaped(patches, batch, dim, -1), 0, 2, 1)
+    x = _linear(module.projection, _norm(module.patch_norm, x))
+    x = _norm(module.norm, ops.add(x, _positions(module.positions, x)))
+    bias = _constant(module.position_bias(x.shape[1])[None])
+    for layer in module.layers:
+        x = _layer(layer, x, bias)
+    return x
+
+
+def _positions(module: Any, x: Node) -> Node:
+    image = ops.unsqueeze(_transposed(x, 0, 2, 1), _axis(2))  # [batch, dim, 1, tokens]
+    # One token less of padding at the end: of an even kernel that makes as many tokens as there were.
+    y = _convolution(module.convolution, image, shortened=(0, 1))
+    return _transposed(ops.squeeze(ops.gelu(y, "erf"), _axis(2)), 0, 2, 1)
+
+
+def _layer(module: Any, x: Node, bias: Node) -> Node:
+    attended = _linear(module.out, _attend(module, _linear(module.qkvg, x), bias))
+    x = _norm(module.attention_norm, ops.add(attended, ops.multiply(x, _number(module.residual))))
+    hidden = ops.gelu(_linear(module.widen, x), "erf")
+    return _norm(module.norm, ops.add(_linear(module.narrow, hidden), ops.multiply(x, _number(module.residual))))
+
+
+def _attend(module: Any, qkvg: Node, bias: Node) -> Node:
+    batch, n_tokens, width = qkvg.shape
+    n_heads = module.n_heads
+    dim = (width - 2 * n_heads) // 3
+    parts = ops.variadic_split(qkvg, _axis(2), [dim, dim, dim, 2 * n_heads]).outputs()
+    by_head = [_transposed(_reshaped(part, batch, n_tokens, n_heads, -1), 0, 2, 1, 3) for part in parts]
+    q, k, v, gates = by_head
+    one, other = ops.split(ops.sigmoid(gates), _axis(3), 2).outputs()
+    gate = ops.multiply(one, ops.subtract(ops.multiply(other, _constant(module.gate_scale)), _number(1)))
+    mask = ops.multiply(ops.add(gate, _number(2)), bias)
+    attended = ops.scaled_dot_product_attention(q, k, v, mask, _number(module.scale))
+    return _reshaped(_transposed(attended, 0, 2, 1, 3), batch, n_tokens, dim)
+
+
+# --- what both are made of --------------------------------------------------------------------------------------
+
+
+def _convolution(module: Any, x: Node, shortened: tuple[int, int] = (0, 0)) -> Node:
+    """``shortened``: by how much less is padded at the end of each axis."""
+    before = list(module.padding)
+    after = [n - less for n, less in zip(before, shortened, strict=True)]
+    weight, geometry = module.weight, (list(module.stride), before, after, list(module.dilation))
+    if module.groups > 1:
+        by_group = weight.reshape(module.groups, -1, *weight.shape[1:])
+        y = ops.group_convolution(x, _constant(by_group), *geometry)
+    else:
+        y = ops.convolution(x, _constant(weight), *geometry)
+    return y if module.bias is None else ops.add(y, _constant(module.bias.reshape(1, -1, 1, 1)))
+
+
+def _linear(module: nn.Linear, x: Node) -> Node:
+    y = ops.matmul(x, _constant(module.weight), transpose_a=False, transpose_b=True)
+    return ops.add(y, _constant(module.bias))
+
+
+def _norm(module: nn.LayerNorm, x: Node) -> Node:
+    y = ops.mvn(x, ops.constant([-1], dtype=np.int64), normalize_variance=True, eps=module.eps, eps_mode="inside_sqrt")
+    return ops.add(ops.multiply(y, _constant(module.weight)), _constant(module.bias))
+
+
+def _reshaped(x: Node, *shape: int) -> Node:
+    return ops.reshape(x, list(shape), special_zero=False)
+
+
+def _transposed(x: Node, *order: int) -> Node:
+    return ops.transpose(x, list(order))
+
+
+def _constant(tensor: torch.Tensor) -> Node:
+    """Shares the tensor's memory: BEATs' weights are 360 MB."""
+    return ov.op.Constant(tensor.detach().contiguous().numpy(), shared_memory=True)
+
+
+def _number(value: float) -> Node:
+    return ops.constant(value, dtype=np.float32)
+
+
+def _axis(axis: int) -> Node:
+    return ops.constant(axis, dtype=np.int64)

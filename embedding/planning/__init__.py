@@ -1,0 +1,1 @@
+"""Arithmetic of a run's size: resources per stage, batches, shards, tasks. No Ray."""

@@ -1,0 +1,1 @@
+"""Everything that imports Ray, beside pipeline.py."""

@@ -1,0 +1,1 @@
+"""Vocabulary of the stages: windows, batches, targets, failures, vectors."""

@@ -1,0 +1,269 @@
+"""cluster.yaml and deploy/, checked against Ray, KubeRay and the job itself. The image: test_image.py."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from embedding.planning.placement import ClusterResources, plan_placement
+from embedding.ray_runtime import metrics
+from jobs.embed import parse
+from tests.support.aws import instance_type
+from tests.support.commands import ROOT
+from tests.support.launcher import prepare_config, validate_config
+
+GPU_WORKERS = ("gpu-l4", "gpu-a10g", "gpu-h100")
+WORKERS = ("cpu", *GPU_WORKERS)
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+@pytest.fixture
+def rayjob() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "deploy/rayjob.yaml").read_text())
+
+
+def test_the_launchers_configuration_is_valid_to_ray(cluster: dict[str, Any]) -> None:
+    prepared = prepare_config(cluster)
+    validate_config(prepared)
+    assert prepared["head_node_type"] == "head"
+    # What an empty list is for: prepare_config fills in a Ray of its own where nothing is said.
+    assert prepared["setup_commands"] == prepared["head_setup_commands"] == prepared["worker_setup_commands"] == []
+
+
+def test_an_invalid_one_is_not(cluster: dict[str, Any]) -> None:
+    """What makes the test above one that can fail."""
+    cluster["available_node_types"]["cpu"]["min_worker"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(prepare_config(cluster))
+
+
+def test_workers_are_spot_machines_from_zero_and_the_head_does_no_work(cluster: dict[str, Any]) -> None:
+    types = cluster["available_node_types"]
+    assert set(types) == {"head", *WORKERS}
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert "InstanceMarketOptions" not in types["head"]["node_config"]
+    for name in WORKERS:
+        assert types[name]["min_workers"] == 0
+        assert types[name]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+def test_a_machine_has_the_cores_and_gpus_that_the_file_states(cluster: dict[str, Any]) -> None:
+    """Ray trusts the resources in the file: a wrong number overloads a machine or leaves cores idle."""
+    gpus = {"cpu": None, "gpu-l4": "L4", "gpu-a10g": "A10G", "gpu-h100": "H100"}
+    for name in WORKERS:
+        node = cluster["available_node_types"][name]
+        described = instance_type(node["node_config"]["InstanceType"])
+        assert described["VCpuInfo"]["DefaultVCpus"] == node["resources"]["CPU"] == 16
+        assert described["VCpuInfo"]["DefaultCores"] == 8  # the arithmetic of cluster.yaml and docs/cluster.md
+        assert "x86_64" in described["ProcessorInfo"]["SupportedArchitectures"]
+        assert "spot" in described["SupportedUsageClasses"]
+        there = [gpu["Name"] for gpu in described.get("GpuInfo", {}).get("Gpus", []) for _ in range(gpu["Count"])]
+        assert there == [gpus[name]] * node["resources"].get("GPU", 0)
+
+
+def test_the_most_expensive_gpu_has_the_lowest_priority(cluster: dict[str, Any]) -> None:
+    """Ray's autoscaler prefers the higher priority among types that fit a demand equally well."""
+    types = cluster["available_node_types"]
+    assert sorted(GPU_WORKERS, key=lambda name: -types[name]["priority"]) == ["gpu-l4", "gpu-a10g", "gpu-h100"]
+
+
+def test_credentials_come_from_the_instance(cluster: dict[str, Any]) -> None:
+    for node in cluster["available_node_types"].values():
+        assert node["node_config"]["IamInstanceProfile"]["Arn"].startswith("arn:aws:iam::")
+    assert not re.search(r"AKIA|aws_secret|AWS_ACCESS_KEY|KeyName", (ROOT / "cluster.yaml").read_text(), re.IGNORECASE)
+
+
+def test_all_stages_fit_on_its_nodes(cluster: dict[str, Any]) -> None:
+    types = cluster["available_node_types"]
+    resources = [types[name]["resources"] for name in WORKERS]
+    now = ClusterResources(
+        n_cpus=sum(node["CPU"] for node in resources),
+        n_gpus=sum(node.get("GPU", 0) for node in resources),
+        memory_bytes=100 << 30,
+        node_cpus=min(node["CPU"] for node in resources),
+        n_nodes=len(resources),
+        is_own=False,
+    )
+    placed = plan_placement(now, "auto", "auto")
+    assert (placed.device, placed.n_actors) == ("cuda", len(GPU_WORKERS))
+
+
+def test_the_kubernetes_job_asks_for_what_the_job_has(rayjob: dict[str, Any]) -> None:
+    """Its command line is parsed by the job's own parser; its Ray is the one that is locked."""
+    spec = rayjob["spec"]
+    words = shlex.split(spec["entrypoint"].replace("\\\n", " "))
+    python, option, module, *arguments = words[words.index("avex-batch") + 1 :]
+    assert (python, option, module) == ("python", "-m", "jobs.embed")
+    config = parse(arguments)
+    assert (config.device, config.actors) == ("cuda", 8)
+    assert spec["rayClusterSpec"]["rayVersion"] == metadata.version("ray")
+    groups = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert all(group["minReplicas"] == group["replicas"] == 0 for group in groups)
+    assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def pods(rayjob: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the pod templates of the submitter, the head, and each group of workers."""
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    groups = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
+    submitter = rayjob["spec"].get("submitterPodTemplate", {})
+    return {"submitter": submitter, "head": cluster["headGroupSpec"]["template"], **groups}
+
+
+@pytest.mark.parametrize(
+    ("pod", "machine", "beside"),
+    [("head", "m7i.2xlarge", 0.5), ("cpu", "c7i.4xlarge", 0), ("gpu", "g6.4xlarge", 0), ("gpu", "g5.4xlarge", 0)],
+)
+def test_a_pod_fits_on_the_node_that_is_named_for_it(
+    rayjob: dict[str, Any], pod: str, machine: str, beside: float
+) -> None:
+    """The rest is EKS' reserve, half a GiB of daemon sets, and ``beside``: GiB of KubeRay's autoscaler in the pod."""
+    described = instance_type(machine)
+    network = described["NetworkInfo"]
+    most_pods = network["MaximumNetworkInterfaces"] * (network["Ipv4AddressesPerInterface"] - 1) + 2
+    allocatable_mib = described["MemoryInfo"]["SizeInMiB"] * 0.925 - (255 + 11 * most_pods) - 100
+    asked = pods(rayjob)[pod]["spec"]["containers"][0]["resources"]
+    assert asked["requests"]["memory"] == asked["limits"]["memory"]
+    assert float(asked["limits"]["memory"].removesuffix("Gi")) + beside + 0.5 <= allocatable_mib / 1024
+    assert float(asked["requests"]["cpu"]) + 1 <= described["VCpuInfo"]["DefaultVCpus"]
+
+
+def test_every_pod_is_on_the_architecture_of_the_image(rayjob: dict[str, Any]) -> None:
+    assert set(pods(rayjob)) == {"submitter", "head", "cpu", "gpu"}
+    for template in pods(rayjob).values():
+        assert template["spec"]["nodeSelector"] == {"kubernetes.io/arch": "amd64"}
+
+
+def test_autoscalers_do_not_evict_the_head_and_the_submitter(rayjob: dict[str, Any]) -> None:
+    for name in ("head", "submitter"):
+        annotations = pods(rayjob)[name]["metadata"]["annotations"]
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+        assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+        assert not [each for each in pods(rayjob)[name]["spec"].get("tolerations", []) if each["key"] == "spot"]
+
+
+def test_kuberay_makes_a_token_for_the_cluster(rayjob: dict[str, Any]) -> None:
+    assert rayjob["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+# `ray job submit -- WORDS` joins the words, and Ray's head gives the line to a shell.
+SUBMIT = "import os, shlex, sys; os.execlp('sh', 'sh', '-c', shlex.join(sys.argv[1:]))"
+
+
+def submit(entrypoint: str, folder: Path, *, code: int, is_stopped: bool = False) -> tuple[int, str, str]:
+    """Run the entrypoint as KubeRay and Ray do, with stand-ins for Ray, the job and `sleep`.
+
+    Args:
+        entrypoint: the RayJob's entrypoint.
+        folder: an empty folder for the stand-ins.
+        code: the exit code of `python -m jobs.embed`.
+        is_stopped: whether `ray job stop` sends its signal while the job runs.
+
+    Returns:
+        The exit status of Ray's job, its log, and its calls of `ray` and `sleep`, a line each.
+    """
+    programs = {
+        "submit": f'exec "{sys.executable}" -c "{SUBMIT}" "$@"',
+        "python": f"echo the job: $@\n{'kill -TERM $PPID' if is_stopped else ''}\nexit {code}",
+        "ray": "echo ray $@ >> $CALLS\nkill -TERM $PPID",
+        "sleep": "echo sleep $@ >> $CALLS",
+    }
+    for name, text in programs.items():
+        program = folder / name
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    calls = folder / "calls"
+    calls.touch()
+    env = {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "CALLS": str(calls),
+        "RAY_JOB_SUBMISSION_ID": "avex-batch-1",
+    }
+    line = f"submit {entrypoint.strip()} ;"  # KubeRay's own form, in its BuildJobSubmitCommand
+    done = subprocess.run(["bash", "-ec", line], env=env, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr, calls.read_text()
+
+
+def test_a_complete_run_on_kubernetes_ends(rayjob: dict[str, Any], tmp_path: Path) -> None:
+    code, log, calls = submit(rayjob["spec"]["entrypoint"], tmp_path, code=0)
+    assert (code, calls) == (0, "")
+    words = shlex.split(rayjob["spec"]["entrypoint"].replace("\\\n", " "))
+    assert log.split("the job: ")[1].split() == words[words.index("jobs.embed") - 1 :]
+
+
+def test_a_request_that_makes_no_sense_is_not_retried_on_kubernetes(rayjob: dict[str, Any], tmp_path: Path) -> None:
+    """KubeRay retries every job that failed, and no job whose status is STOPPED."""
+    code, log, calls = submit(rayjob["spec"]["entrypoint"], tmp_path, code=2)
+    assert calls == "ray job stop --address http://127.0.0.1:8265 --no-wait avex-batch-1\n"
+    assert "exit code 2" in log
+    assert code == 2
+
+
+def test_retries_on_kubernetes_last_a_weekend(rayjob: dict[str, Any], tmp_path: Path) -> None:
+    code, log, calls = submit(rayjob["spec"]["entrypoint"], tmp_path, code=1)
+    assert (code, "exit code 1" in log) == (1, True)
+    sleep, seconds = calls.split()
+    assert sleep == "sleep"
+    assert rayjob["spec"]["backoffLimit"] * int(seconds) >= 60 * 3600
+    assert rayjob["spec"]["submitterConfig"]["backoffLimit"] > 2  # KubeRay's own
+
+
+def test_a_run_on_kubernetes_that_is_stopped_ends_at_once(rayjob: dict[str, Any], tmp_path: Path) -> None:
+    code, _, calls = submit(rayjob["spec"]["entrypoint"], tmp_path, code=1, is_stopped=True)
+    assert (code, calls) == (1, "")
+
+
+@pytest.mark.skipif("KUBERAY_CRDS" not in os.environ, reason="KUBERAY_CRDS: a folder with KubeRay's published CRDs")
+def test_the_kubernetes_job_is_valid_to_kuberay(rayjob: dict[str, Any]) -> None:
+    crd = yaml.safe_load((Path(os.environ["KUBERAY_CRDS"]) / "ray.io_rayjobs.yaml").read_text())
+    (schema,) = (
+        version["schema"]["openAPIV3Schema"]
+        for version in crd["spec"]["versions"]
+        if f"ray.io/{version['name']}" == rayjob["apiVersion"]
+    )
+    assert crd["spec"]["names"]["kind"] == rayjob["kind"]
+    jsonschema.validate(rayjob, strict(schema))
+    rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = 0
+    with pytest.raises(jsonschema.ValidationError, match="'minReplica' was unexpected"):
+        jsonschema.validate(rayjob, strict(schema))
+
+
+def strict(schema: Any) -> Any:
+    """The schema with unknown fields refused, as ``kubectl apply`` refuses them."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if made.get("x-kubernetes-int-or-string"):
+        made.pop("format", None)
+    is_closed = made.get("type") == "object" and isinstance(made.get("properties"), dict)
+    if is_closed and "additionalProperties" not in made and not made.get("x-kubernetes-preserve-unknown-fields"):
+        names = made["properties"]
+        made["additionalProperties"] = not names or ("metadata" in names and names["metadata"] == {"type": "object"})
+    return made
+
+
+def test_the_dashboard_draws_metrics_that_there_are() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana.json").read_text())
+    drawn = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"ray_(avex_batch_\w+?)(?:_total|_bucket|_sum|_count)?\b", target["expr"])
+    }
+    there = {name for name, _ in metrics.COUNTERS.values()} | {metrics.FAILURES, metrics.BUSY, metrics.BATCH_FILL}
+    assert drawn == there

@@ -1,0 +1,84 @@
+"""What docs/reading.md shows, run over a small output."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.export import main as export
+from jobs.probe import main as probe
+from tests.support.commands import ROOT, environment
+from tests.support.shards import write_output
+
+TEXT = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+COMMANDS = [shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+# Of packages that are not among ours: the name in tests/tools.
+ELSEWHERE = {"datasets": "datasets", "perch_hoplite": "hoplite"}
+
+DIM = 16
+VECTORS = np.random.default_rng(0).standard_normal((24, 3, DIM)).astype(np.float32)
+FILES = [f"/archive/{('north', 'south')[at % 2]}/{at}.wav" for at in range(len(VECTORS))]
+
+
+def needed(block: str) -> str | None:
+    """What has to be installed for it."""
+    return next((tool for package, tool in ELSEWHERE.items() if f"from {package}" in block), None)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands leave in ``/data``."""
+    folder = tmp_path_factory.mktemp("data")
+    write_output(str(folder / "embeddings"), dict(zip(FILES, VECTORS, strict=True)), {"model": "a model"})
+    labels = folder / "species.csv"
+    labels.write_text("file,label\n" + "".join(f"{file},{file.split('/')[2]}\n" for file in FILES))
+    assert probe([str(folder / "embeddings"), "--labels", str(labels)]) == 0
+    for command in COMMANDS:
+        if "hoplite" not in command:
+            assert export(arguments(command, folder)) == 0
+    return folder
+
+
+def arguments(command: list[str], folder: Path) -> list[str]:
+    assert command[:3] == ["python", "-m", "jobs.export"]
+    return [word.replace("/data", str(folder)) for word in command[3:]]
+
+
+def are_all(found: Any) -> bool:
+    """Whether these are all vectors, in whatever order and precision."""
+    rows = np.asarray(found)
+    return sorted(rows.tolist()) == sorted(VECTORS.reshape(-1, DIM).astype(rows.dtype).tolist())
+
+
+@pytest.mark.parametrize("number", [at for at, block in enumerate(BLOCKS) if not needed(block)])
+def test_a_block_reads_all_vectors(number: int, data: Path) -> None:
+    found: dict[str, Any] = {}
+    exec(BLOCKS[number].replace("/data", str(data)), found)
+    assert are_all(found["vectors"])
+    if "nearest" in found:
+        assert len(found["nearest"]) == 20
+    if "likeliest" in found:
+        assert set(found["likeliest"]) == {"north", "south"}
+
+
+@pytest.mark.long  # installs half a gigabyte
+@pytest.mark.parametrize("number", [at for at, block in enumerate(BLOCKS) if needed(block)])
+def test_a_block_of_a_package_that_is_not_ours_reads_all_vectors(
+    number: int, data: Path, python_with: Callable[[str], Path], tmp_path: Path
+) -> None:
+    tool = needed(BLOCKS[number])
+    assert tool is not None
+    python, env = python_with(tool), environment(PYTHONPATH=str(ROOT), HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    for command in COMMANDS:
+        if tool in command:
+            subprocess.run([python, *command[1:3], *arguments(command, data)], env=env, cwd=tmp_path, check=True)
+    ending = f"import numpy; numpy.save({str(tmp_path / 'found.npy')!r}, numpy.asarray(vectors))"
+    program = BLOCKS[number].replace("/data", str(data)) + ending
+    subprocess.run([python, "-c", program], env=env, cwd=tmp_path, check=True)
+    assert are_all(np.load(tmp_path / "found.npy"))

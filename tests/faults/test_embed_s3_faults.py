@@ -1,0 +1,72 @@
+"""The whole job on a store of whose requests every tenth fails, reads and writes alike."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+
+from embedding import storage
+from embedding.decoding.decode import WHOLE_OBJECT_BYTES
+from local_ray import ray_of
+from tests.support import faulty_s3
+from tests.support.audio import tone
+from tests.support.commands import Outcome, run_embed
+from tests.support.faulty_s3 import faulty
+from tests.support.models import EFFICIENTNET
+
+# As many reads as it takes for each kind of fault to have its turn, six times one in ten.
+N_SHORT = 52
+# 32 MiB are 52 s at this rate, of which the job makes few windows.
+LONG_S, LONG_RATE_HZ = 54.0, 320_000
+
+
+def recording(duration_s: float, rate_hz: int, seed: int) -> bytes:
+    content = io.BytesIO()
+    sf.write(content, tone(duration_s, rate_hz, 300 + 10 * seed, seed=seed), rate_hz, format="wav", subtype="PCM_16")
+    return content.getvalue()
+
+
+def vectors(output: str) -> dict[tuple[str, int], np.ndarray]:
+    """By recording and window."""
+    shards = storage.list_names(f"{output}/embeddings", ".parquet")
+    table = pa.concat_tables(pq.read_table(io.BytesIO(storage.read_bytes(shard))) for shard in shards)
+    keys = zip(table["file"].to_pylist(), table["window_index"].to_pylist(), strict=True)
+    found = dict(zip(keys, map(np.array, table["embedding"].to_pylist()), strict=True))
+    assert len(found) == len(table)
+    return found
+
+
+def test_a_store_that_fails_now_and_then_changes_nothing(s3_server: str, s3_api: Any, bucket: str) -> None:
+    for i in range(N_SHORT):
+        s3_api.put_object(Bucket=bucket, Key=f"in/{i:02}.wav", Body=recording(1 + i % 3, 16_000, i))
+    long = recording(LONG_S, LONG_RATE_HZ, 99)
+    assert len(long) > WHOLE_OBJECT_BYTES
+    s3_api.put_object(Bucket=bucket, Key="in/long.wav", Body=long)
+
+    def run(address: str, output: str) -> Outcome:
+        return run_embed(
+            *("--input", f"s3://{bucket}/in", "--output", f"s3://{bucket}/{output}", "--model", EFFICIENTNET),
+            *("--checkpoint", "random", "--window-s", 3, "--actors", 1, "--shard-rows", 16),
+            env={"RAY_ADDRESS": address, "AWS_ENDPOINT_URL": proxy.url},
+        )
+
+    with faulty(s3_server) as proxy, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", proxy.url)
+        # A Ray of its own: workers take the AWS environment from the process that starts them.
+        with ray_of(2) as address:
+            calm = run(address, "calm")
+            proxy.choose = faulty_s3.every(10)
+            rough = run(address, "rough")
+    assert (calm.code, rough.code) == (0, 0), rough.stderr
+    for verb in ("GET", "PUT"):
+        assert set(faulty_s3.PASSING[verb]) <= proxy.done.keys(), (proxy.done, proxy.asked)
+    assert not list(storage.list_names(f"s3://{bucket}/rough/failures", ""))
+    expected, found = vectors(f"s3://{bucket}/calm"), vectors(f"s3://{bucket}/rough")
+    assert found.keys() == expected.keys()
+    assert len(found) == N_SHORT + LONG_S / 3
+    for key, vector in expected.items():
+        np.testing.assert_allclose(found[key], vector, rtol=0, atol=1e-6)

@@ -1,0 +1,270 @@
+"""Random content in every file that is read back: a correct result or one line, never a traceback or a write outside.
+
+Each file is tried with arbitrary bytes, with arbitrary JSON, and with a valid content in which some values, or some
+bytes, are others.
+"""
+
+import copy
+import io
+import json
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from embedding.config_file import read_config_file
+from embedding.encoding import label_map
+from embedding.errors import RequestError
+from embedding.exporting.destination import taking
+from embedding.listing.listing import list_recordings
+from embedding.output import claim
+from embedding.output.claim import Owner, claimed
+from embedding.probing.label_manifest import read_labels
+from jobs.embed import parse
+from jobs.export import main as export
+from jobs.report import main as report
+from tests.support.shards import shard, write_output
+
+FEW, MANY = 25, 1250  # cases of each file; eight files
+
+TEXTS = st.text(max_size=12) | st.sampled_from(
+    ["../../victim", "/", "..", "\0", "0000000000aa", "2025-01-01", "-1", "1e308"]
+)
+NUMBERS = st.integers() | st.floats() | st.sampled_from([-1, 0, 2**31, 2**63, 10**400])
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+RUN = {"settings": {"model": "m", "window_s": 5.0}, "options": {"input": ["/a"]}, "versions": {"ray": "2"}}
+PAST_RUN = {"run_id": "0000000000aa", "host": "h", "started": "2025-01-01T00:00:00+00:00", "wall_s": 1.0}
+BALANCE = {"listed": 1, "already_done": 0, "embedded": 1, "failed": 0, "balanced": True}
+REPORT = {"state": "complete", "recordings": BALANCE, "output": {"windows": 3}, "runs": [PAST_RUN]}
+EXPORT = {"format": "npy", "names": ["export.json"]}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to every value in a JSON document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in items for place in places(item, (*path, key)))]
+
+
+@st.composite
+def documents(draw: st.DrawFn, valid: Any) -> bytes:
+    """A valid document with another value somewhere, or anything."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(st.binary(max_size=40) | VALUES.map(lambda value: json.dumps(value).encode()))
+    document = {"": copy.deepcopy(valid)}
+    for place in draw(st.lists(st.sampled_from(places(valid)), min_size=1, max_size=2)):
+        *way, last = ("", *place)
+        at: Any = document
+        try:
+            for key in way:
+                at = at[key]
+            at[last] = draw(VALUES)
+        except (KeyError, IndexError, TypeError):  # another value has taken the place of a part of the way
+            continue
+    return json.dumps(document[""]).encode()
+
+
+@st.composite
+def changed_bytes(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Valid content with some bytes changed, cut off or added; or anything."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=60))
+    content = bytearray(valid)
+    for _ in range(draw(st.integers(0, 4))):
+        content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(content[: draw(st.integers(0, len(content)) | st.just(len(content)))]) + draw(st.binary(max_size=4))
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+COLUMNS = st.sampled_from(
+    [
+        pa.array([1, None]),
+        pa.array(["a", "../b"]),
+        pa.array([["a"], None]),
+        pa.array([[1.0], [2.0, 3.0]]),
+        pa.array([{"a": 1}, {"a": None}]),
+        pa.array([b"\xff", b"a"]),
+        pa.array([b"\xff", b"a"]).view(pa.string()),
+        pa.array([float("nan"), 1e308]),
+        pa.array([True, False]),
+        pa.array(["x", "y"]).dictionary_encode(),
+        pa.nulls(2),
+        pa.array([[1, 2, 3, 4], [1, None, 3, 4]], pa.list_(pa.float32(), 4)),
+        pa.array([-(2**63), 2**63 - 1]),
+        pa.array([-1, 2**31 - 1], pa.int32()),
+    ]
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn, valid: pa.Table) -> bytes:
+    """A Parquet file with other columns than a valid one, or with other bytes."""
+    if draw(st.booleans()):
+        return draw(changed_bytes(as_parquet(valid)))
+    table = valid
+    for name in draw(st.lists(st.sampled_from(valid.column_names), max_size=3)):
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, draw(COLUMNS))
+    metadata = draw(
+        st.dictionaries(st.sampled_from([b"avex_batch.settings", b"avex_batch.audio_hashes"]), st.binary(max_size=9))
+    )
+    return as_parquet(table.replace_schema_metadata(metadata))
+
+
+def runs(command: Callable[[list[str]], int], *arguments: object) -> int:
+    """Run a job in this process: it ends with a code, and says one line if that is no result."""
+    said = io.StringIO()
+    with redirect_stderr(said), redirect_stdout(io.StringIO()):
+        code = command([*map(str, arguments)])
+    assert code in (0, 1, 2)
+    assert "Traceback" not in said.getvalue(), said.getvalue()
+    assert said.getvalue().count("\n") <= 1
+    return code
+
+
+def refused_or(call: Callable[[], object]) -> None:
+    """Either a result or a refusal of one line."""
+    try:
+        call()
+    except RequestError as error:
+        assert "\n" not in str(error)  # noqa: PT017 — there may be none
+
+
+def output(folder: Path) -> Path:
+    """An output with one shard, as it was before the last case."""
+    root = folder / "out"
+    if not root.exists():
+        write_output(str(root), {"/a/1.wav": np.ones((3, 4), np.float32)}, {"model": "m"}, 1)
+    for name in ("run.json", "report.json", "claim.json", "embeddings/x.parquet", "failures/x.parquet"):
+        (root / name).unlink(missing_ok=True)
+    (root / "failures").mkdir(exist_ok=True)
+    return root
+
+
+def report_with(name: str) -> Callable[[Path, bytes], None]:
+    def check(folder: Path, content: bytes) -> None:
+        root = output(folder)
+        (root / name).write_bytes(content)
+        runs(report, root)
+        if name.startswith("embeddings"):
+            runs(export, root, "--to", "npy", folder / "exported")
+
+    return check
+
+
+def check_claim(folder: Path, content: bytes) -> None:
+    root = output(folder)
+    (root / "claim.json").write_bytes(content)
+    runs(report, root)
+
+    def take() -> None:
+        with claimed(str(root), "0000000000bb", lambda _: None):
+            pass
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(claim, "RENEW_S", 0.002)
+        patched.setattr(claim, "LAPSE_S", 0.002)
+        refused_or(take)
+
+
+def check_manifest(folder: Path, content: bytes) -> None:
+    for name in ("a.csv", "a.parquet"):
+        (folder / name).write_bytes(content)
+        refused_or(lambda name=name: list_recordings([str(folder / name)]))
+        refused_or(lambda name=name: read_labels(str(folder / name), "label", None))
+
+
+def check_label_map(_: Path, content: bytes) -> None:
+    refused_or(lambda: label_map._names("label_map.json", content))
+
+
+def check_options(folder: Path, content: bytes) -> None:
+    (folder / "job.yaml").write_bytes(content)
+    refused_or(lambda: read_config_file(str(folder / "job.yaml")))
+    refused_or(lambda: parse(["--config", str(folder / "job.yaml")]))
+
+
+def check_export(folder: Path, content: bytes) -> None:
+    destination = folder / "export"
+    destination.mkdir(exist_ok=True)
+    (destination / "export.json").write_bytes(content)
+
+    def replace() -> None:
+        with taking(destination, "npy") as new:
+            (new / "export.json").write_bytes(content)
+
+    refused_or(replace)
+    assert (destination / "export.json").read_bytes() == content
+
+
+OWNER = asdict(Owner.this_process("0000000000aa")) | {"process_start": 1.0}  # its process has ended
+MANIFEST = pa.table(
+    {"file": ["/a.wav", "b.wav"], "label": ["x", "y"], "start_time": [0.0, 1.0], "end_time": [1.0, 2.0]}
+)
+CSV = b"file,label,start_time,end_time\n/a.wav,x,0,1\nb.wav,y;z,1,2\n"
+YAML = b'input: [x, "y"]\noutput: z\nwindow-s: 3\nbatch_size: 8\nmask_padding: true\nlayers: 0,-1\nlimit: 1_000\n'
+FILES: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path, bytes], None]]] = {
+    "run.json": (documents(RUN), report_with("run.json")),
+    "report.json": (documents(REPORT), report_with("report.json")),
+    "claim.json": (documents(OWNER), check_claim),
+    "shards": (tables(shard((1, 0, 2), (1, 1, 2))), report_with("embeddings/x.parquet")),
+    "manifests": (tables(MANIFEST) | changed_bytes(CSV), check_manifest),
+    "label maps": (
+        documents({"a": 0, "b": 1}),
+        lambda _, content: refused_or(lambda: label_map._names("map", content)),
+    ),
+    "options files": (changed_bytes(YAML) | st.text().map(lambda text: text.encode(errors="replace")), check_options),
+    "export.json": (documents(EXPORT), check_export),
+}
+
+
+def try_cases(name: str, folder: Path, n: int, *, the_same_each_time: bool) -> None:
+    content, check = FILES[name]
+    (folder / "victim").write_text("mine")
+
+    @settings(
+        max_examples=n,
+        database=None,
+        derandomize=the_same_each_time,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    )
+    @given(content)
+    def try_case(content: bytes) -> None:
+        check(folder, content)
+        assert (folder / "victim").read_text() == "mine"
+
+    try_case()
+    own = {"victim", "out", "exported", "export", "a.csv", "a.parquet", "job.yaml"}
+    assert {path.name for path in folder.iterdir()} <= own
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_random_content_is_a_result_or_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    try_cases(name, tmp_path / "here", FEW, the_same_each_time=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FILES)
+def test_much_random_content_is_a_result_or_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    try_cases(name, tmp_path / "here", MANY, the_same_each_time=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]

@@ -1,0 +1,199 @@
+"""Whatever replaces something stored, interrupted at every step: the earlier one stands, or its successor does.
+
+A step is a call that changes what is on the disk. "Killed" means that no later step happens either, as after SIGKILL.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embedding import storage
+from embedding.errors import RunError
+from embedding.exporting.destination import taking
+from embedding.pooling.pooled_output import Pooled
+from embedding.probing import probe_files
+from embedding.probing.probe_result import Result
+from jobs.probe import main as probe
+from tests.jobs.test_probe import SPECIES, archive, output, stored  # noqa: F401 — fixtures
+
+STEPS = [(Path, "rename"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (shutil, "rmtree"), (os, "fsync")]
+MOST_STEPS = 60
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+@contextmanager
+def killed_at(step: int, *, once: bool) -> Iterator[list[str]]:
+    """Raise ``Killed`` in place of this step, and of all later ones unless ``once``; yields the steps so far."""
+    taken: list[str] = []
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            taken.append(name)
+            if len(taken) - 1 == step or (len(taken) - 1 > step and not once):
+                raise Killed
+            return original(*arguments, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patched:
+        for owner, name in STEPS:
+            patched.setattr(owner, name, watched(name, getattr(owner, name)))
+        yield taken
+
+
+def at_every_step(replace: Callable[[], object], check: Callable[[], None], *, once: bool) -> None:
+    """Interrupt ``replace`` at its first step, its second and so on, and ``check`` after each."""
+    for step in range(MOST_STEPS):
+        with killed_at(step, once=once):
+            try:
+                replace()
+            except Killed:
+                is_over = False
+            else:
+                is_over = True
+        check()
+        if is_over:
+            return
+    raise AssertionError("there was always one step more")
+
+
+@pytest.fixture(params=[True, False], ids=["interrupted", "killed"])
+def once(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+def export_to(destination: Path, content: str) -> None:
+    with taking(destination, "npy") as folder:
+        (folder / "vectors.npy").write_text(content)
+        (folder / "export.json").write_text('{"format": "npy", "names": ["export.json", "vectors.npy"]}')
+
+
+def test_an_export_or_its_predecessor_is_there(tmp_path: Path, *, once: bool) -> None:
+    destination = tmp_path / "npy"
+    export_to(destination, "earlier")
+
+    def check() -> None:
+        kept = destination if destination.exists() else tmp_path / ".tmp-npy" / "former"  # between the two renames
+        assert (kept / "vectors.npy").read_text() in ("earlier", "later")
+        assert once <= destination.exists()
+        export_to(destination, "earlier")
+        assert (destination / "vectors.npy").read_text() == "earlier"
+        assert [path.name for path in tmp_path.iterdir()] == ["npy"]
+
+    at_every_step(lambda: export_to(destination, "later"), check, once=once)
+
+
+def test_an_export_that_was_killed_in_the_exchange_comes_back_even_if_the_next_one_fails(tmp_path: Path) -> None:
+    export_to(tmp_path / "npy", "earlier")
+    (tmp_path / ".tmp-npy").mkdir()
+    (tmp_path / "npy").rename(tmp_path / ".tmp-npy" / "former")
+    with pytest.raises(ZeroDivisionError), taking(tmp_path / "npy", "npy"):
+        raise ZeroDivisionError
+    assert (tmp_path / "npy" / "vectors.npy").read_text() == "earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["npy"]
+
+
+def test_an_export_whose_second_rename_fails_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_to(tmp_path / "npy", "earlier")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError("the storage failed")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="the storage failed"):
+        export_to(tmp_path / "npy", "later")
+    assert (tmp_path / "npy" / "vectors.npy").read_text() == "earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["npy"]
+
+
+def test_an_export_that_cannot_be_put_back_is_kept_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_to(tmp_path / "npy", "earlier")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name in ("new", "former"):
+            raise OSError("the storage failed")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(RunError, match=r"the earlier export lies in .*/\.tmp-npy/former, move it back to .*/npy: the"):
+        export_to(tmp_path / "npy", "later")
+    assert (tmp_path / ".tmp-npy" / "former" / "vectors.npy").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("name", ["page.html", "p" * 250 + ".html"])
+def test_a_page_or_its_predecessor_is_there(tmp_path: Path, name: str, *, once: bool) -> None:
+    page = tmp_path / name
+    page.write_text("earlier")
+
+    def check() -> None:
+        assert page.read_text() in ("earlier", "later")
+        storage.sweep(str(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == [page.name]
+
+    at_every_step(lambda: storage.write_bytes(str(page), b"later"), check, once=once)
+
+
+def test_pooled_rows_are_there_before_others_go(tmp_path: Path, *, once: bool) -> None:
+    pooled = Pooled(str(tmp_path), ("mean",), "{}")
+    pooled.write(pa.table({"file_id": [1, 2]}), "a")
+    (uri,) = pooled.files()
+
+    def check() -> None:
+        assert pooled.files()[uri].tolist() in ([1, 2], [2])
+        pooled.write(pa.table({"file_id": [1, 2]}), "a")
+
+    at_every_step(lambda: pooled.keep(uri, np.array([2])), check, once=once)
+
+
+def test_the_files_of_a_probe_are_whole_and_say_if_they_are_of_two(
+    output: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    once: bool,
+) -> None:
+    files = sorted(str(path) for path in set(pq.read_table(output / "embeddings")["file"].to_pylist()))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,label\n" + "".join(f"{file},{SPECIES[at % 2]}\n" for at, file in enumerate(files)))
+    arguments = [str(output), "--labels", str(labels), "--max-windows", "40"]
+    assert probe([*arguments, "--seed", "1"]) == 0
+    folder = output / "probes" / "label"
+
+    def digests() -> dict[str, str]:
+        names = ("weights.npz", "predictions.parquet", "split.parquet")
+        return {name: blake2b((folder / name).read_bytes(), digest_size=16).hexdigest() for name in names}
+
+    earlier = digests()
+    assert stored(output)["files"] == earlier
+    result: list[Result] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(probe_files, "write", result.append)
+        assert probe([*arguments, "--seed", "2"]) == 0
+
+    def check() -> None:
+        assert set(digests()) == set(earlier)
+        assert {path.suffix for path in folder.iterdir() if not path.name.startswith(".tmp-")} == {
+            *(".npz", ".parquet", ".json")
+        }
+        np.load(folder / "weights.npz")
+        pq.read_table(folder / "predictions.parquet")
+
+    at_every_step(lambda: probe_files.write(result[0]), check, once=once)
+    assert stored(output)["files"] == digests() != earlier
+    capsys.readouterr()

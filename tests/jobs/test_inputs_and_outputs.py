@@ -1,0 +1,84 @@
+"""Inputs and outputs that lie in each other, or are no folders: nothing that is not ours is removed or listed."""
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedding.errors import RequestError
+from embedding.output.backlog import Backlog, former_versions
+from embedding.output.claim import claimed
+from embedding.output.repair import repair_failures, repair_shards
+from embedding.output.store import Store
+from embedding.storage import TEMPORARY_PREFIX
+from jobs.embed import main as embed
+from tests.support.listings import listing, make
+from tests.support.models import EFFICIENTNET
+from tests.support.shards import listing as listing_of
+from tests.support.shards import write_output
+
+RUN_ID = "0000000000aa"
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_an_output_that_is_its_input_removes_no_recording(tmp_path: Path) -> None:
+    own = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}.json"
+    kept = ["a.wav", ".tmp-a.wav", f"{TEMPORARY_PREFIX}notes", "embeddings/.tmp-b.wav"]
+    make(tmp_path, *kept, own, f"embeddings/{TEMPORARY_PREFIX}{uuid.uuid4().hex}.parquet")
+    Store(str(tmp_path), "{}").sweep()
+    assert sorted(tree(tmp_path)) == sorted(kept)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [("in", "in"), ("in/out", "in"), (".", "in")])
+def test_what_an_output_holds_is_no_recording(tmp_path: Path, inside: str, outside: str) -> None:
+    make(tmp_path, f"{outside}/a.wav")
+    write_output(str(tmp_path / inside), {"/a/1.wav": np.ones((2, 4), np.float32)}, {"model": "m"}, 1)
+    found = listing(tmp_path / outside)
+    assert found.recordings["file"].to_pylist() == [f"{tmp_path}/{outside}/a.wav"]
+    assert set(found.left_out) <= {".parquet"}
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "nothing", "nothing/below", "device"])
+def test_an_output_that_is_no_folder_is_refused_in_one_line(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, "a.wav", "file")
+    (tmp_path / "nothing").symlink_to("gone/away")
+    (tmp_path / "device").symlink_to("/dev/null")
+    arguments = ["--input", f"{tmp_path}/a.wav", "--output", f"{tmp_path}/{name}", "--model", EFFICIENTNET]
+    assert embed([*arguments, "--checkpoint", "random"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("avex-batch: --output: ")
+    assert str(tmp_path / name) in said
+    assert said.count("\n") == 1
+    assert (tmp_path / "file").read_bytes() == b"x"
+    assert not (tmp_path / "gone").exists()
+
+
+def test_an_output_that_may_not_be_written_is_refused_and_left_as_it_is(unprivileged: Path) -> None:
+    (unprivileged / "out").mkdir()
+    (unprivileged / "out").chmod(0o555)
+    with (
+        pytest.raises(RequestError, match=rf"--output: cannot write to {unprivileged}/out: Permission denied"),
+        claimed(str(unprivileged / "out"), RUN_ID, lambda _: None),
+    ):
+        pass
+    assert not list((unprivileged / "out").iterdir())
+
+
+def test_a_run_over_other_inputs_leaves_what_the_first_one_stored(tmp_path: Path) -> None:
+    write_output(str(tmp_path), {"/a/1.wav": np.ones((3, 4), np.float32)}, {"model": "m"}, 1)
+    before = tree(tmp_path)
+    store = Store(str(tmp_path), "{}")
+    inventory = store.read()
+    listed = listing_of(("/b/1.wav", 7), ("/b/2.wav", 8))
+    former = former_versions(listed, inventory, store, thorough=True)
+    work = Backlog.of(listed, former, inventory, retry_failed=True)
+    assert work.is_todo.all()
+    repair_shards(store, inventory, work.superseded(inventory), work.touched(set()))
+    repair_failures(store, inventory, listed, work.todo, RUN_ID)
+    assert tree(tmp_path) == before

@@ -1,0 +1,172 @@
+"""What a person sees, in a terminal and in a log."""
+
+import io
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from embedding.cli import terminal
+from embedding.cli.terminal import Terminal, Watch, audio_length, complain, describe, duration, size, summarise
+from embedding.errors import RequestError
+from embedding.output.counters import Counters
+from embedding.planning.placement import ClusterResources, plan_placement
+from tests.unit.output.test_counters import BALANCE
+
+
+def console(*, is_terminal: bool) -> tuple[Terminal, io.StringIO]:
+    text = io.StringIO()
+    return Terminal(Console(file=text, force_terminal=is_terminal, width=120, highlight=False, soft_wrap=True)), text
+
+
+def tally(**counts: float) -> Counters:
+    made = Counters()
+    made.add("encode", 1.0, {}, **counts)
+    return made
+
+
+def look() -> ClusterResources:
+    return ClusterResources(n_cpus=16, n_gpus=2, memory_bytes=0, node_cpus=4, n_nodes=4, is_own=False)
+
+
+def test_a_log_gets_one_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now_s)
+    shown, text = console(is_terminal=False)
+    with Watch(shown, 40, 4000.0) as watch:
+        for second in range(35):
+            now_s = 100.0 + second
+            watch(tally(recordings=second, windows_encoded=second + 1, audio_encoded_s=10.0 * (second + 1)), look)
+    lines = text.getvalue().splitlines()
+    assert [line.split(" · ")[0] for line in lines] == ["10/40 recordings", "20/40 recordings", "30/40 recordings"]
+    assert "31 windows · 310 s of audio · " in lines[-1]
+    assert lines[-1].endswith(" left")
+
+
+def test_a_run_that_waits_says_for_what_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now_s)
+    shown, text = console(is_terminal=False)
+    counted = Counters()
+    with Watch(shown, 40, 4000.0) as watch:
+        watch.starting(plan_placement(look(), "cuda", 8))
+        for second in range(400):
+            now_s = 100.0 + second
+            if second == 130:
+                counted.encoders = 2
+            if second == 200:
+                counted.add("encode", 1.0, windows_encoded=1)
+            watch(counted, look)
+    lines = [line for line in text.getvalue().splitlines() if "recordings ·" not in line]
+    assert lines == [
+        "8 actors on cuda · loading the model",
+        "Ray has not so many yet: it begins with what there is, and waits for its autoscaler",
+        "no window for 1 min 0 s: 0 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 2 min 0 s: 0 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 3 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 1 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 2 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+        "no window for 3 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
+    ]
+
+
+def test_a_terminal_gets_a_bar_that_moves() -> None:
+    shown, text = console(is_terminal=True)
+    with Watch(shown, 40, 4000.0) as watch:
+        watch(tally(recordings=10, windows_encoded=20, audio_encoded_s=100.0), look)
+    drawn = text.getvalue()
+    assert "10/40" in drawn
+    assert "━" in drawn
+    assert "20 windows" in drawn
+
+
+def test_progress_says_speed_failures_and_time_left() -> None:
+    counted = tally(recordings=5, windows_encoded=2060, audio_encoded_s=20_600.0)
+    counted.failed = 2
+    assert describe(counted, audio_s=41_200.0, elapsed_s=112.0) == (
+        "2,060 windows · 5.7 h of audio · 184 × real time · 2 failed · 1 min 52 s left"
+    )
+
+
+def test_the_summary_says_what_losses_cost() -> None:
+    counted = tally(windows_encoded=5400, windows_written=5360, shards=3)
+    counted.tasks_again, counted.encoders_again = 3, 1
+    shown, text = console(is_terminal=False)
+    summarise(shown, BALANCE, counted, 5.0, "/out")
+    assert text.getvalue().splitlines()[1] == "  done again after losses: 3 decode tasks, 1 encoder, 40 windows"
+
+
+def test_the_summary_counts_failures_by_kind_and_says_how_to_read() -> None:
+    counted = tally(recordings=894, windows_written=5360, shards=3)
+    shown, text = console(is_terminal=False)
+    failures = {"corrupt": {"recordings": 1, "examples": []}, "empty": {"recordings": 1, "examples": []}}
+    summarise(shown, replace(BALANCE, failures=failures), counted, 372.0, "/out")
+    assert text.getvalue().splitlines() == [
+        "done in 6 min 12 s: 892 embedded, 2 failed (corrupt 1, empty 1) · 5,360 windows in 3 shards",
+        """  duckdb -c "select * from '/out/embeddings/*.parquet' limit 5\"""",
+        """  python -c "import pandas; print(pandas.read_parquet('/out/embeddings'))\"""",
+        "  failures: /out/failures/ · report: /out/report.json",
+    ]
+
+
+@pytest.mark.parametrize("name", ["out", "it's $HOME", 'a "b" c\'s', "now `date`", "Grün & Söhne; rm"])
+def test_what_reads_the_output_can_be_pasted_whatever_its_name(name: str, tmp_path: Path) -> None:
+    output = tmp_path / name
+    (output / "embeddings").mkdir(parents=True)
+    pq.write_table(pa.table({"file": ["a.wav"]}), output / "embeddings" / "s.parquet")
+    shown, text = console(is_terminal=False)
+    summarise(shown, BALANCE, tally(windows_written=1, shards=1), 1.0, str(output))
+    _, duckdb_line, python_line, _ = text.getvalue().splitlines()
+    program, option, query = shlex.split(duckdb_line)
+    assert (program, option) == ("duckdb", "-c")
+    assert duckdb.execute(query).fetchall() == [("a.wav",)]
+    python_line = python_line.replace("python", shlex.quote(sys.executable), 1)
+    assert "a.wav" in subprocess.run(["bash", "-c", python_line], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (duration(44.6), "45 s"),
+        (duration(372), "6 min 12 s"),
+        (duration(11_100), "3 h 5 min"),
+        (duration(-1), "0 s"),
+        (audio_length(42), "42 s"),
+        (audio_length(20_520), "5.7 h"),
+        (size(732), "732 B"),
+        (size(86.4e9), "86.4 GB"),
+        (size(5e15), "5,000.0 TB"),
+    ],
+)
+def test_quantities_come_in_the_unit_people_use(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+def test_the_summary_says_what_has_changed_since_and_what_was_only_touched() -> None:
+    shown, text = console(is_terminal=False)
+    summarise(
+        shown, replace(BALANCE, failed=0, changed=12, unchanged=1), tally(windows_written=1, shards=1), 5.0, "/out"
+    )
+    assert text.getvalue().splitlines()[0] == (
+        "done in 5 s: 892 embedded, 12 of them changed since and done anew, 1 touched, with the same audio as before · "
+        "1 window in 1 shard"
+    )
+    assert text.getvalue().splitlines()[-1] == "  report: /out/report.json"
+
+
+def test_names_cannot_tell_a_terminal_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\nb\t\x1b[31m\x9b1m\u202e [bold]c[/bold] é 🦉.wav"
+    shown = r"a\nb\t\x1b[31m\x9b1m\u202e [bold]c[/bold] é 🦉.wav"
+    Terminal.on_stdout().say(name)
+    Terminal.on_stdout().warn(name)
+    complain(RequestError(f"'{name}' is damaged"))
+    said = capsys.readouterr()
+    assert said.out == f"{shown}\n" * 2
+    assert said.err == f"avex-batch: '{shown}' is damaged\n".replace(r"\n", " ").replace(r"\t", " ")

@@ -1,0 +1,90 @@
+"""Recordings that change under their reader: every window is of audio that was there, or a failure says why not."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from embedding.decoding.decode import decode
+from tests.support.audio import tone, write_audio
+from tests.support.decoding import RATE_HZ, SECOND, Observer, recordings_of, samples_of
+
+SECONDS = 20
+
+
+def shrink(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(bytes(1 << 16))
+
+
+def replace(path: Path) -> None:
+    other = write_audio(path.with_name(f"other{path.suffix}"), tone(3, RATE_HZ, seed=5), RATE_HZ)
+    other.replace(path)
+
+
+def overwrite(path: Path) -> None:
+    """In place, with as many other bytes."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(range(256)) * 64)
+
+
+CHANGES: list[Callable[[Path], None]] = [shrink, empty, grow, replace, overwrite, Path.unlink]
+
+
+@pytest.fixture(params=["wav", "flac"])
+def recording(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recording that is decoded in passing, as one of hours is."""
+    monkeypatch.setattr("embedding.decoding.decode.WHOLE_RECORDING_S", 1)
+    monkeypatch.setattr("embedding.decoding.audio.BLOCK_SAMPLES", 4_000)
+    return write_audio(tmp_path / f"a.{request.param}", tone(SECONDS, RATE_HZ), RATE_HZ)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_recording_that_changes_between_listing_and_decoding_is_what_it_is_then(
+    recording: Path, change: Callable[[Path], None]
+) -> None:
+    listed = recordings_of([recording])
+    change(recording)
+    observer = Observer()
+    tables = list(decode(listed, [SECOND], 4, observer))
+    kinds = [kind for kind, _ in observer.failures.values()]
+    expected = {shrink: ["truncated"], empty: ["empty"], Path.unlink: ["io"]}
+    if change in expected:
+        assert kinds == expected[change]
+    elif change is replace:
+        assert (sum(map(len, tables)), kinds) == (3, [])
+    assert sum(map(len, tables)) <= SECONDS
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_recording_that_changes_while_it_is_decoded_ends_and_says_what_is_missing(
+    recording: Path, change: Callable[[Path], None]
+) -> None:
+    observer = Observer()
+    whole = samples_of(pa.concat_tables(decode(recordings_of([recording]), [SECOND], 4, Observer())))
+    tables = []
+    for table in decode(recordings_of([recording]), [SECOND], 4, observer):
+        if not tables:
+            change(recording)
+        tables.append(table)
+    windows = samples_of(pa.concat_tables(tables))
+    assert np.array_equal(windows[:4], whole[:4])
+    assert np.isfinite(windows).all()
+    if change in (grow, replace, Path.unlink):  # the file that was opened is still there, with all that it promised
+        assert np.array_equal(windows, whole)
+        assert not observer.failures
+    elif change in (shrink, empty):
+        assert [kind for kind, _ in observer.failures.values()] == ["truncated"]
+        assert 4 <= len(windows) < SECONDS

@@ -1,0 +1,243 @@
+"""Damaged recordings: what is kept of them, and what they are called."""
+
+import re
+import struct
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from embedding.decoding.audio import AudioFault, open_recording
+from tests.unit.decoding.test_audio import (
+    MINUTE,
+    RATE_HZ,
+    SECONDS_8,
+    SIGNALLING_NAN,
+    both_ways,
+    decode,
+    encode,
+    minute,
+    outcome,
+    with_data_length,
+    with_total_samples,
+)
+
+Samples = NDArray[np.float32]
+
+
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_a_truncated_recording_of_plain_samples_keeps_those_that_are_there(container: str, subtype: str) -> None:
+    content = encode(SECONDS_8, RATE_HZ, container, subtype)
+    cut = content[: len(content) // 2 - 1]
+    decoded = decode(cut)
+    assert decoded.kind == "truncated"
+    assert re.fullmatch(
+        r"only [34]\.\d{3} s could be read, and are kept: its header promises \d+ bytes, \d+ are there \(50%\)",
+        str(decoded.fault),
+    )
+    assert 3.99 * RATE_HZ < len(decoded.samples) <= 4 * RATE_HZ
+    np.testing.assert_array_equal(decoded.samples, decode(content).samples[: len(decoded.samples)])
+
+
+def test_a_wav_that_promises_3_gb_is_truncated_not_unstated() -> None:
+    decoded = decode(with_data_length(encode(SECONDS_8), 3_000_000_000))
+    assert decoded.kind == "truncated"
+    assert len(decoded.samples) == len(SECONDS_8)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [("MAT4", "PCM_16"), ("SDS", "PCM_16"), ("SVX", "PCM_16"), ("VOC", "PCM_16"), ("VOC", "ULAW")],
+)
+def test_a_truncated_recording_of_an_old_format_says_so(container: str, subtype: str) -> None:
+    content = encode(SECONDS_8, RATE_HZ, container, subtype)
+    assert decode(content).fault is None
+    decoded = decode(content[: len(content) // 2])
+    assert decoded.kind == "truncated"
+    n_kept = len(SECONDS_8) // 2 - 100
+    np.testing.assert_array_equal(decoded.samples[:n_kept], decode(content).samples[:n_kept])
+
+
+@pytest.mark.parametrize("length", [1 << 62, (1 << 63) + 1, (1 << 64) - 1])
+@pytest.mark.parametrize("subtype", ["GSM610", "IMA_ADPCM", "MS_ADPCM", "PCM_16"])
+def test_a_w64_that_promises_years_does_not_take_years(subtype: str, length: int) -> None:
+    content = encode(SECONDS_8, RATE_HZ, "W64", subtype)
+    at = content.index(b"data") + 16
+    decoded = outcome(content[:at] + struct.pack("<Q", length) + content[at + 8 :])
+    if isinstance(decoded, AudioFault):
+        assert decoded.kind == "corrupt"
+    else:
+        assert len(decoded.samples) < len(SECONDS_8) + 1_000
+
+
+def test_a_truncated_flac_keeps_every_sample_before_the_damage(tmp_path: Path) -> None:
+    flac = minute("FLAC")
+    path = tmp_path / "a.flac"
+    for share in (0.3, 0.5, 0.9):
+        path.write_bytes(flac[: int(len(flac) * share)])
+        decoded = both_ways(path)
+        assert decoded.kind == "truncated"
+        assert str(decoded.fault).endswith("are kept: the decoder stopped (flac decoder lost sync)")
+        assert len(decoded.samples) == pytest.approx(share * len(MINUTE), abs=2 * 4_096)  # FLAC's frames
+        np.testing.assert_array_equal(decoded.samples, decode(flac).samples[: len(decoded.samples)])
+
+
+def test_a_flipped_bit_in_a_flac_keeps_every_sample_before_it() -> None:
+    flac = bytearray(minute("FLAC"))
+    whole = decode(bytes(flac)).samples
+    for share in (0.3, 0.5, 0.9):
+        at = int(len(flac) * share)
+        flac[at] ^= 0x10
+        decoded = decode(bytes(flac))
+        flac[at] ^= 0x10
+        assert decoded.kind == "truncated"
+        assert len(decoded.samples) == pytest.approx(share * len(MINUTE), abs=2 * 4_096)
+        np.testing.assert_array_equal(decoded.samples, whole[: len(decoded.samples)])
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS")])
+def test_a_truncated_lossy_recording_says_so_and_keeps_what_was_decoded(container: str, subtype: str | None) -> None:
+    content = minute(container, subtype)
+    decoded = decode(content[: len(content) // 2])
+    assert decoded.kind == "truncated"
+    assert 27 * RATE_HZ < len(decoded.samples) < 31 * RATE_HZ
+    whole = decode(content).samples
+    np.testing.assert_array_equal(decoded.samples, whole[: len(decoded.samples)])
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_hole_in_an_ogg_recording_is_told(subtype: str) -> None:
+    content = bytearray(minute("OGG", subtype))
+    content[len(content) // 2] ^= 0x10  # its page is dropped
+    decoded = decode(bytes(content))
+    assert decoded.kind == "truncated"
+    assert "a damaged part was passed over" in str(decoded.fault)
+    assert len(decoded.samples) == pytest.approx(len(MINUTE), abs=2 * RATE_HZ)
+
+
+@pytest.mark.parametrize("container", ["MP3", "FLAC", "WAV", "AIFF"])
+def test_junk_after_the_promised_end_is_no_damage(container: str) -> None:
+    content = minute(container)
+    junk = np.random.default_rng(0).bytes(100_000)
+    decoded = decode(content + junk)
+    assert decoded.fault is None
+    np.testing.assert_array_equal(decoded.samples, decode(content).samples)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg", "a.au", "a.snd", "a.raw", "a"])
+def test_a_text_with_the_name_of_a_recording_is_corrupt(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("this is not audio, whatever its name\n" * 5_000)
+    for source in (str(path), BytesIO(path.read_bytes())):
+        with (
+            pytest.raises(AudioFault, match=r"^not readable as audio: Format not recognised$") as error,
+            open_recording(source),
+        ):
+            pass
+        assert error.value.kind == "corrupt"
+
+
+def test_a_flac_damaged_from_the_start_is_corrupt() -> None:
+    flac = bytearray(encode(SECONDS_8, RATE_HZ, "FLAC"))
+    flac[200:] = bytes(len(flac) - 200)
+    decoded = decode(bytes(flac))
+    assert decoded.kind == "corrupt"
+    assert len(decoded.samples) == 0
+    assert str(decoded.fault).startswith("nothing in it could be read: the decoder stopped (")
+
+
+def test_no_bytes_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    for source in (str(tmp_path / "a.wav"), BytesIO()):
+        with pytest.raises(AudioFault, match="no bytes") as error, open_recording(source):
+            pass
+        assert error.value.kind == "empty"
+
+
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "RF64", "OGG"])
+def test_a_header_without_audio_is_empty(container: str) -> None:
+    with pytest.raises(AudioFault, match="a header, but no audio") as error:
+        decode(encode(SECONDS_8[:0], RATE_HZ, container))
+    assert error.value.kind == "empty"
+
+
+def test_a_flac_of_unknown_length_without_audio_is_empty() -> None:
+    flac = with_total_samples(encode(SECONDS_8, RATE_HZ, "FLAC"), 0)
+    header = flac[: flac.index(b"\xff\xf8", 42)]  # up to the first frame
+    with pytest.raises(AudioFault, match="a header, but no audio") as error:
+        decode(header)
+    assert error.value.kind == "empty"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_the_audio_before_a_sample_that_is_no_number_is_kept(value: float, subtype: str) -> None:
+    samples = np.stack([SECONDS_8, SECONDS_8], axis=1)
+    samples[3 * RATE_HZ, 1] = value
+    decoded = decode(encode(samples, subtype=subtype))
+    assert decoded.kind == "nonfinite"
+    assert str(decoded.fault) == "a sample is NaN, infinite or above 1e+12 at 3.000 s; the audio before it is kept"
+    np.testing.assert_array_equal(decoded.samples, SECONDS_8[: 3 * RATE_HZ])
+
+
+@pytest.mark.parametrize("frame", [[np.inf, -np.inf], [3e38, 3e38], [SIGNALLING_NAN], [0.5, SIGNALLING_NAN]])
+def test_whatever_is_no_number_makes_no_warning(frame: list[float]) -> None:
+    samples = np.tile(np.array(frame, np.float32), (100, 1))
+    decoded = decode(encode(samples, subtype="FLOAT"))
+    assert (decoded.kind, len(decoded.samples)) == ("nonfinite", 0)
+    assert str(decoded.fault) == "a sample is NaN, infinite or above 1e+12 at 0.000 s"
+
+
+def test_floats_written_like_integers_are_audio() -> None:
+    samples = np.array([-(2**31), 2**31, 0, 1], np.float32)
+    np.testing.assert_array_equal(decode(encode(samples, subtype="FLOAT")).samples, samples)
+
+
+@pytest.mark.parametrize("rate_hz", [1, 49, 10_000_001, 2**31 - 1])
+def test_a_rate_that_no_recorder_writes_is_corrupt(rate_hz: int) -> None:
+    wav = encode(SECONDS_8)
+    with pytest.raises(AudioFault, match=f"its header says {rate_hz} Hz, which no recorder writes") as error:
+        decode(wav[:24] + struct.pack("<I", rate_hz) + wav[28:])
+    assert error.value.kind == "corrupt"
+
+
+FORMATS = [
+    ("WAV", "PCM_16"),
+    ("WAV", "FLOAT"),
+    ("FLAC", "PCM_16"),
+    ("MP3", None),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("AIFF", "PCM_16"),
+    ("RF64", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("AU", "PCM_16"),
+    ("CAF", "PCM_16"),
+]
+SHARES = st.one_of(st.floats(0, 1), st.floats(0, 0.02))  # the header is where most can go wrong
+
+
+@settings(derandomize=True)  # what libsndfile makes of damage is not ours to find at random
+@given(
+    form=st.sampled_from(FORMATS),
+    wounds=st.lists(st.tuples(SHARES, st.binary(max_size=8), st.integers(0, 16)), max_size=3),
+    end=st.floats(0, 1.5),
+)
+def test_no_damage_ends_in_anything_but_audio_and_a_fault(
+    form: tuple[str, str | None], wounds: list[tuple[float, bytes, int]], end: float
+) -> None:
+    content = encode(SECONDS_8[:8_000], RATE_HZ, *form)
+    for share, put, n_removed in wounds:
+        at = int(share * len(content))
+        content = content[:at] + put + content[at + n_removed :]
+    decoded = outcome(content[: int(end * len(content))])
+    if isinstance(decoded, AudioFault):
+        assert decoded.kind in {"empty", "corrupt"}
+    else:
+        assert np.isfinite(decoded.samples).all()
+        assert decoded.kind in {None, "truncated", "corrupt", "nonfinite"}

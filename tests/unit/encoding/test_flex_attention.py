@@ -1,0 +1,157 @@
+"""Both forms of attention with BEATs' gated position bias compute the same, alone and inside the model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from embedding.encoding import flex_attention
+from embedding.encoding.flex_attention import Heads, fused_attention, masked_attention
+from embedding.encoding.optimized import OptimizedBeats
+from tests.support.models import BEATS
+from tests.unit.encoding.test_optimized import load_with_trained_looking_weights, relative_error, some_windows
+
+# 0.5, 1.3 and 2.9 s: no number of tokens is a multiple of 128, FlexAttention's block.
+N_TOKENS = {0.5: 24, 1.3: 64, 2.9: 144}
+
+
+def attention_inputs(n_windows: int, n_tokens: int, dtype: torch.dtype = torch.float32) -> tuple[Heads, torch.Tensor]:
+    """Queries, keys, values and gates of 12 heads, and their biases, all of them random."""
+    generator = torch.Generator().manual_seed(n_tokens)
+    of_window = [(n_windows, 12, n_tokens, 64)] * 3 + [(n_windows, 12, n_tokens)]
+    shapes = [*of_window, (12, n_tokens, n_tokens)]
+    *of_heads, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return Heads(*of_heads), bias
+
+
+def padding_after(lengths: list[int], n: int) -> torch.Tensor:
+    return torch.arange(n) >= torch.tensor(lengths)[:, None]
+
+
+def least_cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1).min())
+
+
+@pytest.mark.parametrize("n_tokens", [7, 64, 144, 248])
+@pytest.mark.parametrize("masks", [False, True])
+def test_both_forms_attend_alike(n_tokens: int, masks: bool) -> None:
+    padded = padding_after([n_tokens, n_tokens - 3], n_tokens) if masks else None
+    inputs = (*attention_inputs(2, n_tokens), padded, 0.125)
+    with torch.inference_mode():
+        assert relative_error(fused_attention(*inputs), masked_attention(*inputs)) <= 1e-5
+
+
+def test_gates_and_biases_are_not_trivial_in_this_comparison() -> None:
+    heads, bias = attention_inputs(2, 64)
+    with torch.inference_mode():
+        attended = masked_attention(heads, bias, None, 0.125)
+        without_gates = masked_attention(heads._replace(gate=torch.ones_like(heads.gate)), bias, None, 0.125)
+        without_biases = masked_attention(heads, torch.ones_like(bias), None, 0.125)
+    assert relative_error(without_gates, attended) > 0.1
+    assert relative_error(without_biases, attended) > 0.1
+
+
+def test_beats_computes_the_same_with_a_fused_bias() -> None:
+    """One model for all lengths, with and without padding: making it takes most of the time."""
+    exact, exact_fused = (beats(torch.float32, fused=fused) for fused in (False, True))
+    coarse, coarse_fused = (beats(torch.bfloat16, fused=fused) for fused in (False, True))
+    for length_s, n_tokens in N_TOKENS.items():
+        windows = some_windows(2, length_s)
+        mask = padding_after([windows.shape[1], windows.shape[1] * 2 // 3], windows.shape[1])
+        for padding in (None, mask):
+            with torch.inference_mode():
+                expected, expected_padded = exact(windows, padding)
+                features, padded = exact_fused(windows, padding)
+                rounded, rounded_fused = (model(windows, padding)[0] for model in (coarse, coarse_fused))
+            assert expected.shape[1] == n_tokens
+            counts = slice(None)
+            if padded is not None:
+                assert expected_padded is not None
+                assert torch.equal(padded, expected_padded)
+                counts = ~padded
+            assert relative_error(features[counts], expected[counts]) <= 1e-5
+            assert least_cosine(rounded_fused[counts], rounded[counts]) >= 0.9999
+
+
+def beats(dtype: torch.dtype, *, fused: bool) -> OptimizedBeats:
+    return OptimizedBeats(load_with_trained_looking_weights(BEATS), dtype, fused_bias=fused).eval()
+
+
+class Compilations:
+    """Number of graphs handed to a backend of torch.compile that runs each one as it is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.n = 0
+        torch.compiler.reset()
+        monkeypatch.setattr(flex_attention, "COMPILED_ON", ("cpu",))
+        monkeypatch.setattr(flex_attention, "_shapes", {})
+        self._functions: dict[Any, Callable[..., torch.Tensor]] = {}
+        monkeypatch.setattr(flex_attention, "_compiled", self._compiled)
+
+    def _compiled(self, attend: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        if attend not in self._functions:
+            self._functions[attend] = torch.compile(attend, dynamic=False, fullgraph=True, backend=self._count)
+        return self._functions[attend]
+
+    def _count(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        self.n += 1
+        return graph.forward
+
+
+def test_one_graph_for_each_batch_size_serves_all_layers_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    compilations = Compilations(monkeypatch)
+    model = beats(torch.float32, fused=True)
+    with torch.inference_mode():
+        for _ in range(2):
+            for n_windows in (1, 2, 4):
+                model(some_windows(n_windows, 0.5), None)
+    assert compilations.n == 3
+
+
+def test_a_ninth_shape_is_computed_without_a_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises where it would compile one function for a ninth shape."""
+    compilations = Compilations(monkeypatch)
+    with torch.inference_mode():
+        for n_windows in [*range(1, 11), 2]:
+            inputs = (*attention_inputs(n_windows, 24), None, 0.125)
+            assert relative_error(fused_attention(*inputs), masked_attention(*inputs)) <= 1e-5
+        assert compilations.n == 8
+        padded = (*attention_inputs(2, 24), padding_after([24, 20], 24), 0.125)
+        assert relative_error(fused_attention(*padded), masked_attention(*padded)) <= 1e-5
+    assert compilations.n == 9
+
+
+def test_torch_raises_at_a_ninth_shape() -> None:
+    """The limit that ``MAX_SHAPES`` is there for: where torch raises later, or no longer, more shapes may be fused."""
+    compiled = torch.compile(lambda x: x + 1, backend="eager", dynamic=False, fullgraph=True)
+    with torch.inference_mode():
+        for n in range(1, flex_attention.MAX_SHAPES + 1):
+            compiled(torch.zeros(n))
+        with pytest.raises(Exception, match="Hard failure due to fullgraph=True"):  # a private class of torch
+            compiled(torch.zeros(flex_attention.MAX_SHAPES + 1))
+
+
+@pytest.mark.long  # a minute of a compiler for C++
+# torch's own compiler imports a module that still uses torch.jit (torch 2.11).
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_attention_computes_the_same(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The kernel is one for CPUs, from the same function that is compiled for GPUs."""
+    # A kernel for CPUs has buffers for as many threads as torch had when it was compiled. torch's cache on disk hands
+    # the kernel to processes with more threads, too, which then end with "double free or corruption" (torch 2.11).
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    monkeypatch.setattr(flex_attention, "COMPILED_ON", ("cpu",))
+    monkeypatch.setattr(flex_attention, "_shapes", {})
+    with torch.inference_mode():
+        for n_windows, n_tokens in ((1, 24), (2, 144)):
+            for padded in (None, padding_after([n_tokens - 3] * n_windows, n_tokens)):
+                heads, bias = attention_inputs(n_windows, n_tokens, dtype)
+                exact = masked_attention(Heads(*(part.float() for part in heads)), bias.float(), padded, 0.125)
+                fused = fused_attention(heads, bias, padded, 0.125)
+                masked = masked_attention(heads, bias, padded, 0.125)
+                assert relative_error(fused, exact) <= max(1e-5, relative_error(masked, exact))

@@ -1,0 +1,239 @@
+"""EAT: avex's real loading path, with a stand-in for the backbone that it gets from the hub, and its front end."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from embedding.encoding.optimized import Plain, optimized_class
+from embedding.encoding.optimized_eat import OptimizedEat
+from tests.support import (
+    eat_hub,
+    reference,  # noqa: F401 — imports all of avex, EAT's processor among it; `load` imports what one model needs
+)
+from tests.support.commands import ROOT
+
+# EAT needs transformers, which the other models' loading keeps out of a process for good: a process of its own.
+PROGRAM = """
+import json, sys
+import numpy as np
+from embedding.config import EmbedConfig
+from embedding.encoding.devices import Cpu
+from embedding.encoding.encoder import Encoder
+from embedding.encoding.settings import Settings
+
+rng = np.random.default_rng(0)
+windows = rng.standard_normal((3, 80_000)).astype(np.float32)
+vectors = {}
+for pooling in ("cls", "mean", "max"):
+    config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
+                         window_s=5.0, pooling=pooling)
+    encoder = Encoder(Settings.of(config), Cpu(), 1)
+    assert not encoder._features.training
+    vectors[pooling] = encoder.encode(windows, np.full(3, 80_000))["embedding"].tolist()
+print(json.dumps(vectors))
+"""
+
+# Vectors of a simulated GPU, in two full micro-batches and a rest, by precision; and of the CPU.
+ON_GPU = """
+import json, sys
+import numpy as np
+from embedding.config import EmbedConfig
+from embedding.encoding.devices import Cpu
+from embedding.encoding.encoder import Encoder
+from embedding.encoding.micro_batch import MicroBatch
+from embedding.encoding.settings import Settings
+from simulated_gpu import SimulatedGpu
+
+windows = np.random.default_rng(0).normal(0, 0.1, (9, 80_000)).astype(np.float32)
+vectors = {}
+for name, device, precision in [("cpu", Cpu(), "fp32")] + [
+    (each, SimulatedGpu(is_late=True), each) for each in ("fp32", "tf32", "bf16", "fp16")
+]:
+    config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
+                         window_s=5.0, precision=precision)
+    encoder = Encoder(Settings.of(config), device, 1)
+    encoder._micro_batch = MicroBatch(4)
+    vectors[name] = encoder.encode(windows, np.full(9, 80_000))["embedding"].tolist()
+print(json.dumps(vectors))
+"""
+
+# Relative errors of the features of two arrangements, measured against those of avex's own module in float32.
+PARITY = """
+import json, sys
+import numpy as np, torch
+from embedding.encoding.checkpoints import fetch_checkpoint
+from embedding.encoding.optimized import Plain, optimized_class
+from embedding.encoding.models import find_model, load
+
+model = find_model("esp_aves2_eat_all")
+module = load(model, fetch_checkpoint(model.name, "random"))
+kind = optimized_class(module, model.architecture)
+windows = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (3, 80_000)).astype(np.float32))
+report = {"kind": kind.__name__}
+with torch.inference_mode():
+    expected = module(windows)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for arrangement in (kind, Plain):
+            features, _ = arrangement(module, dtype)(windows, None)
+            assert features.shape == expected.shape
+            error = (features.float() - expected).norm() / expected.norm()
+            report[f"{arrangement.__name__} {dtype}"] = float(error)
+print(json.dumps(report))
+"""
+
+
+def run(hf_home: Path, checkpoint: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_HOME": str(hf_home), "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    return subprocess.run(
+        [sys.executable, "-c", program, checkpoint],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_eat_pools_its_cls_token_and_its_patches(tmp_path: Path) -> None:
+    eat_hub.make(tmp_path)
+    done = run(tmp_path, "random")
+    assert done.returncode == 0, done.stderr
+    vectors = {pooling: np.array(rows) for pooling, rows in json.loads(done.stdout.splitlines()[-1]).items()}
+    assert {rows.shape for rows in vectors.values()} == {(3, 768)}
+    assert np.array_equal(vectors["cls"], np.full((3, 768), 7.0))  # token 0, the stand-in's own
+    assert not np.allclose(vectors["mean"][0], vectors["mean"][1])
+    assert (vectors["max"] >= vectors["mean"]).all()
+
+
+def test_eat_on_a_gpu_gives_the_vectors_of_the_cpu(tmp_path: Path) -> None:
+    eat_hub.make(tmp_path)
+    done = run(tmp_path, "random", ON_GPU)
+    assert done.returncode == 0, done.stderr
+    vectors = {name: np.array(rows) for name, rows in json.loads(done.stdout.splitlines()[-1]).items()}
+    lengths = np.linalg.norm(vectors["cpu"], axis=1)
+    for precision in ("fp32", "tf32"):
+        errors = np.linalg.norm(vectors[precision] - vectors["cpu"], axis=1) / lengths
+        assert errors.max() <= 1e-5, precision
+    for precision in ("bf16", "fp16"):
+        cosines = (vectors[precision] * vectors["cpu"]).sum(1) / np.linalg.norm(vectors[precision], axis=1) / lengths
+        assert 0.999 <= cosines.min() < 1, precision
+
+
+def test_a_backbone_that_cannot_be_had_is_one_line_with_the_way_out(tmp_path: Path) -> None:
+    done = run(tmp_path, "random")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    for part in ("RequestError", "esp_aves2_eat_all needs its backbone", "HF_HOME"):
+        assert part in last
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_an_eat_checkpoint_is_counted_like_any_other(fits: bool, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    eat_hub.make(tmp_path)
+    tensors = {"backbone.cls_token": torch.full((1, 1, 768), 3.0)}
+    if fits:
+        tensors |= {"backbone.patches.weight": torch.ones(768, 1, 16, 16), "backbone.patches.bias": torch.zeros(768)}
+    save_file(tensors, tmp_path / "w.safetensors")
+    done = run(tmp_path, str(tmp_path / "w.safetensors"))
+    if fits:
+        assert done.returncode == 0, done.stderr
+        assert set(np.array(json.loads(done.stdout.splitlines()[-1])["cls"]).ravel()) == {3.0}
+    else:
+        assert "1 of 3 tensors matched" in done.stderr
+
+
+def test_features_are_those_of_avex(tmp_path: Path) -> None:
+    eat_hub.make(tmp_path)
+    done = run(tmp_path, "random", PARITY)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["kind"] == "OptimizedEat"
+    assert report["OptimizedEat torch.float32"] <= 1e-6
+    for dtype in ("torch.bfloat16", "torch.float16"):
+        # With autocast on a CPU avex computes the spectrum in half precision, too.
+        assert 1e-5 < report[f"OptimizedEat {dtype}"] <= report[f"Plain {dtype}"]
+
+
+# One frame, 0.5 s, 5 s, 10.24 s (1,022 frames), exactly 1,024 frames, one more, and 20 s.
+LENGTHS = [400, 8_000, 80_000, 163_840, 164_080, 164_240, 320_000]
+
+
+def sounds(length: int) -> dict[str, torch.Tensor]:
+    """Windows ``[length]`` that are difficult for a spectrum, by name."""
+    noise = torch.randn(length, generator=torch.Generator().manual_seed(length))
+    time_s = torch.arange(length) / 16_000
+    click = torch.zeros(length)
+    click[length // 2] = 1.0
+    return {
+        "noise": 0.1 * noise,
+        "silence": torch.zeros(length),
+        "only an offset": torch.full((length,), 0.25),
+        "an offset": 0.5 + 1e-3 * noise,
+        "very quiet": 1e-6 * noise,
+        "below the floor": 1e-10 * noise,
+        "very loud": 100 * noise,
+        "a tone": 0.9 * torch.sin(2 * torch.pi * 1_000 * time_s),
+        "a clipped tone": torch.sign(torch.sin(2 * torch.pi * 100 * time_s)),
+        "a click": click,
+        "a ramp": 0.1 * time_s,
+        "silence, then noise": torch.where(time_s < 0.02, 0, 0.1 * noise),
+    }
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """As an encoder has it. Two threads add up in another order, and what is weak beside a tone is rounding error."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def front_ends() -> tuple[OptimizedEat, Any]:
+    """Return our front end, in a model without a backbone, and avex's own processor."""
+    from avex.models.eat.audio_processor import EATAudioProcessor
+
+    processor = EATAudioProcessor()
+    return OptimizedEat(SimpleNamespace(audio_processor=processor, backbone=nn.Identity()), torch.float32), processor
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("length", LENGTHS)
+def test_spectra_of_a_mixed_batch_are_those_of_avex(length: int) -> None:
+    ours, theirs = front_ends()
+    windows = torch.stack(list(sounds(length).values()))
+    spectra, expected = ours.spectrum(windows), theirs(windows)[:, None]
+    assert spectra.shape == (len(windows), 1, 1_024, 128)
+    for name, spectrum, expected_spectrum in zip(sounds(length), spectra, expected, strict=True):
+        torch.testing.assert_close(spectrum, expected_spectrum, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("name", sounds(400))
+def test_a_spectrum_does_not_depend_on_the_other_windows_of_the_batch(name: str) -> None:
+    ours, _ = front_ends()
+    window = sounds(80_000)[name]
+    batch = torch.stack([window, *sounds(80_000).values()])
+    torch.testing.assert_close(ours.spectrum(window[None])[0], ours.spectrum(batch)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_window_and_mel_bank_move_with_the_model() -> None:
+    ours, _ = front_ends()
+    assert dict(ours.named_buffers()).keys() == {"window", "mel"}
+    assert {tensor.device.type for tensor in ours.to("meta").buffers()} == {"meta"}
+
+
+@pytest.mark.parametrize("settings", [{"window_type": "povey"}, {"norm_mean": 0.0, "norm_std": 1.0}])
+def test_an_eat_with_another_front_end_runs_as_avex_runs_it(settings: dict[str, Any]) -> None:
+    _, processor = front_ends()
+    assert optimized_class(SimpleNamespace(audio_processor=processor), "eat_hf") is OptimizedEat
+    assert optimized_class(SimpleNamespace(audio_processor=type(processor)(**settings)), "eat_hf") is Plain

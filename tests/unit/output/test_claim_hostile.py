@@ -1,0 +1,89 @@
+"""A claim.json that somebody has damaged, or written to do harm."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedding import storage
+from embedding.output import claim as module
+from embedding.output.claim import UNKNOWN, Owner, check_holder, claimed, read_owner
+from embedding.storage import s3
+from tests.unit.output.test_claim import OURS, THEIRS, dead, leave
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.05)
+    monkeypatch.setattr(module, "LAPSE_S", 0.3)
+
+
+HOSTILE_RUN_IDS = [
+    "d/../../victim.txt",
+    "../victim.txt",
+    "/../victim.txt",
+    "",
+    "0000000000BB",
+    "0000000000bb\n",
+    "a" * 99,
+]
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("run_id", HOSTILE_RUN_IDS)
+def test_a_claim_with_an_identifier_of_another_form_leads_to_no_file_outside(tmp_path: Path, run_id: str) -> None:
+    (tmp_path / "victim.txt").write_text("mine")
+    leave(tmp_path / "out", dead(run_id))
+    with claimed(str(tmp_path / "out"), OURS, lambda _: None):
+        check_holder(str(tmp_path / "out"), OURS)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "victim.txt"]
+    assert (tmp_path / "victim.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("fast")
+def test_in_s3_a_claim_with_an_identifier_of_another_form_leads_to_no_other_object(bucket: str) -> None:
+    storage.write_bytes(f"s3://{bucket}/victim.txt", b"mine")
+    storage.write_bytes(f"s3://{bucket}/out/claim.json", json.dumps(asdict(dead("d/../../victim.txt"))).encode())
+    asked: list[str] = []
+
+    def note(uri: str, data: bytes) -> bool:
+        asked.append(uri)
+        return create(uri, data)
+
+    create = storage.create_bytes
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(storage, "create_bytes", note)
+        with claimed(f"s3://{bucket}/out", OURS, lambda _: None):
+            check_holder(f"s3://{bucket}/out", OURS)
+    assert {uri for uri in asked if ".." in uri} == set()
+    assert [key for key, _, _ in s3.objects(f"s3://{bucket}/")] == [f"{bucket}/victim.txt"]
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"pid": number} for number in (-1, 0, 1 << 70, "x")),
+        *({"process_start": number} for number in ("x", -1, float("nan"))),
+        *({"host": None}, {"machine": []}, {"renewals": -1}, {"started": {}}),
+    ],
+    ids=str,
+)
+def test_a_claim_with_a_value_of_another_kind_is_one_of_an_unknown_owner(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    content = asdict(Owner.this_process(THEIRS)) | changes
+    storage.write_bytes(str(tmp_path / "claim.json"), json.dumps(content).encode())
+    assert read_owner(str(tmp_path / "claim.json")) == UNKNOWN
+    waited_for: list[Owner] = []
+    with claimed(str(tmp_path), OURS, waited_for.append):
+        check_holder(str(tmp_path), OURS)
+    assert waited_for == [UNKNOWN]
+
+
+def test_a_claim_of_a_later_version_may_say_more(tmp_path: Path) -> None:
+    owner = Owner.this_process(THEIRS)
+    storage.write_bytes(str(tmp_path / "claim.json"), json.dumps(asdict(owner) | {"zone": "eu"}).encode())
+    assert read_owner(str(tmp_path / "claim.json")) == owner
