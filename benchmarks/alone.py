@@ -265,7 +265,7 @@ def _windows(task: Mapping[str, Any], spec: Any) -> Any:
     """``[n, length]``, of a few recordings again and again."""
     import numpy as np
 
-    from embedding.schema.windows import cut
+    from embedding.decoding.cut import cut
 
     found: list[Any] = []
     for path in sorted(path for path in Path(task["folder"]).rglob("*") if path.is_file()):

@@ -26,8 +26,8 @@ from archive import add_cache_option
 from embedding import pipeline
 from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.encoding.models import find_model
-from embedding.encoding.settings import Job, Settings, Target
-from embedding.listing.listing import RECORDINGS
+from embedding.encoding.settings import Settings
+from embedding.job import Job, Target
 from embedding.output.claim import claimed
 from embedding.output.store import Store
 from embedding.planning.placement import Placement
@@ -35,6 +35,7 @@ from embedding.planning.work_sizes import LEG_BATCHES
 from embedding.ray_runtime.progress_channel import ProgressChannel, Reporter, watching
 from embedding.ray_runtime.session import session
 from embedding.schema.batches import hash_column, output_column, window_column, windows_schema
+from embedding.schema.recordings import RECORDINGS
 from embedding.schema.windows import WindowSpec
 from harness import say
 from job import Workplace

@@ -13,23 +13,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embedding.cli.terminal import Terminal, plural, summarise
+from embedding.announce import describe_dry_run, describe_overlap, describe_work, greet, summarise
+from embedding.cli.progress_display import ProgressDisplay
+from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig
-from embedding.encoding.settings import Job, Target
+from embedding.counters import Counters
 from embedding.errors import storage_failure
+from embedding.job import Job, Target
 from embedding.listing.audio_estimate import audio_seconds
 from embedding.listing.listing import n_bytes
 from embedding.output.backlog import left, n_wanted
+from embedding.output.balance import Balance
 from embedding.output.claim import LAPSE_S, Claim, Owner, claimed
-from embedding.output.counters import Balance, Counters
 from embedding.output.inventory import Each, threads
 from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.run_report import RunReport
 from embedding.planning.placement import ClusterResources, Placement, plan_placement
 from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.planning.work_sizes import legs, plan_sizes, tasks
-from embedding.request import Part, Request, describe_dry_run, describe_overlap, describe_work, greet
+from embedding.request import Part, Request
 from embedding.stopping import Stop, on_signals
+from embedding.text import plural
 
 if TYPE_CHECKING:
     from embedding.ray_runtime.progress_channel import ProgressChannel
@@ -186,7 +190,7 @@ class _Run:
         parts = [output.part for output in self._outputs]
         settings = [part.settings for part in parts]
         shared = NOTHING_LOCAL if nodes.is_own else self._shared_paths(todo)
-        watch = self._terminal.progress(len(todo), audio_s * n_wanted(todo) / len(todo))
+        watch = ProgressDisplay(self._terminal, len(todo), audio_s * n_wanted(todo) / len(todo))
         sizes = plan_sizes(config, settings, placement, nodes, audio_s)
         batches_per_byte = sizes.n_batches / max(1, n_bytes(todo))
         targets = tuple(Target(part.settings, part.store) for part in parts)

@@ -1,5 +1,11 @@
 """The two ways a run ends without being a bug. Each message is one line a person can act on."""
 
+import sys
+import traceback
+
+from embedding.redact import redact
+from embedding.text import printable
+
 
 class RequestError(Exception):
     """The request makes no sense as it stands: exit code 2.
@@ -33,3 +39,13 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def print_error(error: Exception) -> None:
+    """One line on stderr."""
+    print(f"avex-batch: {printable(' '.join(redact(str(error)).split()))}", file=sys.stderr)  # noqa: T201
+
+
+def print_traceback(error: Exception) -> None:
+    """The traceback Python would print, on stderr: its messages may quote URLs."""
+    print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)  # noqa: T201

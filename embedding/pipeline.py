@@ -20,12 +20,13 @@ import ray
 import ray.data
 import ray.exceptions
 
-from embedding.decoding.decode import Failure, Observer, decode
+from embedding.decoding.decode import Observer, decode
 from embedding.decoding.isolated import decode_apart
 from embedding.encoding.batch_turns import BatchTurns
 from embedding.encoding.checkpoints import keep
-from embedding.encoding.settings import Job, Settings, Target
+from embedding.encoding.settings import Settings
 from embedding.errors import RunError
+from embedding.job import Job, Target
 from embedding.output.claim import check_holder
 from embedding.planning.placement import ClusterResources, Placement
 from embedding.ray_runtime import datasets
@@ -34,6 +35,7 @@ from embedding.ray_runtime.progress_actor import ENCODE_TRIES
 from embedding.ray_runtime.progress_channel import ProgressChannel, Reporter
 from embedding.ray_runtime.session import plain_errors
 from embedding.schema.batches import WANTED, of_target, targets_in
+from embedding.schema.failures import Failure
 
 if TYPE_CHECKING:
     from embedding.encoding.devices import Device

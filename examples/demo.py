@@ -14,7 +14,7 @@ import soundfile as sf
 from rich.console import Console
 from rich.table import Table
 
-from embedding.cli.terminal import size
+from embedding.text import size
 from jobs.embed import main as embed
 from jobs.report import main as report
 

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from embedding.cli.arguments import Parser, run_job
+from embedding.cli.arguments import Parser
+from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig, make_config, option_name
 from embedding.config_file import read_config_file
@@ -15,7 +16,7 @@ from embedding.errors import RunError
 from embedding.stopping import end_process
 
 if TYPE_CHECKING:
-    from embedding.output.counters import Balance
+    from embedding.output.balance import Balance
 
 
 def make_parser() -> Parser:

@@ -6,7 +6,8 @@ Exit codes: 0 they are there; 1 they could not be written; 2 the request makes n
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedding.cli.arguments import Parser, output_parser, run_job
+from embedding.cli.arguments import Parser, output_parser
+from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import nearest
 from embedding.errors import RequestError

@@ -5,11 +5,14 @@ Exit codes: 0 every recording that has embeddings is pooled; 1 it is not; 2 the 
 
 from collections.abc import Sequence
 
-from embedding.cli.arguments import Parser, output_parser, run_job
-from embedding.cli.terminal import Terminal, in_duckdb, plural
+from embedding.announce import in_duckdb
+from embedding.cli.arguments import Parser, output_parser
+from embedding.cli.exit_codes import run_job
+from embedding.cli.terminal import Terminal
 from embedding.config import at_layer, nearest
 from embedding.errors import RequestError, RunError
 from embedding.stopping import end_process
+from embedding.text import plural
 
 POOLINGS = ("mean", "max", "std", "sequence")
 

@@ -6,7 +6,8 @@ Exit codes: 0 it is stored; 1 it could not be; 2 the request makes no sense.
 import math
 from collections.abc import Sequence
 
-from embedding.cli.arguments import Parser, number, output_parser, run_job
+from embedding.cli.arguments import Parser, number, output_parser
+from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import at_layer
 from embedding.errors import RequestError

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from embedding.cli.arguments import EXIT_COMPLETE, EXIT_INCOMPLETE, Parser, number, run_job
-from embedding.cli.terminal import Terminal, audio_length, duration, plural
+from embedding.cli.arguments import Parser, number
+from embedding.cli.exit_codes import EXIT_COMPLETE, EXIT_INCOMPLETE, run_job
+from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError
 from embedding.redact import redact_all
 from embedding.stopping import end_process
+from embedding.text import audio_length, duration, plural
 
 if TYPE_CHECKING:
     from embedding.output.consistency import Audit

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embedding.cli.arguments import Parser, number, output_parser, run_job
-from embedding.cli.terminal import Terminal, clock
+from embedding.cli.arguments import Parser, number, output_parser
+from embedding.cli.exit_codes import run_job
+from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, RunError
 from embedding.stopping import end_process
+from embedding.text import clock
 
 # Hits; each is held in memory by every task.
 MOST = 1_000_000

@@ -1,21 +1,15 @@
 """argparse, in this program's manner."""
 
 import argparse
-import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any, NoReturn
 
-from embedding.cli.terminal import complain, print_bug
 from embedding.config import nearest
-from embedding.errors import RequestError, RunError
-from embedding.redact import redact_log
-from embedding.stopping import on_signals
-
-EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
+from embedding.errors import RequestError
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,28 +62,3 @@ def number(option: str, text: str, kind: type, least: float, most: float) -> flo
         limit = f" and at most {most:,}" if most < math.inf else ""
         raise RequestError(f"{option}: expected {what} of at least {least}{limit}, got {text!r}")
     return value
-
-
-def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
-    """Run ``job`` as a command; every way it may end is said in one line, but a bug, and has its exit code.
-
-    A job that comes to its end may return one of its own. ``output`` is what its command line calls the output.
-    """
-    if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
-        logging.lastResort.addFilter(redact_log)
-    try:
-        with on_signals():
-            code = job()
-    except RequestError as error:
-        complain(RequestError(str(error).replace("--output", output)))
-        return EXIT_BAD_REQUEST
-    except RunError as error:
-        complain(error)
-        return EXIT_INCOMPLETE
-    except KeyboardInterrupt:
-        complain(RunError("stopped; what is stored stays valid, and the same command again goes on from there"))
-        return EXIT_INCOMPLETE
-    except Exception as error:  # noqa: BLE001 — a bug, said in full
-        print_bug(error)
-        return EXIT_INCOMPLETE
-    return EXIT_COMPLETE if code is None else code

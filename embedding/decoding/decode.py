@@ -5,7 +5,6 @@ This is the CPU stage of the pipeline, a generator over Arrow tables that knows 
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import tee
 from operator import itemgetter
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from embedding import storage
 from embedding.config import MOST_MODELS
 from embedding.decoding.audio import AudioFault, Recording, open_recording
+from embedding.decoding.cut import cut
 from embedding.schema.batches import (
     AUDIO_HASH,
     WANTED,
@@ -27,8 +27,9 @@ from embedding.schema.batches import (
     window_column,
     windows_schema,
 )
+from embedding.schema.failures import Failure
 from embedding.schema.vectors import column
-from embedding.schema.windows import WindowSpec, cut
+from embedding.schema.windows import WindowSpec
 
 # S3 objects up to this size are fetched whole and many at a time (a request costs 20–60 ms, whatever its size);
 # longer ones are read as a stream of ranges.
@@ -44,21 +45,6 @@ WHOLE_RECORDING_S = 600
 _Row = dict[str, Any]  # one row of sources.RECORDINGS, and what else ``decode`` takes
 _Block = TypeVar("_Block")
 _Windows = tuple[NDArray[np.float32], ...]  # ``[k, length]``, one of each sample rate
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a recording has no vectors, or fewer than it should. ``stage`` is where, ``kind`` what, for counting.
-
-    Kinds of the stage ``decode``: those of ``AudioFault``, and ``io``, the storage did not deliver it.
-    """
-
-    file: str
-    file_id: int
-    size: int
-    stage: str
-    kind: str
-    message: str
 
 
 class Observer:

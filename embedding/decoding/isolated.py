@@ -20,8 +20,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedding.decoding.decode import Failure, Observer, decode
+from embedding.decoding.decode import Observer, decode
 from embedding.schema.batches import WANTED, wanted_by_all
+from embedding.schema.failures import Failure
 from embedding.schema.windows import WindowSpec
 
 # Deaths of one recording here, after one in the open: once may be the kernel's choice of a victim.

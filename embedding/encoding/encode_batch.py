@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.decoding.decode import Failure
 from embedding.encoding.encoder import Encoder
 from embedding.encoding.settings import Settings
 from embedding.schema.batches import WANTED, by_rate, output_column, window_column
+from embedding.schema.failures import Failure
 from embedding.schema.vectors import column, matrix
 
 

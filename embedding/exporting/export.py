@@ -9,13 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from embedding import storage
-from embedding.cli.terminal import Terminal, duration, plural, size
+from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, RunError, storage_failure
 from embedding.exporting.destination import NAME, refuse_others, taking
 from embedding.exporting.exported_rows import Rows, Wanted, rows_of
 from embedding.output import run_report
 from embedding.output.store import Store
 from embedding.redact import redact_all
+from embedding.text import duration, plural, size
 
 
 def export(wanted: Wanted, to: str, destination: Path, terminal: Terminal) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-RECORDINGS = pa.schema([("file", pa.string()), ("size", pa.int64()), ("file_id", pa.int64())])
+from embedding.schema.recordings import RECORDINGS
 
 _CHUNK = 8192  # rows of one Arrow batch
 

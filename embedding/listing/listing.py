@@ -22,10 +22,11 @@ import soundfile as sf
 
 from embedding import storage
 from embedding.errors import RequestError
-from embedding.listing.duplicates import RECORDINGS, Row, Seen
+from embedding.listing.duplicates import Row, Seen
 from embedding.listing.file_identity import file_id, real_name, spelling, without_links
 from embedding.listing.glob_patterns import EVERYTHING, Pattern
 from embedding.listing.manifests import MANIFEST_SUFFIXES, manifest_files
+from embedding.schema.recordings import RECORDINGS
 from embedding.stopping import threads_of
 from embedding.storage import s3
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding.output.counters import EXAMPLES_PER_KIND, Balance
+from embedding.output.balance import EXAMPLES_PER_KIND, Balance
 from embedding.output.inventory import Each, Inventory, threads
 from embedding.output.store import Store, find_hashes
 from embedding.schema.batches import AUDIO_HASH, WANTED

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from embedding import storage
-from embedding.cli.terminal import plural
 from embedding.errors import RequestError
 from embedding.output import run_report
 from embedding.output.backlog import failures_by_kind
@@ -12,6 +11,7 @@ from embedding.output.claim import NAME as CLAIM
 from embedding.output.claim import Owner, read_owner
 from embedding.output.inventory import Inventory, threads
 from embedding.output.store import Store, no_embeddings
+from embedding.text import plural
 
 
 @dataclass(frozen=True)

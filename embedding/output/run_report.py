@@ -4,12 +4,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from embedding.counters import Counters
 from embedding.errors import RequestError
-from embedding.output.counters import Balance, Counters, Run
+from embedding.output.balance import Balance
 from embedding.output.store import Store
 from embedding.planning.placement import Placement
 from embedding.stopping import Stopped
@@ -23,6 +24,29 @@ def is_settled(store: Store) -> bool:
     return (store.read_json(NAME) or {}).get("state") not in ("running", "failed")
 
 
+@dataclass(frozen=True)
+class RunEntry:
+    """One run in the history of an output. A run that died is there as it was last heard of, in state ``running``."""
+
+    run_id: str
+    host: str
+    started: str  # ISO 8601
+    state: str = "running"  # running, complete, incomplete, stopped or failed
+    wall_s: float = 0.0
+    first_window_after_s: float | None = None
+    recordings_finished: int = 0
+    recordings_failed: int = 0
+    windows_encoded: int = 0
+    windows_written: int = 0
+    shards: int = 0
+    audio_decoded_s: float = 0.0
+    audio_encoded_s: float = 0.0
+    times_real_time: float | None = None
+    done_again: dict[str, int] = field(default_factory=dict)  # Counters.done_again
+    busy_s: dict[str, float] = field(default_factory=dict)
+    busy_share: dict[str, float] = field(default_factory=dict)
+
+
 class RunReport:
     """The report of one run, and where it is written."""
 
@@ -30,7 +54,7 @@ class RunReport:
         before = store.read_json(NAME) or {}
         self._store = store
         self._history: list[dict[str, Any]] = before.get("runs", [])
-        self._run = Run(run_id, socket.gethostname(), datetime.now(UTC).isoformat(timespec="milliseconds"))
+        self._run = RunEntry(run_id, socket.gethostname(), datetime.now(UTC).isoformat(timespec="milliseconds"))
         self._began_s = self._written_s = time.monotonic()
         self._listed = listed
         self._audio_listed_s = 0.0

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.config import MODEL_FOLDER, nearest
-from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
 from embedding.output import json_files
 from embedding.output.inventory import KEY_RANGE_BYTES, Each, Inventory, threads
@@ -44,19 +43,9 @@ from embedding.output.shard_schema import (
 )
 from embedding.redact import redact, redact_all
 from embedding.schema.batches import AUDIO_HASH, WINDOW_COLUMNS
+from embedding.schema.failures import FAILURES, Failure
 from embedding.schema.vectors import EMBEDDING, vector_columns
 from embedding.storage import s3
-
-FAILURES = pa.schema(
-    [
-        ("file", pa.string()),
-        ("file_id", pa.int64()),
-        ("size", pa.int64()),
-        ("stage", pa.string()),
-        ("kind", pa.string()),
-        ("message", pa.string()),
-    ]
-)
 
 # Read back, each with the run that recorded it.
 STORED_FAILURES = FAILURES.append(pa.field("run_id", pa.string()))

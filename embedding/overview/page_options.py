@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedding import storage
-from embedding.cli.terminal import Terminal, size
+from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, storage_failure
 from embedding.listing.manifests import MANIFEST_SUFFIXES, read_manifest
 from embedding.output import run_report
@@ -17,6 +17,7 @@ from embedding.output.consistency import Audit
 from embedding.output.inventory import Inventory
 from embedding.output.store import Store
 from embedding.overview.manifest_columns import Columns
+from embedding.text import size
 
 # What the extra `report` brings.
 NEEDED = ("jinja2", "kaleido", "plotly", "sklearn", "umap")

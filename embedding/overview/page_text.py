@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedding.cli.terminal import audio_length, clock, duration, plural
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.output.consistency import Audit
 from embedding.overview import projections
@@ -19,6 +18,7 @@ from embedding.overview.point_colours import at_time, below
 from embedding.overview.sample_choice import SEED
 from embedding.overview.weighted_values import OUTLIER_SPREADS
 from embedding.redact import redact, redact_all
+from embedding.text import audio_length, clock, duration, plural
 
 # Rows of tables that could be as long as the output.
 MOST_FAILURES = 1000

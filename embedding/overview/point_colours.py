@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.cli.terminal import clock
 from embedding.overview.manifest_columns import Columns
+from embedding.text import clock
 
 # Eight hues of a sequence made to be told apart with any kind of colour vision, on white and on black, and its two
 # greys (Petroff 2021, arXiv:2107.02270).

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.cli.terminal import Terminal, duration, plural
+from embedding.cli.terminal import Terminal
 from embedding.errors import RunError, storage_failure
 from embedding.output import run_report
 from embedding.output.claim import LAPSE_S, claimed
@@ -23,6 +23,7 @@ from embedding.output.store import Store, no_embeddings, open_shard
 from embedding.pooling.partial_tables import COLUMNS, merged, parts_of_windows, recordings_of
 from embedding.pooling.pooled_output import Plan, Pooled, complete, plan
 from embedding.schema.vectors import as_embedding
+from embedding.text import duration, plural
 
 
 @dataclass(frozen=True)

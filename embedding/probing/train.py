@@ -7,7 +7,7 @@ On one machine and without Ray: of the vectors only those are read that are lear
 
 import numpy as np
 
-from embedding.cli.terminal import Terminal, plural
+from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, storage_failure
 from embedding.output import run_report
 from embedding.output.store import Store, no_embeddings, shards_of
@@ -20,6 +20,7 @@ from embedding.probing.metrics import Metrics, measure, to_recordings
 from embedding.probing.probe_result import Result, Side, Wanted
 from embedding.probing.stratified_sample import Sample
 from embedding.probing.train_test_split import is_test
+from embedding.text import plural
 
 
 def probe(wanted: Wanted, terminal: Terminal) -> Result:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from embedding.cli.terminal import complain
-from embedding.errors import RunError
+from embedding.errors import RunError, print_error
 
 ASK_EVERY_S = 2.0
 # A head may be started anew, a raylet is not. Both are shorter than Ray's own patience.
@@ -68,7 +67,7 @@ def _watch(processes: Sequence[Watched], on_gone: Callable[[RunError], None], ov
 
 def end_process(error: RunError) -> None:
     """Say ``error`` in one line and end the process: the main thread waits inside Ray, for good."""
-    complain(error)
+    print_error(error)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedding.output.counters import NOTHING, Counters
+from embedding.counters import NOTHING, Counters
 
 # Deaths of an encoder over one batch of windows before the run gives up: a lost machine is not the batch's fault.
 ENCODE_TRIES = 5

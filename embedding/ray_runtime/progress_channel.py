@@ -15,13 +15,13 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from embedding.decoding.decode import Failure
-from embedding.output.counters import NOTHING, Counters
+from embedding.counters import NOTHING, Counters
 from embedding.ray_runtime import metrics
 from embedding.ray_runtime.gpus import Gpu
 from embedding.ray_runtime.progress_actor import RunProgress
 from embedding.redact import redact
 from embedding.schema.batches import targets_in
+from embedding.schema.failures import Failure
 
 logger = logging.getLogger("avex_batch")
 

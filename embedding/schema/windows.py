@@ -4,7 +4,6 @@ Window ``i`` of a recording starts at ``i * hop`` samples, for every start that 
 the last window is zero-padded) or for every window that fits whole (``tail="drop"``).
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,32 +74,3 @@ class WindowSpec:
         # Times are rounded by less than 1e-5 samples (for 24 days); the fraction of a sample that a recording may end
         # with is larger (from 44.1 to 16 kHz a multiple of 1/441).
         return np.clip(np.ceil((end_s - start_s) * self.rate_hz - 1e-5), 1, self.length).astype(np.int64)
-
-
-def cut(blocks: Iterable[NDArray[np.float32]], spec: WindowSpec) -> Iterator[NDArray[np.float32]]:
-    """Cut a stream of mono blocks into windows, in order.
-
-    Args:
-        blocks: arrays of shape ``[n]``, any ``n``, at ``spec.rate_hz``.
-
-    Yields:
-        arrays of shape ``[k, spec.length]`` with ``k ≥ 1``. They may be views that overlap in memory: copy before
-        writing. At most one window and one block are held at a time.
-    """
-    held = np.empty(0, dtype=np.float32)  # audio from the next window's start on
-    skip = 0  # samples still to pass over before that start (only when hop > length)
-    for block in blocks:
-        fresh = block[skip:]
-        skip -= len(block) - len(fresh)
-        held = np.concatenate([held, fresh]) if len(held) else fresh
-        if len(held) < spec.length:
-            continue
-        n_windows = (len(held) - spec.length) // spec.hop + 1
-        yield np.lib.stride_tricks.sliding_window_view(held, spec.length)[:: spec.hop][:n_windows]
-        used = n_windows * spec.hop
-        skip = max(0, used - len(held))
-        held = held[used:]
-    if spec.tail == "pad" and len(held):
-        n_windows = -(-len(held) // spec.hop)
-        padded = np.concatenate([held, np.zeros(spec.length, dtype=np.float32)])
-        yield np.lib.stride_tricks.sliding_window_view(padded, spec.length)[:: spec.hop][:n_windows]

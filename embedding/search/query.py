@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedding.config import GPU_PRECISIONS, make_config
-from embedding.decoding.decode import Failure, Observer, decode
+from embedding.decoding.decode import Observer, decode
 from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
 from embedding.listing.listing import list_recordings
@@ -17,6 +17,7 @@ from embedding.output.inventory import threads
 from embedding.output.shard_schema import check_values
 from embedding.output.store import Store, open_shard
 from embedding.schema.batches import WINDOW_COLUMNS, window_column
+from embedding.schema.failures import Failure
 from embedding.schema.vectors import EMBEDDING, matrix
 
 # What run.json says of the settings, under the names of the options.

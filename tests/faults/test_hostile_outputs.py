@@ -16,7 +16,8 @@ from embedding.driver import embed as run_embed
 from embedding.encoding.settings import Settings
 from embedding.errors import RunError
 from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY
-from embedding.output.store import FAILURES, open_shard
+from embedding.output.store import open_shard
+from embedding.schema.failures import FAILURES
 from embedding.schema.vectors import matrix
 from jobs.embed import main as embed
 from jobs.export import main as export

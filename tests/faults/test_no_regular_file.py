@@ -100,7 +100,7 @@ def test_options_labels_and_exports_that_are_no_files_are_named(
 HANGS = """
 import threading, sys
 from embedding import stopping
-from embedding.cli.arguments import run_job
+from embedding.cli.exit_codes import run_job
 from embedding.output.inventory import threads
 
 stopping.GRACE_S, stopping.LEAVE_S = 1.0, 1.0

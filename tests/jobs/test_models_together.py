@@ -23,7 +23,7 @@ from embedding.config import make_config
 from embedding.decoding.decode import decode
 from embedding.decoding.isolated import decode_apart
 from embedding.errors import RequestError
-from embedding.output.counters import Balance
+from embedding.output.balance import Balance
 from embedding.request import Request
 from embedding.schema.batches import of_target, windows_schema
 from embedding.schema.windows import WindowSpec

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.decoding.decode import decode
-from embedding.listing.listing import RECORDINGS
 from embedding.output.store import Store
+from embedding.schema.recordings import RECORDINGS
 from jobs.embed import main as embed
 from jobs.export import main as export
 from jobs.probe import main as probe

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from embedding import storage
-from embedding.decoding.decode import Failure
+from embedding.schema.failures import Failure
 from jobs.report import main
 from tests.support.browser import needs_chromium
 from tests.support.commands import ROOT

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
-from embedding.decoding.decode import Failure
+from embedding.schema.failures import Failure
 from jobs.report import main
 from tests.support.browser import CHROMIUM, needs_chromium
 from tests.support.pages import DIM, Opened, opened, output

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.config import make_config
-from embedding.decoding.decode import Failure
 from embedding.listing.listing import list_recordings
 from embedding.output.store import Store
 from embedding.request import Request
+from embedding.schema.failures import Failure
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, Outcome, environment
 from tests.support.models import EFFICIENTNET

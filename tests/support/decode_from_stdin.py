@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from embedding.decoding import decode as stage
 from embedding.decoding.audio import Recording, open_recording
-from embedding.listing.listing import RECORDINGS
+from embedding.schema.failures import Failure
+from embedding.schema.recordings import RECORDINGS
 from embedding.schema.windows import WindowSpec
 
 # Of 60,000 mutated recordings the slowest took 0.11 s (2026-11-21); a shared machine may stall.
@@ -36,7 +37,7 @@ class Observer(stage.Observer):
     def __init__(self) -> None:
         self.failures: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
 
-    def failed(self, failure: stage.Failure, wanted: int) -> None:
+    def failed(self, failure: Failure, wanted: int) -> None:
         self.failures[failure.file].append((failure.stage, failure.kind, failure.message))
 
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.decoding import decode as stage
-from embedding.decoding.decode import Failure, decode
-from embedding.listing.listing import RECORDINGS
+from embedding.decoding.decode import decode
+from embedding.schema.failures import Failure
+from embedding.schema.recordings import RECORDINGS
 from embedding.schema.windows import WindowSpec
 from tests.support.audio import write_audio
 

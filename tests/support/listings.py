@@ -8,10 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.errors import RequestError
-from embedding.listing.listing import (
-    Listing,
-    list_recordings,
-)
+from embedding.listing.listing import Listing, list_recordings
 
 ODD_NAMES = [
     "with space.wav",

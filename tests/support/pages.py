@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import BrowserContext, Page
 
-from embedding.decoding.decode import Failure
 from embedding.output.store import Store
+from embedding.schema.failures import Failure
 from tests.support.shards import write_output
 
 DIM = 16

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedding.listing.listing import RECORDINGS
 from embedding.output.store import Store, embeddings_schema
+from embedding.schema.recordings import RECORDINGS
 from embedding.schema.vectors import column
 
 DIM = 4

@@ -155,7 +155,7 @@ def test_a_job_that_is_terminated_leaves_nothing_half_written_and_says_so(tmp_pa
     program = """
 import sys, time
 from pathlib import Path
-from embedding.cli.arguments import run_job
+from embedding.cli.exit_codes import run_job
 from embedding.exporting.destination import taking
 
 def export():

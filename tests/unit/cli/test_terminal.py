@@ -13,11 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from embedding.announce import summarise
 from embedding.cli import terminal
-from embedding.cli.terminal import Terminal, Watch, audio_length, complain, describe, duration, size, summarise
-from embedding.errors import RequestError
-from embedding.output.counters import Counters
+from embedding.cli.progress_display import ProgressDisplay, describe
+from embedding.cli.terminal import Terminal
+from embedding.counters import Counters
+from embedding.errors import RequestError, print_error
 from embedding.planning.placement import ClusterResources, plan_placement
+from embedding.text import audio_length, duration, size
 from tests.unit.output.test_counters import BALANCE
 
 
@@ -40,7 +43,7 @@ def test_a_log_gets_one_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) 
     now_s = 100.0
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now_s)
     shown, text = console(is_terminal=False)
-    with Watch(shown, 40, 4000.0) as watch:
+    with ProgressDisplay(shown, 40, 4000.0) as watch:
         for second in range(35):
             now_s = 100.0 + second
             watch(tally(recordings=second, windows_encoded=second + 1, audio_encoded_s=10.0 * (second + 1)), look)
@@ -55,7 +58,7 @@ def test_a_run_that_waits_says_for_what_once_a_minute(monkeypatch: pytest.Monkey
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now_s)
     shown, text = console(is_terminal=False)
     counted = Counters()
-    with Watch(shown, 40, 4000.0) as watch:
+    with ProgressDisplay(shown, 40, 4000.0) as watch:
         watch.starting(plan_placement(look(), "cuda", 8))
         for second in range(400):
             now_s = 100.0 + second
@@ -79,7 +82,7 @@ def test_a_run_that_waits_says_for_what_once_a_minute(monkeypatch: pytest.Monkey
 
 def test_a_terminal_gets_a_bar_that_moves() -> None:
     shown, text = console(is_terminal=True)
-    with Watch(shown, 40, 4000.0) as watch:
+    with ProgressDisplay(shown, 40, 4000.0) as watch:
         watch(tally(recordings=10, windows_encoded=20, audio_encoded_s=100.0), look)
     drawn = text.getvalue()
     assert "10/40" in drawn
@@ -166,7 +169,7 @@ def test_names_cannot_tell_a_terminal_what_to_do(capsys: pytest.CaptureFixture[s
     shown = r"a\nb\t\x1b[31m\x9b1m\u202e [bold]c[/bold] é 🦉.wav"
     Terminal.on_stdout().say(name)
     Terminal.on_stdout().warn(name)
-    complain(RequestError(f"'{name}' is damaged"))
+    print_error(RequestError(f"'{name}' is damaged"))
     said = capsys.readouterr()
     assert said.out == f"{shown}\n" * 2
     assert said.err == f"avex-batch: '{shown}' is damaged\n".replace(r"\n", " ").replace(r"\t", " ")

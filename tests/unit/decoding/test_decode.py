@@ -12,8 +12,9 @@ import pytest
 import soundfile as sf
 
 from embedding.decoding import decode as stage
-from embedding.decoding.decode import Failure, decode
+from embedding.decoding.decode import decode
 from embedding.schema.batches import windows_schema
+from embedding.schema.failures import Failure
 from embedding.schema.windows import WindowSpec
 from tests.support.audio import tone, write_audio
 from tests.support.decoding import (

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pytest
 
 from embedding.decoding import isolated
-from embedding.decoding.decode import Failure, decode
+from embedding.decoding.decode import decode
 from embedding.decoding.isolated import TRIES, decode_apart
+from embedding.schema.failures import Failure
 from embedding.schema.windows import WindowSpec
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT

@@ -8,7 +8,8 @@ import pytest
 
 from embedding.listing import audio_estimate
 from embedding.listing.audio_estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE, audio_seconds
-from embedding.listing.listing import RECORDINGS, UNKNOWN_SIZE, list_recordings
+from embedding.listing.listing import UNKNOWN_SIZE, list_recordings
+from embedding.schema.recordings import RECORDINGS
 from embedding.storage import s3
 from tests.support.audio import tone, write_audio
 

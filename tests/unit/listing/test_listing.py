@@ -12,13 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding.errors import RequestError
-from embedding.listing.listing import (
-    RECORDINGS,
-    UNKNOWN_SIZE,
-    audio_suffixes,
-    describe_left_out,
-    file_id,
-)
+from embedding.listing.listing import UNKNOWN_SIZE, audio_suffixes, describe_left_out, file_id
+from embedding.schema.recordings import RECORDINGS
 from tests.support.listings import ODD_NAMES, PATTERNS, TREE, below, listed, listing, make, manifest, refusal
 
 # --- directories ------------------------------------------------------------------------------------------------

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from embedding.listing.listing import (
-    file_id,
-)
+from embedding.listing.listing import file_id
 from tests.support.listings import ODD_NAMES, PATTERNS, TREE, below, listed, listing, manifest, refusal
 
 

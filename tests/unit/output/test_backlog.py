@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding.decoding.decode import Failure
 from embedding.output.backlog import FORMER, Backlog, failures_by_kind, former_versions
 from embedding.output.backlog import left as work_left
 from embedding.output.repair import repair_shards
 from embedding.output.store import Store
+from embedding.schema.failures import Failure
 from tests.support.shards import ids, listing, shard
 
 RUN = "run"

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from embedding.output.counters import Balance, Counters
+from embedding.counters import Counters
+from embedding.output.balance import Balance
 
 BALANCE = Balance(
     listed=1204,

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding.decoding.decode import Failure
 from embedding.output.inventory import KEYS, Inventory, spans_of, threads
 from embedding.output.store import STORED_FAILURES, Store
+from embedding.schema.failures import Failure
 from tests.support.shards import shard
 
 NO_FAILURES = STORED_FAILURES.empty_table()

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedding import storage
-from embedding.decoding.decode import Failure
 from embedding.output.repair import WITHOUT_WINDOWS, repair_failures, repair_shards
 from embedding.output.store import Store, embeddings_schema
+from embedding.schema.failures import Failure
 from tests.support.shards import DIM, ids, listing, shard
 
 TRUE_S = 12.5

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from embedding import storage
+from embedding.counters import Counters
 from embedding.errors import RequestError
 from embedding.output import run_report as module
-from embedding.output.counters import Balance, Counters
+from embedding.output.balance import Balance
 from embedding.output.run_report import RunReport
 from embedding.output.store import Store
 from embedding.planning.placement import Placement

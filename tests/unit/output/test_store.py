@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding import storage
-from embedding.decoding.decode import Failure
 from embedding.errors import RequestError, RunError
 from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY
-from embedding.output.store import FAILURES, Store, embeddings_schema, open_shard
+from embedding.output.store import Store, embeddings_schema, open_shard
+from embedding.schema.failures import FAILURES, Failure
 from tests.support.shards import DIM, shard
 
 

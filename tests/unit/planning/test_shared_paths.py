@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from embedding.errors import RequestError, RunError
-from embedding.listing.listing import RECORDINGS
 from embedding.output.claim import Claim, claimed
 from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
+from embedding.schema.recordings import RECORDINGS
 
 
 def listing(*files: Path | str) -> pa.Table:

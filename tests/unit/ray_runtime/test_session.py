@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedding.decoding.decode import Failure
 from embedding.output.inventory import Inventory
 from embedding.output.store import Store
+from embedding.schema.failures import Failure
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, environment, run_embed
 from tests.support.models import EFFICIENTNET

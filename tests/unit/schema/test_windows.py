@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedding.decoding.audio import resampled_length
+from embedding.decoding.cut import cut
 from embedding.errors import RequestError
-from embedding.schema.windows import WindowSpec, cut
+from embedding.schema.windows import WindowSpec
 
 TAILS = st.sampled_from(["pad", "drop"])
 RATES_HZ = st.sampled_from([8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 250_000, 384_000])

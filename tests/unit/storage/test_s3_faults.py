@@ -16,9 +16,10 @@ from botocore.config import Config
 
 from embedding import storage
 from embedding.decoding import decode as stage
-from embedding.decoding.decode import Failure, Observer, decode
+from embedding.decoding.decode import Observer, decode
 from embedding.errors import RequestError
 from embedding.listing.listing import UNKNOWN_SIZE, list_recordings
+from embedding.schema.failures import Failure
 from embedding.schema.windows import WindowSpec
 from embedding.storage import s3, s3_faults
 from tests.support import faulty_s3

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-EXAMPLES_PER_KIND = 3
-
-
 # Of no target.
 NOTHING: Mapping[int, Mapping[str, float]] = MappingProxyType({})
 
@@ -90,78 +87,3 @@ class Counters:
             both = Counter(self.by_target.get(target, {})) + Counter(later.by_target.get(target, {}))
             total.by_target[target] = dict(both)
         return total
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run in the history of an output. A run that died is there as it was last heard of, in state ``running``."""
-
-    run_id: str
-    host: str
-    started: str  # ISO 8601
-    state: str = "running"  # running, complete, incomplete, stopped or failed
-    wall_s: float = 0.0
-    first_window_after_s: float | None = None
-    recordings_finished: int = 0
-    recordings_failed: int = 0
-    windows_encoded: int = 0
-    windows_written: int = 0
-    shards: int = 0
-    audio_decoded_s: float = 0.0
-    audio_encoded_s: float = 0.0
-    times_real_time: float | None = None
-    done_again: dict[str, int] = field(default_factory=dict)  # Counters.done_again
-    busy_s: dict[str, float] = field(default_factory=dict)
-    busy_share: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Balance:
-    """The balance of an output against a listing: ``listed = already_done + embedded + failed``, as the shards say."""
-
-    listed: int
-    already_done: int  # before this run; also where only name or times had changed
-    embedded: int  # complete now, and not before
-    failed: int  # with a failure row, of this run or a former one
-    failed_before: int  # of these, not tried again
-    changed: int  # of the embedded: size or audio had changed since, former rows are gone
-    unchanged: int  # of those already done: touched since, the same audio
-    windows_expected: int  # of the recordings that are done
-    windows_stored: int
-    windows_repeated: int
-    failures: dict[str, dict[str, Any]]  # kind → recordings, examples
-    output: dict[str, float]  # Inventory.totals
-
-    @property
-    def balanced(self) -> bool:
-        return (
-            self.listed == self.already_done + self.embedded + self.failed
-            and self.windows_expected == self.windows_stored
-            and not self.windows_repeated
-        )
-
-    @property
-    def failure_rate(self) -> float:
-        return self.failed / self.listed
-
-    def as_json(self) -> dict[str, Any]:
-        """The part of ``report.json`` that the output itself says; docs/schema.md explains the fields."""
-        return {
-            "recordings": {
-                "listed": self.listed,
-                "already_done": self.already_done,
-                "embedded": self.embedded,
-                "failed": self.failed,
-                "failed_before": self.failed_before,
-                "changed": self.changed,
-                "unchanged": self.unchanged,
-                "balanced": self.balanced,
-            },
-            "windows": {
-                "expected": self.windows_expected,
-                "stored": self.windows_stored,
-                "repeated": self.windows_repeated,
-            },
-            "failures": self.failures,
-            "output": self.output,
-        }

@@ -1,0 +1,35 @@
+"""How a command ends: its exit code, and one line on stderr where something went wrong."""
+
+import logging
+from collections.abc import Callable
+
+from embedding.errors import RequestError, RunError, print_error, print_traceback
+from embedding.redact import redact_log
+from embedding.stopping import on_signals
+
+EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
+
+
+def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
+    """Run ``job`` as a command; every way it may end is said in one line, but a bug, and has its exit code.
+
+    A job that comes to its end may return one of its own. ``output`` is what its command line calls the output.
+    """
+    if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
+        logging.lastResort.addFilter(redact_log)
+    try:
+        with on_signals():
+            code = job()
+    except RequestError as error:
+        print_error(RequestError(str(error).replace("--output", output)))
+        return EXIT_BAD_REQUEST
+    except RunError as error:
+        print_error(error)
+        return EXIT_INCOMPLETE
+    except KeyboardInterrupt:
+        print_error(RunError("stopped; what is stored stays valid, and the same command again goes on from there"))
+        return EXIT_INCOMPLETE
+    except Exception as error:  # noqa: BLE001 — a bug, said in full
+        print_traceback(error)
+        return EXIT_INCOMPLETE
+    return EXIT_COMPLETE if code is None else code
