@@ -302,31 +302,25 @@ def _blocks(path: Path, rate_hz: int) -> Iterator[Any]:
 def decode(task: Mapping[str, Any]) -> dict[str, float]:
     import pyarrow as pa
 
-    from embedding.decoding.decode import Observer
     from embedding.decoding.decode import decode as to_windows
+    from embedding.decoding.events import Decoded, Failed
     from embedding.listing.listing import list_recordings
     from embedding.planning.work_sizes import least_batch
-
-    class Count(Observer):
-        audio_s = 0.0
-
-        def decoded(self, audio_s: float, n_bytes: int) -> None:
-            self.audio_s += audio_s
-
-        def failed(self, failure: Any, wanted: int) -> None:
-            raise AssertionError(failure)
+    from embedding.schema.recordings import read_pending
 
     settings = settings_of(dict(task) | {"checkpoint": "random", "precision": "fp32"})
     windows, size = settings.windows, least_batch("cpu", settings.model.architecture)
     number, of = task["share"]
     recordings = list_recordings([task["folder"]]).recordings
-    recordings = recordings.take(pa.array(range(number, len(recordings), of)))
-    count = Count()
+    recordings = read_pending(recordings.take(pa.array(range(number, len(recordings), of))), 1)
+    audio_s = 0.0
     began = _go()
     while time.perf_counter() - began < task["seconds"]:
-        for table in to_windows(recordings, [windows], size, count):
-            del table
-    return {"audio_s": count.audio_s, "seconds": time.perf_counter() - began}
+        for event in to_windows(recordings, [windows], size):
+            assert not isinstance(event, Failed), event
+            if isinstance(event, Decoded):
+                audio_s += event.duration_s
+    return {"audio_s": audio_s, "seconds": time.perf_counter() - began}
 
 
 def settings_of(task: Mapping[str, Any]) -> Any:

@@ -59,7 +59,7 @@ def write_half(listed: pa.Table, root: str) -> None:
 def measure(n: int) -> dict[str, Any]:
     """The steps in this process: seconds of each, and its peak memory."""
     from embedding.listing.listing import list_recordings, n_bytes
-    from embedding.output.backlog import Backlog, former_versions, left
+    from embedding.output.backlog import Backlog, former_versions, pending_recordings
     from embedding.output.store import Store
     from embedding.planning.work_sizes import legs, tasks
 
@@ -79,7 +79,7 @@ def measure(n: int) -> dict[str, Any]:
         inventory = timed("read back", store.read)
         former = timed("former versions", lambda: former_versions(recordings, inventory, store, thorough=True))
         work = timed("compare", lambda: Backlog.of(recordings, former, inventory, retry_failed=False))
-        todo = timed("what is left", lambda: left([(work, inventory)]))
+        todo = timed("what is left", lambda: pending_recordings([(work, inventory)]))
     batches_per_byte = len(todo) * WINDOWS_EACH / BATCH_SIZE / n_bytes(todo)
     all_legs = timed("legs", lambda: legs(todo, batches_per_byte))
     n_tasks = timed("tasks", lambda: sum(len(tasks(leg, N_DECODERS)) for leg in all_legs))

@@ -32,7 +32,7 @@ from embedding.output.claim import claimed
 from embedding.output.store import Store
 from embedding.planning.placement import Placement
 from embedding.planning.work_sizes import LEG_BATCHES
-from embedding.ray_runtime.progress_channel import ProgressChannel, Reporter, watching
+from embedding.ray_runtime.progress_channel import ProgressChannel, ProgressReporter, watching
 from embedding.ray_runtime.session import session
 from embedding.schema.batches import hash_column, output_column, window_column, windows_schema
 from embedding.schema.recordings import RECORDINGS
@@ -61,7 +61,7 @@ RUN_ID = "5ca1e0000000"  # twelve hexadecimal digits, as every run has
 
 def decode_nothing(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa.Table]:
     """As ``pipeline.decode_stage`` does it, batch by batch."""
-    report = Reporter(progress)
+    report = ProgressReporter(progress)
     report.begin_task()
     ids = np.repeat(recordings["file_id"].to_numpy(), WINDOWS_PER_RECORDING)
     files = recordings["file"].take(pa.array(np.repeat(np.arange(len(recordings)), WINDOWS_PER_RECORDING)))
@@ -97,7 +97,7 @@ class EncodeNothing:
 
     def __init__(self, job: Job, plan: Placement, progress: Any, weights: Any) -> None:
         self._batch_size = job.batch_size
-        self._report = Reporter(progress)
+        self._report = ProgressReporter(progress)
         self._report.encoder_ready()
 
     def __call__(self, windows: pa.Table) -> pa.Table:
@@ -165,7 +165,7 @@ def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str,
                 pipeline.embed(tables, job, plan, nodes, line)
                 found.append(costs())
         wall_s = time.perf_counter() - began
-        assert line.ask().tally.windows_written == n_legs * n * WINDOWS_PER_RECORDING
+        assert line.read().counters.windows_written == n_legs * n * WINDOWS_PER_RECORDING
     return {"wall_s": wall_s, "costs": [{name: asdict(cost) for name, cost in each.items()} for each in found]}
 
 

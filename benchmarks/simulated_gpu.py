@@ -107,12 +107,12 @@ class SimulatedStage(pipeline.EncodeStage):
     folder: str = ""  # where faults that have happened are remembered: processes die of some
 
     @staticmethod
-    def open_device(plan: Placement, precisions: Sequence[str]) -> SimulatedGpu:
+    def open_device(placement: Placement, precisions: Sequence[str]) -> SimulatedGpu:
         return SimulatedGpu()
 
-    def _load(self, plan: Placement, weights: pipeline.Weights) -> Any:
+    def _load(self, placement: Placement, weights: pipeline.SharedWeights) -> Any:
         (number,) = own_gpu().numbers
-        encoders = super()._load(plan, weights)
+        encoders = super()._load(placement, weights)
         for encoder in encoders:
             encoder._features = self._failing(encoder._features, number)
         return encoders

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedding.errors import RequestError
+from embedding.schema.targets import MOST_TARGETS
 
 RANDOM_CHECKPOINT = "random"
 AUTO = "auto"
 LAST, ALL = "last", "all"  # layers
 MODEL_FOLDER = "model="  # begins the name of a model's folder, which readers of Parquet take for a column `model`
-MOST_MODELS = 16  # as many as there are bits in rows.WANTED
 GPU_PRECISIONS = ("tf32", "fp16")  # that CPUs do not compute in
 
 
@@ -240,8 +240,8 @@ def _check_models(config: EmbedConfig) -> EmbedConfig:
     n_models, n_checkpoints = len(config.model), len(config.checkpoint or config.model)
     if len(set(config.model)) < n_models:
         raise RequestError(f"--model: {', '.join(config.model)} names the same twice")
-    if n_models > MOST_MODELS:
-        raise RequestError(f"--model: {n_models} models, and a run takes {MOST_MODELS} at most")
+    if n_models > MOST_TARGETS:
+        raise RequestError(f"--model: {n_models} models, and a run takes {MOST_TARGETS} at most")
     if n_checkpoints != n_models and config.checkpoint != (RANDOM_CHECKPOINT,):
         raise RequestError(
             f"--checkpoint: {n_checkpoints} for {n_models} models; give one for each, in their order, or leave all out"

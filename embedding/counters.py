@@ -1,4 +1,4 @@
-"""The accounting of a run: what was listed, done, failed and written, and how long each stage was busy."""
+"""Counters of a run: recordings, windows, seconds of audio and working time, so far."""
 
 import time
 import uuid
@@ -8,36 +8,65 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-# Of no target.
+# Counts of no target.
 NOTHING: Mapping[int, Mapping[str, float]] = MappingProxyType({})
+
+_TIMES = ("encoding_since_s", "first_window_at_s")
 
 
 @dataclass
 class Counters:
-    """Counts of one run so far. For terminal: what is done is read from the output itself."""
+    """Counts of one run so far, for display and for the run report.
 
-    # Another one after the process that counts had to be started anew.
+    The counts say nothing about what is stored; that is read from the output itself.
+
+    Attributes:
+        origin: identifier of the process that counts; a restarted process has a new one.
+        recordings: recordings whose last window is encoded, or that have no windows.
+        encoders: encoders of this leg that have loaded their model.
+        encoders_again: encoders that loaded their model again after their process or node died.
+        tasks_again: decode tasks that were started again after their process or node died.
+        read_bytes: bytes of the recordings that were decoded.
+        audio_s: seconds of audio decoded.
+        windows_encoded: windows encoded.
+        audio_encoded_s: seconds of audio encoded; overlapping windows count once.
+        windows_written: windows written to shards.
+        shards: shards written.
+        encoding_since_s: start of the first batch, seconds since 1970.
+        first_window_at_s: end of the first batch, seconds since 1970.
+        failed: recordings that failed, for any target.
+        busy_s: seconds of work by stage, over all workers of the stage.
+        by_target: of the counts above, those that belong to one target.
+    """
+
     origin: str = field(default_factory=lambda: uuid.uuid4().hex)
-    recordings: int = 0  # whose last window is encoded, or that have none
-    encoders: int = 0  # of this leg that have loaded their model
-    encoders_again: int = 0  # that have loaded it anew, after their process or node died
-    tasks_again: int = 0  # decode tasks that were begun anew, likewise
-    read_bytes: int = 0  # of the recordings that were decoded
-    audio_s: float = 0.0  # decoded
+    recordings: int = 0
+    encoders: int = 0
+    encoders_again: int = 0
+    tasks_again: int = 0
+    read_bytes: int = 0
+    audio_s: float = 0.0
     windows_encoded: int = 0
     audio_encoded_s: float = 0.0
     windows_written: int = 0
     shards: int = 0
-    encoding_since_s: float | None = None  # when the first batch was begun; seconds since 1970
-    first_window_at_s: float | None = None  # when that batch was done
-    failed: int = 0  # recordings
-    busy_s: dict[str, float] = field(default_factory=dict)  # stage → seconds of work, over all its workers
-    by_target: dict[int, dict[str, float]] = field(default_factory=dict)  # of the above, what is one model's alone
+    encoding_since_s: float | None = None
+    first_window_at_s: float | None = None
+    failed: int = 0
+    busy_s: dict[str, float] = field(default_factory=dict)
+    by_target: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def add(
         self, stage: str, busy_s: float, by_target: Mapping[int, Mapping[str, float]] = NOTHING, **counts: float
     ) -> None:
-        """Add to any of the counters above, and to the busy time of ``stage``; ``by_target`` to both."""
+        """Add to the counters.
+
+        Args:
+            stage: the stage that worked.
+            busy_s: seconds of its work.
+            by_target: counts of single targets; they are added to the totals, too.
+            counts: counts of the whole run, by attribute.
+        """
         self.busy_s[stage] = self.busy_s.get(stage, 0.0) + busy_s
         for name, count in counts.items():
             setattr(self, name, getattr(self, name) + count)
@@ -51,22 +80,22 @@ class Counters:
             self.encoding_since_s = self.first_window_at_s - busy_s
 
     def encoding_s(self, elapsed_s: float) -> float:
-        """Seconds since the first batch was begun.
+        """Return the seconds since the first batch was started.
 
         Args:
-            elapsed_s: of the run, by a clock that nobody sets; returned where the clock of the day has been set.
+            elapsed_s: seconds since the run began, by a monotonic clock; returned where the clock of the day was set.
         """
         since_s = time.time() - (self.encoding_since_s or 0.0)
         return since_s if 0 < since_s <= elapsed_s else max(elapsed_s, 1e-3)
 
     def of_target(self, target: int) -> "Counters":
-        """What concerns one model: windows, shards and failures of its own, and all else of the run."""
+        """Return the counters with windows, shards and failures of one target alone."""
         none: dict[str, Any] = dict.fromkeys(("failed", "windows_encoded", "windows_written", "shards"), 0)
         return replace(self, **none | {"audio_encoded_s": 0.0} | self.by_target.get(target, {}))
 
     @property
     def done_again(self) -> dict[str, int]:
-        """What losses cost, once a run is over: begun again, or encoded and never written."""
+        """Work that was lost with a worker: started again, or encoded and never written. Valid when a run is over."""
         return {
             "decode_tasks": self.tasks_again,
             "encoders": self.encoders_again,
@@ -74,14 +103,14 @@ class Counters:
         }
 
     def plus(self, later: "Counters") -> "Counters":
-        """Both together, with the origin of ``later``."""
+        """Return the sum of both, with the origin of ``later``."""
         total = Counters(origin=later.origin)
         for counter in fields(Counters):
-            mine, its = getattr(self, counter.name), getattr(later, counter.name)
-            if counter.name in ("encoding_since_s", "first_window_at_s"):
-                setattr(total, counter.name, mine or its)
-            elif isinstance(mine, int | float) and isinstance(its, int | float):
-                setattr(total, counter.name, mine + its)
+            mine, others = getattr(self, counter.name), getattr(later, counter.name)
+            if counter.name in _TIMES:
+                setattr(total, counter.name, mine or others)
+            elif isinstance(mine, int | float) and isinstance(others, int | float):
+                setattr(total, counter.name, mine + others)
         total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))
         for target in self.by_target.keys() | later.by_target.keys():
             both = Counter(self.by_target.get(target, {})) + Counter(later.by_target.get(target, {}))

@@ -1,4 +1,4 @@
-"""One run, from the request to the books: everything around the pipeline."""
+"""The driver of a run: everything around the pipeline, in the order in which it happens."""
 
 import importlib
 import os
@@ -6,300 +6,283 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
-from embedding.announce import describe_dry_run, describe_overlap, describe_work, greet, summarise
+from embedding.announce import (
+    announce_backlog,
+    announce_dry_run,
+    announce_overlap,
+    announce_request,
+    announce_result,
+)
 from embedding.cli.progress_display import ProgressDisplay
 from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig
 from embedding.counters import Counters
 from embedding.errors import storage_failure
-from embedding.job import Job, Target
+from embedding.job import Job
 from embedding.listing.audio_estimate import audio_seconds
 from embedding.listing.listing import n_bytes
-from embedding.output.backlog import left, n_wanted
+from embedding.output.backlog import pending_recordings
 from embedding.output.balance import Balance
 from embedding.output.claim import LAPSE_S, Claim, Owner, claimed
-from embedding.output.inventory import Each, threads
-from embedding.output.repair import repair_failures, repair_shards
-from embedding.output.run_report import RunReport
+from embedding.output.inventory import map_in_threads
 from embedding.planning.placement import ClusterResources, Placement, plan_placement
 from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.planning.work_sizes import legs, plan_sizes, tasks
-from embedding.request import Part, Request
+from embedding.request import Request
+from embedding.schema.targets import TargetColumn
 from embedding.stopping import Stop, on_signals
+from embedding.target_run import TargetRun
 from embedding.text import plural
 
 if TYPE_CHECKING:
+    from embedding.pipeline import SharedWeights
     from embedding.ray_runtime.progress_channel import ProgressChannel
 
-# A round ends with everything done; another one follows only where a worker that died took windows with it.
+# A round ends with everything done. Another round follows only where a worker that died took windows with it.
 MAX_ROUNDS = 5
 
-# Shards from which on reading them is spread over the nodes of a cluster: fewer are read while tasks would start.
-SPREAD_FROM = 1_000
-
-_NONE = np.empty(0, np.int64)
+# Shards from which on they are read on all nodes of a cluster; fewer shards are read in the time that tasks need to
+# start.
+READ_ON_NODES_FROM = 1_000
 
 
 def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
-    """Embed what ``config`` asks for; the books of each model, or None after ``--dry-run``.
+    """Embed the recordings of a request.
+
+    Returns:
+        The balance of each target's output; None after a dry run.
 
     Raises:
-        RequestError: the request makes no sense as it stands.
+        RequestError: the request makes no sense.
         RunError: the run could not go on, or was stopped.
     """
     request = Request.of(config)
-    request.refuse_mixed_outputs()
-    for part in request.parts:
-        part.store.refuse_other_settings(part.settings.guarded())
-    greet(terminal, request)
+    announce_request(terminal, request)
     if config.dry_run:
         _dry_run(terminal, request)
         return None
     run_id = uuid.uuid4().hex[:12]
-    with ExitStack() as claims, on_signals() as stop, ExitStack() as stack:
+    with ExitStack() as claims, on_signals() as stop, ExitStack() as ray_session:
         held = [
-            claims.enter_context(claimed(part.store.root, run_id, lambda owner: _say_waiting(terminal, owner)))
-            for part in request.parts
+            claims.enter_context(claimed(target.store.root, run_id, lambda owner: _say_waiting(terminal, owner)))
+            for target in request.targets
         ]
         try:
-            # Another run may have written here while this one waited for its claim.
-            request = request.looked_up_again()
-            for part in request.parts:
-                part.store.refuse_other_settings(part.settings.guarded())
-                part.store.sweep()
-                part.store.write_json("run.json", part.description)
-            return _Run(request, terminal, held, stop, stack).embed()
+            request = request.read_again()  # another run may have written while this run waited for its claims
+            for target in request.targets:
+                target.store.sweep()
+                target.write_description(config)
+            return _Run(request, terminal, held, stop, ray_session).embed()
         except OSError as error:
             raise storage_failure(error) from error
 
 
-class _Output:
-    """The output of one model, while a run holds it. ``stored`` is what it held when it was last looked at."""
+@dataclass(frozen=True)
+class _Plan:
+    """The plan of a run on a cluster.
 
-    def __init__(self, request: Request, part: Part, claim: Claim, each: Each) -> None:
-        self._claim, self._each = claim, each
-        self._store, self._id = part.store, claim.owner.run_id
-        self.part = part
-        self.ledger = RunReport(self._store, self._id, listed=len(request.listing.recordings))
-        self.inventory, self.work = request.look(part, thorough=not self.ledger.last_run_was_complete, each=each)
-        self._unchanged: set[int] = set()
+    Attributes:
+        audio_s: estimated seconds of audio in the recordings that are left.
+        batches_per_byte: estimated number of batches per byte of recordings.
+    """
 
-    def settle_on(self, device: str) -> None:
-        """Take note of the device that the encoders are on.
-
-        Raises:
-            RequestError: the vectors that are there are those of another device.
-        """
-        part = self.part.on(device)
-        if part is not self.part:
-            self.part, self._store = part, part.store
-            self._store.write_json("run.json", part.description)
-
-    def look(self) -> None:
-        self.inventory = self._store.read(known=self.inventory, each=self._each)
-
-    def keep(self, unchanged: set[int]) -> None:
-        """Look, and let recordings whose audio is the same as before have their rows, under their present identity."""
-        self._unchanged |= unchanged
-        self.look()
-        if touched := self.work.touched(self._unchanged):
-            self._claim.check()
-            self._forget(repair_shards(self._store, self.inventory, _NONE, touched))
-
-    def settle(self) -> None:
-        """Put in order what this run and those before have left behind."""
-        self._claim.check()
-        self._forget(repair_shards(self._store, self.inventory, self.work.superseded(self.inventory), {}))
-        left = self.work.listed["file_id"].to_numpy()[self.work.is_left(self.inventory, self._id)]
-        tried = np.setdiff1d(self.work.todo, left)
-        if repair_failures(self._store, self.inventory, self.work.listed, tried, self._id):
-            self.look()
-
-    def books(self) -> Balance:
-        self.look()
-        return self.balance()
-
-    def balance(self) -> Balance:
-        """The books, of what was last seen."""
-        return self.work.balance(self.inventory, self._unchanged)
-
-    def _forget(self, changed: list[str]) -> None:
-        """Look again at shards that are not what they were."""
-        if changed:
-            self.inventory = self.inventory.only(set(self.inventory.shards) - set(changed))
-            self.look()
+    cluster: ClusterResources
+    placement: Placement
+    job: Job
+    weights: "SharedWeights | None"
+    audio_s: float
+    batches_per_byte: float
 
 
 class _Run:
-    """A run that holds its outputs."""
+    """A run that holds the claims of its outputs."""
 
-    def __init__(self, request: Request, terminal: Terminal, claims: list[Claim], stop: Stop, stack: ExitStack) -> None:
+    def __init__(
+        self, request: Request, terminal: Terminal, claims: list[Claim], stop: Stop, ray_session: ExitStack
+    ) -> None:
         self._request, self._terminal, self._stop = request, terminal, stop
-        self._id = claims[0].owner.run_id
-        self._stack = stack
-        self._nodes: ClusterResources | None = None
-        self._outputs = [
-            _Output(request, part, claim, self._each) for part, claim in zip(request.parts, claims, strict=True)
+        self._config = request.config
+        self._run_id = claims[0].owner.run_id
+        self._ray_session = ray_session
+        self._cluster: ClusterResources | None = None
+        self._counters = Counters()
+        self._targets = [
+            TargetRun(request, target, claim, self._map_shards)
+            for target, claim in zip(request.targets, claims, strict=True)
         ]
-        self._tally = Counters()
-        describe_work(terminal, request, [output.work for output in self._outputs])
 
     def embed(self) -> list[Balance]:
-        with ExitStack() as ledgers:
-            for output in self._outputs:
-                ledgers.enter_context(output.ledger.closing(output.books))
-            todo = self._left()
-            if len(todo):
-                self._embed(todo)
-            for output in self._outputs:
-                output.settle()
-        for at, output in enumerate(self._outputs):
-            of_it = self._tally.of_target(at)
-            name = output.part.settings.model.name if len(self._outputs) > 1 else ""
-            summarise(self._terminal, output.balance(), of_it, output.ledger.wall_s, output.part.store.root, model=name)
-        return [output.balance() for output in self._outputs]
+        """Embed the recordings that are left; return the balance of each target's output."""
+        announce_backlog(self._terminal, self._request, [target.backlog for target in self._targets])
+        with ExitStack() as reports:
+            for target in self._targets:
+                reports.enter_context(target.report.closing(target.read_balance))
+            pending = self._pending()
+            if len(pending):
+                plan = self._plan(pending, *self._connect_and_estimate(pending))
+                self._embed_and_watch(pending, plan)
+            for target in self._targets:
+                target.repair()
+        self._announce_results()
+        return [target.balance() for target in self._targets]
 
-    def _left(self, run_id: str | None = None) -> pa.Table:
-        """What is to be decoded, for one model or more."""
-        return left([(output.work, output.inventory) for output in self._outputs], run_id)
+    def _pending(self, run_id: str | None = None) -> pa.Table:
+        """Return the recordings that are left for any target; after a round, those that this run has not finished."""
+        return pending_recordings([(target.backlog, target.inventory) for target in self._targets], run_id)
 
-    def _embed(self, todo: pa.Table) -> None:
-        from embedding.ray_runtime import session
-
-        config = self._request.config
-        with ThreadPoolExecutor(1) as beside:
-            estimate = beside.submit(_prepare, todo)
-            nodes = self._connect()
+    def _connect_and_estimate(self, pending: pa.Table) -> tuple[ClusterResources, float]:
+        """Step 1: connect to Ray, and meanwhile estimate the seconds of audio in the recordings."""
+        with ThreadPoolExecutor(1) as pool:
+            estimate = pool.submit(_import_and_estimate, pending)
+            cluster = self._connect()
             audio_s = estimate.result()
-        describe_overlap(self._terminal, self._request, audio_s)
-        from embedding import pipeline
-        from embedding.ray_runtime import progress_channel
+        announce_overlap(self._terminal, self._request, audio_s)
+        return cluster, audio_s
 
+    def _plan(self, pending: pa.Table, cluster: ClusterResources, audio_s: float) -> _Plan:
+        """Step 2: choose the place and the size of the work.
+
+        Raises:
+            RequestError: the cluster cannot do it, or its nodes do not see local paths of the request.
+        """
+        from embedding.pipeline import share_weights
+
+        config = self._config
         placement = plan_placement(
-            nodes, config.device, config.actors, config.gpus_per_actor, n_models=len(self._outputs)
+            cluster, config.device, config.actors, config.gpus_per_actor, n_models=len(self._targets)
         )
-        for output in self._outputs:
-            output.settle_on(placement.device)
-        parts = [output.part for output in self._outputs]
-        settings = [part.settings for part in parts]
-        shared = NOTHING_LOCAL if nodes.is_own else self._shared_paths(todo)
-        watch = ProgressDisplay(self._terminal, len(todo), audio_s * n_wanted(todo) / len(todo))
-        sizes = plan_sizes(config, settings, placement, nodes, audio_s)
-        batches_per_byte = sizes.n_batches / max(1, n_bytes(todo))
-        targets = tuple(Target(part.settings, part.store) for part in parts)
-        job = Job(targets, self._id, sizes.batch_size, sizes.shard_rows, shared)
-        weights = None if nodes.is_own else pipeline.share_weights(targets)
-        for output in self._outputs:
-            output.ledger.expect(audio_s * self._request.listing.n_bytes / max(1, n_bytes(todo)))
-            output.ledger.employ(placement)
+        for target in self._targets:
+            target.set_device(placement.device, config)
+        targets = tuple(target.target for target in self._targets)
+        sizes = plan_sizes(config, [target.settings for target in targets], placement, cluster, audio_s)
+        shared_paths = NOTHING_LOCAL if cluster.is_own else self._check_shared_paths(pending)
+        job = Job(targets, self._run_id, sizes.batch_size, sizes.shard_rows, shared_paths)
+        n_pending_bytes = max(1, n_bytes(pending))
+        for target in self._targets:
+            target.report.expect(audio_s * self._request.listing.n_bytes / n_pending_bytes)
+            target.report.set_workers(placement.workers)
+        weights = None if cluster.is_own else share_weights(targets)
+        return _Plan(cluster, placement, job, weights, audio_s, sizes.n_batches / n_pending_bytes)
 
-        def on_tally(tally: Counters) -> None:
-            self._tally = tally
-            for at, output in enumerate(self._outputs):
-                output.ledger.refresh(tally.of_target(at))
-            watch(tally, lambda: session.look(is_own=nodes.is_own))
+    def _embed_and_watch(self, pending: pa.Table, plan: _Plan) -> None:
+        """Step 3: run the pipeline, show its progress, and stop it when the user asks."""
+        from embedding.ray_runtime.progress_channel import ProgressChannel, watching
+        from embedding.ray_runtime.session import cluster_resources
+
+        encoded_per_audio = TargetColumn.of(pending).count() / len(pending)
+        display = ProgressDisplay(self._terminal, len(pending), plan.audio_s * encoded_per_audio)
+
+        def on_counters(counters: Counters) -> None:
+            self._counters = counters
+            for number, target in enumerate(self._targets):
+                target.report.refresh(counters.of_target(number))
+            display(counters, lambda: cluster_resources(is_own=plan.cluster.is_own))
             if self._stop.asked_by is not None:
-                watch.stopping(self._stop.asked_by)
+                display.stopping(self._stop.asked_by)
 
-        def embed_leg(leg: pa.Table, number: int, placement: Placement) -> None:
-            blocks = tasks(leg, placement.n_decoders)
-            this = replace(job, leg=number)
-            pipeline.embed(blocks, this, placement, nodes, to_workers, weights=weights, verbose=config.verbose)
+        with self._stop.gracefully(), display:
+            display.starting(plan.placement)
+            channel = ProgressChannel()
+            with watching(channel, on_counters, lambda: self._stop.asked_by is not None):
+                self._embed_in_rounds(pending, plan, channel)
+            on_counters(channel.read().counters)
 
-        with self._stop.gracefully(), watch:
-            watch.starting(placement)
-            to_workers = progress_channel.ProgressChannel()
-            with progress_channel.watching(to_workers, on_tally, lambda: self._stop.asked_by is not None):
-                self._rounds(todo, placement, batches_per_byte, to_workers, embed_leg)
-            on_tally(to_workers.ask().tally)
-
-    def _rounds(
-        self,
-        todo: pa.Table,
-        placement: Placement,
-        batches_per_byte: float,
-        to_workers: "ProgressChannel",
-        embed_leg: Callable[[pa.Table, int, Placement], None],
-    ) -> None:
-        """Embed ``todo``, and what is lost with workers once more, leg by leg.
+    def _embed_in_rounds(self, pending: pa.Table, plan: _Plan, channel: "ProgressChannel") -> None:
+        """Embed the recordings leg by leg, and recordings that were lost with a worker in another round.
 
         Raises:
             RunError: no GPU is left, or the storage or the cluster failed.
         """
-        from embedding.ray_runtime import session
+        from embedding import pipeline
         from embedding.ray_runtime.broken_gpus import BrokenGpus
+        from embedding.ray_runtime.session import cluster_resources
 
-        numbers = count()
-        rounds = 0
-        broken = BrokenGpus(self._terminal.warn, lambda: session.look(is_own=False).n_gpus)
-        while rounds < MAX_ROUNDS:
-            for leg in legs(todo, batches_per_byte):
-                embed_leg(leg, next(numbers), placement)
-                broken.note(to_workers.broken_gpus())
+        placement = plan.placement
+        broken = BrokenGpus(self._terminal.warn, lambda: cluster_resources(is_own=False).n_gpus)
+        leg_numbers = count()
+        n_rounds = 0
+        while n_rounds < MAX_ROUNDS:
+            for leg in legs(pending, plan.batches_per_byte):
+                job = replace(plan.job, leg=next(leg_numbers))
+                blocks = tasks(leg, placement.n_decoders)
+                pipeline.embed(
+                    blocks, job, placement, plan.cluster, channel, weights=plan.weights, verbose=self._config.verbose
+                )
+                broken.note(channel.broken_gpus())
                 if self._stop.asked_by is not None or broken.waiting:
                     break
-            unchanged = to_workers.ask().unchanged
-            for at, output in enumerate(self._outputs):
-                output.keep(unchanged[at])
-            todo = self._left(self._id)
-            if self._stop.asked_by is not None or not len(todo):
+            unchanged = channel.read().unchanged
+            for number, target in enumerate(self._targets):
+                target.adopt_unchanged(unchanged[number])
+            pending = self._pending(self._run_id)
+            if self._stop.asked_by is not None or not len(pending):
                 break
             if broken.waiting:
-                placement = broken.set_aside(placement)
+                placement = broken.hold(placement)
                 continue
-            rounds += 1
-            self._terminal.say(f"{plural(len(todo), 'recording')} lost with a worker: once more")
+            n_rounds += 1
+            self._terminal.say(f"{plural(len(pending), 'recording')} lost with a worker: trying again")
 
-    def _shared_paths(self, todo: pa.Table) -> SharedPaths:
-        """Local paths, once every node has been found to see them."""
-        from embedding.ray_runtime import session
+    def _announce_results(self) -> None:
+        for number, target in enumerate(self._targets):
+            model = target.target.settings.model.name if len(self._targets) > 1 else ""
+            counters = self._counters.of_target(number)
+            root = target.target.store.root
+            announce_result(self._terminal, target.balance(), counters, target.report.wall_s, root, model=model)
 
-        shared = SharedPaths.of(todo, self._request.parts[0].store.root, self._id)
-        refuse_unshared(session.on_every_node(shared.missing))
-        return shared
+    def _check_shared_paths(self, pending: pa.Table) -> SharedPaths:
+        """Return local paths of the request, after each node was found to see them.
+
+        Raises:
+            RequestError: a node does not see them.
+        """
+        from embedding.ray_runtime.node_tasks import call_on_each_node
+
+        paths = SharedPaths.of(pending, self._request.targets[0].store.root, self._run_id)
+        refuse_unshared(call_on_each_node(paths.missing))
+        return paths
 
     def _connect(self) -> ClusterResources:
-        """To Ray, once. It takes seconds to import: a request that makes no sense has been refused before."""
-        from embedding.ray_runtime import session
+        """Connect to Ray, once per run. Importing Ray takes seconds; a request that makes no sense ends before."""
+        from embedding.ray_runtime.session import session
 
-        if self._nodes is None:
-            self._nodes = self._stack.enter_context(session.session(verbose=self._request.config.verbose))
-        return self._nodes
+        if self._cluster is None:
+            self._cluster = self._ray_session.enter_context(session(verbose=self._config.verbose))
+        return self._cluster
 
-    def _each(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterable[Any]:
-        """Reading many shards is work for all nodes, where there are several."""
-        if len(arguments) < SPREAD_FROM or "RAY_ADDRESS" not in os.environ:
-            return threads(function, arguments)
-        from embedding.ray_runtime import session
+    def _map_shards(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterable[Any]:
+        """Call a function for many shards: on all nodes of a cluster where they are many, otherwise in threads."""
+        if len(arguments) < READ_ON_NODES_FROM or "RAY_ADDRESS" not in os.environ:
+            return map_in_threads(function, arguments)
+        from embedding.ray_runtime.node_tasks import map_on_nodes
 
         self._connect()
-        return session.spread(function, arguments)
+        return map_on_nodes(function, arguments)
 
 
-def _prepare(todo: pa.Table) -> float:
-    """What can be done while Ray starts, which is mostly waiting: its imports, and the estimate."""
+def _import_and_estimate(pending: pa.Table) -> float:
+    """Import the pipeline and estimate seconds of audio while Ray starts, which is mostly waiting."""
     importlib.import_module("embedding.pipeline")
-    return audio_seconds(todo)
+    return audio_seconds(pending)
 
 
 def _dry_run(terminal: Terminal, request: Request) -> None:
-    works = []
+    backlogs = []
     audio_s = []
-    for part in request.parts:
-        inventory, work = request.look(part, thorough=False)
-        todo = left([(work, inventory)])
-        works.append(work)
-        audio_s.append(audio_seconds(todo) if len(todo) else 0.0)
-    describe_work(terminal, request, works)
-    describe_dry_run(terminal, request, audio_s)
+    for target in request.targets:
+        inventory, backlog = request.compare(target, thorough=False)
+        pending = pending_recordings([(backlog, inventory)])
+        backlogs.append(backlog)
+        audio_s.append(audio_seconds(pending) if len(pending) else 0.0)
+    announce_backlog(terminal, request, backlogs)
+    announce_dry_run(terminal, request, audio_s)
 
 
 def _say_waiting(terminal: Terminal, owner: Owner) -> None:
-    terminal.say(f"another run has claimed this output ({owner}): watching for {LAPSE_S:.0f} s whether it is alive")
+    terminal.say(f"another run has claimed this output ({owner}): waiting up to {LAPSE_S:.0f} s for a sign of life")

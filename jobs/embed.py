@@ -82,8 +82,9 @@ def what_is_missing(books: "Balance", config: EmbedConfig) -> str:
         )
     if not books.balanced:
         return (
-            f"the books do not balance: of {books.listed:,} recordings {books.already_done + books.embedded:,} are "
-            f"embedded and {books.failed:,} failed; run the same command again"
+            f"not every recording is accounted for: of {books.listed:,} recordings "
+            f"{books.already_done + books.embedded:,} are embedded and {books.failed:,} "
+            "failed; run the same command again"
         )
     return ""
 

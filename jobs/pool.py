@@ -5,7 +5,7 @@ Exit codes: 0 every recording that has embeddings is pooled; 1 it is not; 2 the 
 
 from collections.abc import Sequence
 
-from embedding.announce import in_duckdb
+from embedding.announce import commands_to_read
 from embedding.cli.arguments import Parser, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
@@ -65,7 +65,8 @@ def pool(arguments: Sequence[str] | None) -> None:
     terminal = Terminal.on_stdout()
     root = storage.normalise(given.output, "OUTPUT")
     outcome = run(root, poolings, given.layer, terminal, verbose=given.verbose)
-    terminal.say(f"  {in_duckdb(f'{root}/recordings/{at_layer(given.pooling, given.layer)}/*.parquet')}")
+    for line in commands_to_read(f"{root}/recordings/{at_layer(given.pooling, given.layer)}"):
+        terminal.say(f"  {line}")
     if outcome.n_left_out:
         raise RunError(
             f"{plural(outcome.n_left_out, 'recording')} left out, of which not every window is there exactly once: run "

@@ -1,4 +1,4 @@
-"""argparse, in this program's manner."""
+"""Command lines: argparse with one-line errors, and arguments that several jobs share."""
 
 import argparse
 import math
@@ -13,20 +13,22 @@ from embedding.errors import RequestError
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line, and name the nearest option.
+    """An argument parser whose errors are one line and name the nearest option.
 
     Raises:
-        RequestError: instead of ending the process.
+        RequestError: in the place of argparse's exit.
     """
 
     def error(self, message: str) -> NoReturn:
+        """Raise the error in the place of an exit."""
         raise RequestError(message)
 
     def parse_known_args(  # type: ignore[override] — one signature for both of its own
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
+        """Parse the arguments; check the names of options first."""
         words = sys.argv[1:] if args is None else list(args)
-        # argparse would first say what is missing: the option that somebody has misspelt.
+        # argparse would report a misspelt required option as missing.
         for word in takewhile(lambda word: word != "--", words):
             option = word.partition("=")[0]
             if re.fullmatch(r"--\S+", option) and option not in self._option_string_actions:
@@ -35,8 +37,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
-    """The command line of a job over what jobs.embed wrote: OUTPUT, which vectors of it, and ``--verbose`` on Ray; the
-    rest is its own."""
+    """Return the parser of a job that reads an output of jobs.embed.
+
+    Args:
+        job: name of the job.
+        description: one sentence for ``--help``.
+        on_ray: the job runs on Ray, and has ``--verbose``.
+    """
     parser = Parser(prog=f"python -m jobs.{job}", description=description, allow_abbrev=False)
     parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
     parser.add_argument(
@@ -48,17 +55,24 @@ def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
 
 
 def number(option: str, text: str, kind: type, least: float, most: float) -> float:
-    """``text`` as an int or a float within these bounds.
+    """Return ``text`` as a number.
+
+    Args:
+        option: the option, for the message.
+        text: the value on the command line.
+        kind: int or float.
+        least: lowest value.
+        most: highest value.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the text is no such number.
     """
     try:
         value = kind(text)
     except ValueError:
         value = None
     if value is None or not least <= value <= most:
-        what = "a whole number" if kind is int else "a number"
+        noun = "a whole number" if kind is int else "a number"
         limit = f" and at most {most:,}" if most < math.inf else ""
-        raise RequestError(f"{option}: expected {what} of at least {least}{limit}, got {text!r}")
+        raise RequestError(f"{option}: expected {noun} of at least {least}{limit}, got {text!r}")
     return value

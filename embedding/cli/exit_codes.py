@@ -11,11 +11,16 @@ EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
 
 
 def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
-    """Run ``job`` as a command; every way it may end is said in one line, but a bug, and has its exit code.
+    """Run ``job`` as a command. Every outcome except a bug prints one line.
 
-    A job that comes to its end may return one of its own. ``output`` is what its command line calls the output.
+    Args:
+        job: the job; it may return an exit code of its own.
+        output: name of the output on the job's command line, for messages.
+
+    Returns:
+        The exit code.
     """
-    if logging.lastResort:  # what libraries log without being asked reaches stderr through this handler alone
+    if logging.lastResort:  # the handler of everything that libraries log without being configured
         logging.lastResort.addFilter(redact_log)
     try:
         with on_signals():
@@ -29,7 +34,7 @@ def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
     except KeyboardInterrupt:
         print_error(RunError("stopped; what is stored stays valid, and the same command again goes on from there"))
         return EXIT_INCOMPLETE
-    except Exception as error:  # noqa: BLE001 — a bug, said in full
+    except Exception as error:  # noqa: BLE001 — a bug; its traceback is printed
         print_traceback(error)
         return EXIT_INCOMPLETE
     return EXIT_COMPLETE if code is None else code

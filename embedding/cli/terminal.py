@@ -1,4 +1,4 @@
-"""What a person sees: a header, a progress bar in a terminal or a line every ten seconds in a log, a summary."""
+"""The terminal of the user: lines, warnings, and a count of finished items."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,30 +16,41 @@ LOG_EVERY_S = 10.0
 
 @dataclass
 class Terminal:
-    """Prints for whoever watches. Output goes to stdout, one line per fact, no colour outside a terminal."""
+    """Prints one line per fact, without credentials, and without colour outside a terminal."""
 
     console: Console
 
     @classmethod
     def on_stdout(cls) -> "Terminal":
+        """Return a terminal that prints to stdout."""
         return cls(Console(highlight=False, soft_wrap=True, emoji=False))
 
     @classmethod
     def on_stderr(cls) -> "Terminal":
-        """Where what goes to stdout is for programs."""
+        """Return a terminal that prints to stderr, for commands whose stdout is read by programs."""
         return cls(Console(highlight=False, soft_wrap=True, emoji=False, stderr=True))
 
     def say(self, line: str) -> None:
+        """Print a line."""
         self.console.print(printable(redact(line)), markup=False)
 
     def warn(self, line: str) -> None:
+        """Print a line that the user should not miss."""
         self.console.print(printable(redact(line)), style="bold yellow", markup=False)
 
     @contextmanager
-    def counting(self, what: str, n: int) -> Iterator[Callable[[int], None]]:
-        """To show how many of ``n`` are done: call it with how many more."""
-        bar = Progress(MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn(what), console=self.console)
-        task = bar.add_task(what, total=n)
+    def counting(self, noun: str, n: int) -> Iterator[Callable[[int], None]]:
+        """Show the number of finished items while the block runs.
+
+        Args:
+            noun: the items, in the plural.
+            n: number of all items.
+
+        Yields:
+            A function that takes the number of items finished since its last call.
+        """
+        bar = Progress(MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn(noun), console=self.console)
+        task = bar.add_task(noun, total=n)
         last_line_s = time.monotonic()
 
         def count(more: int) -> None:
@@ -47,7 +58,7 @@ class Terminal:
             bar.advance(task, more)
             if not self.console.is_terminal and time.monotonic() - last_line_s >= LOG_EVERY_S:
                 last_line_s = time.monotonic()
-                self.say(f"{bar.tasks[0].completed:,.0f}/{n:,} {what}")
+                self.say(f"{bar.tasks[0].completed:,.0f}/{n:,} {noun}")
 
         with bar if self.console.is_terminal else nullcontext():
             yield count

@@ -1,128 +1,107 @@
-"""A batch of recordings to tables of windows: fetch, decode, resample, cut. One row per window.
+"""Recordings to tables of windows: fetch, decode, resample, cut. One row per window.
 
-This is the CPU stage of the pipeline, a generator over Arrow tables that knows nothing of Ray.
+This is the CPU stage of the pipeline: a generator of events over plain values, without Ray.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import tee
 from operator import itemgetter
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding import storage
-from embedding.config import MOST_MODELS
 from embedding.decoding.audio import AudioFault, Recording, open_recording
 from embedding.decoding.cut import cut
-from embedding.schema.batches import (
-    AUDIO_HASH,
-    WANTED,
-    by_rate,
-    hash_column,
-    wanted_by_all,
-    window_column,
-    windows_schema,
-)
+from embedding.decoding.events import Decoded, DecodingEvent, EndedWithoutWindows, Failed, Opened, Unchanged, Windows
+from embedding.decoding.fetch import Source, fetch
+from embedding.decoding.window_batch import WindowBatch, WindowsByRate
+from embedding.schema.batches import by_rate
 from embedding.schema.failures import Failure
-from embedding.schema.vectors import column
+from embedding.schema.recordings import PendingRecording
+from embedding.schema.targets import TargetColumn, Targets
 from embedding.schema.windows import WindowSpec
-
-# S3 objects up to this size are fetched whole and many at a time (a request costs 20–60 ms, whatever its size);
-# longer ones are read as a stream of ranges.
-WHOLE_OBJECT_BYTES = 32 << 20
-FETCH_BYTES = 64 << 20
-FETCH_OBJECTS = 32
 
 # A recording up to this length is decoded to its end before its first window travels on, so that `n_windows` and
 # `duration` are what was found, not what the header promises: 10 min at 32 kHz are 77 MB.
 WHOLE_RECORDING_S = 600
 
-
-_Row = dict[str, Any]  # one row of sources.RECORDINGS, and what else ``decode`` takes
-_Block = TypeVar("_Block")
-_Windows = tuple[NDArray[np.float32], ...]  # ``[k, length]``, one of each sample rate
-
-
-class Observer:
-    """Who wants to know how decoding goes; this one does not. ``wanted``: bits of the targets that it is told to."""
-
-    def reading(self, file: str) -> None:
-        """This recording is about to be opened."""
-
-    def failed(self, failure: Failure, wanted: int) -> None:
-        """Told before the failed recording's last window is yielded."""
-
-    def unchanged(self, file_id: int, wanted: int) -> None:
-        """A recording's audio is what these have stored of it (``known_hash``): no window of it will come to them."""
-
-    def decoded(self, audio_s: float, n_bytes: int) -> None:
-        """A recording of ``n_bytes`` (-1: unknown) was decoded to its end."""
-
-    def without_windows(self) -> None:
-        """A recording is done with of which no further window will come."""
+_Blocks = tuple[NDArray[np.float32], ...]  # mono samples of the same stretch of audio, ``[n]`` for each sample rate
 
 
 def decode(
-    recordings: pa.Table, specs: Sequence[WindowSpec], batch_size: int, observer: Observer
-) -> Iterator[pa.Table]:
-    """Windows of ``recordings``, in order.
+    recordings: Sequence[PendingRecording], specs: Sequence[WindowSpec], batch_size: int
+) -> Iterator[DecodingEvent]:
+    """Decode recordings, in order.
 
     Args:
-        recordings: columns of ``sources.RECORDINGS``; optionally WANTED (else every target wants all of them), and per
-            target, as lists, ``stored``, the windows to leave out, and ``known_hash``, that of audio which need not be
-            embedded again.
-        specs: the windows of each target. At different sample rates they begin and end at the same times; where only
-            one rate has a last one, by the fraction of a sample, it is dropped.
+        recordings: the recordings, with the targets that need each of them.
+        specs: the windows of each target. At different sample rates windows begin and end at the same times; where
+            only one rate has a last window, by the fraction of a sample, this window is dropped.
+        batch_size: rows of a table of windows; the last table may have fewer.
 
     Yields:
-        tables of ``windows_schema(specs)`` with exactly ``batch_size`` rows; the last may have fewer. What was decoded
-        of a recording before a fault is kept, and the fault told to ``observer``.
+        Events. Audio that was decoded before a fault is kept: its windows come as well as the failure.
     """
-    batch = _Batch(specs, batch_size)
-    everyone = {WANTED[0]: wanted_by_all(len(specs))}
-    for row, source in _fetch([everyone | row for row in recordings.to_pylist()]):
+    batch = WindowBatch(specs, batch_size)
+    for pending, source in fetch(recordings):
         try:
-            if isinstance(source, OSError):
-                raise source
-            observer.reading(row["file"])
-            if unchanged := _unchanged(row, source, specs):
-                observer.unchanged(row["file_id"], unchanged)
-                row[WANTED[0]] &= ~unchanged
-                if not row[WANTED[0]]:
-                    observer.without_windows()
-                    continue
-            with open_recording(source) as recording:
-                yield from _windows(row, recording, batch, observer)
-        except AudioFault as fault:
-            _fail(row, fault, observer)
-            observer.without_windows()
-        except OSError as error:
-            _fail(row, AudioFault("io", f"cannot be read: {error.strerror or error}"), observer)
-            observer.without_windows()
-        else:
-            observer.decoded(recording.duration_s, row["size"])
+            yield from _decode_one(pending, source, specs, batch)
+        except (AudioFault, OSError) as error:
+            yield Failed(_failure(pending, error), pending.targets)
+            yield EndedWithoutWindows()
     if batch.n_rows:
-        yield batch.take()
+        yield Windows(batch.take())
 
 
-def _unchanged(row: _Row, source: str | BinaryIO, specs: Sequence[WindowSpec]) -> int:
-    """The targets, of those that want it, that have this very audio already."""
-    known = {target: of_it for target, of_it in enumerate(row.get("known_hash") or []) if of_it is not None}
-    known = {target: of_it for target, of_it in known.items() if row[WANTED[0]] >> target & 1}
+def _decode_one(
+    pending: PendingRecording, source: Source, specs: Sequence[WindowSpec], batch: WindowBatch
+) -> Iterator[DecodingEvent]:
+    """Decode one recording.
+
+    Raises:
+        AudioFault: the recording has no window.
+        OSError: the storage failed.
+    """
+    place = source.open()
+    yield Opened(pending.file)
+    if unchanged := _targets_with_same_audio(pending, place, specs):
+        yield Unchanged(pending.file_id, unchanged)
+        pending = replace(pending, targets=pending.targets - unchanged)
+        if not pending.targets:
+            yield EndedWithoutWindows()
+            return
+    with open_recording(place) as recording:
+        yield from _cut_one(pending, recording, batch)
+        yield Decoded(recording.duration_s, pending.size)
+
+
+def _failure(pending: PendingRecording, error: AudioFault | OSError) -> Failure:
+    if isinstance(error, AudioFault):
+        kind, message = error.kind, str(error)
+    else:
+        kind, message = "io", f"cannot be read: {error.strerror or error}"
+    return Failure(pending.file, pending.file_id, pending.size, "decode", kind, message)
+
+
+def _targets_with_same_audio(pending: PendingRecording, place: str | BinaryIO, specs: Sequence[WindowSpec]) -> Targets:
+    """Return the targets that need the recording and have stored this very audio."""
+    known = {target: known_hash for target, known_hash in enumerate(pending.known_hashes) if known_hash is not None}
+    known = {target: known_hash for target, known_hash in known.items() if target in pending.targets}
     if not known:
-        return 0
-    found = _audio_hashes(source, [spec.rate_hz for spec in by_rate(specs)])
-    return sum(1 << target for target, of_it in known.items() if found.get(specs[target].rate_hz) == of_it)
+        return frozenset()
+    found = _audio_hashes(place, [spec.rate_hz for spec in by_rate(specs)])
+    return frozenset(target for target, known_hash in known.items() if found.get(specs[target].rate_hz) == known_hash)
 
 
-def _audio_hashes(source: str | BinaryIO, rates_hz: list[int]) -> dict[int, int]:
-    """Of the whole recording, none if there is a fault in it. Decoding twice is little beside encoding once."""
+def _audio_hashes(place: str | BinaryIO, rates_hz: list[int]) -> Mapping[int, int]:
+    """Return the hash of the whole audio at each rate; none if there is a fault in it.
+
+    The recording is decoded twice then, which takes little time beside encoding it once.
+    """
     try:
-        with open_recording(source) as recording:
+        with open_recording(place) as recording:
             for _ in recording.blocks(*rates_hz):
                 pass
             return recording.audio_hashes
@@ -130,27 +109,52 @@ def _audio_hashes(source: str | BinaryIO, rates_hz: list[int]) -> dict[int, int]
         return {}
 
 
-def _windows(row: _Row, recording: Recording, batch: "_Batch", observer: Observer) -> Iterator[pa.Table]:
-    """Put a recording's windows into ``batch``; yield it whenever it is full."""
-    faults: list[AudioFault] = []
-    blocks = recording.blocks(*(spec.rate_hz for spec in batch.specs))
-    cuts: Iterable[_Windows] = _side_by_side(_until_fault(blocks, faults), batch.specs)
-    cuts = list(cuts) if recording.duration_s <= WHOLE_RECORDING_S else _one_ahead(cuts)
+class _BlocksUntilFault:
+    """The blocks of a recording, as a stream that ends at the first fault.
+
+    Attributes:
+        fault: the fault that ended the stream; None so far.
+    """
+
+    def __init__(self, blocks: Iterator[_Blocks]) -> None:
+        self._blocks = blocks
+        self.fault: AudioFault | None = None
+
+    def __iter__(self) -> Iterator[_Blocks]:
+        try:
+            yield from self._blocks
+        except AudioFault as fault:
+            self.fault = fault
+
+
+def _cut_one(pending: PendingRecording, recording: Recording, batch: WindowBatch) -> Iterator[DecodingEvent]:
+    """Put the windows of a recording into ``batch``; yield the batch whenever it is full.
+
+    Raises:
+        AudioFault: the recording has no window.
+    """
+    blocks = _BlocksUntilFault(recording.blocks(*(spec.rate_hz for spec in batch.specs)))
+    pieces: Iterable[WindowsByRate] = _side_by_side(iter(blocks), batch.specs)
+    pieces = list(pieces) if recording.duration_s <= WHOLE_RECORDING_S else _one_ahead(pieces)
     n_cut = 0
-    for windows in cuts:
-        while faults:
-            _fail(row, faults.pop(), observer)
+    is_fault_reported = False
+    for windows in pieces:
+        if blocks.fault is not None and not is_fault_reported:
+            yield Failed(_failure(pending, blocks.fault), pending.targets)
+            is_fault_reported = True
         index = np.arange(n_cut, n_cut + len(windows[0]))
         n_cut += len(index)
-        wanted = _wanted(row, index)
+        targets = _targets_of_windows(pending, index)
         # Windows overlap in memory until they are picked: as many at a time as a batch takes.
         for start in range(0, len(index), batch.size):
             piece = slice(start, start + batch.size)
-            some = slice(None) if wanted[piece].all() else wanted[piece] > 0
-            picked = tuple(each[piece][some] for each in windows)
-            yield from batch.add(row, recording, index[piece][some], wanted[piece][some], picked)
-    if faults:  # not one window was complete
-        raise faults.pop()
+            needed = targets[piece].needed()
+            rows = slice(None) if needed.all() else needed
+            picked = tuple(each[piece][rows] for each in windows)
+            tables = batch.add(pending, recording, index[piece][rows], targets[piece][rows], picked)
+            yield from map(Windows, tables)
+    if blocks.fault is not None and not is_fault_reported:  # before the first complete window
+        raise blocks.fault
     if not n_cut:
         window_s = batch.specs[0].length / batch.specs[0].rate_hz
         raise AudioFault(
@@ -158,17 +162,17 @@ def _windows(row: _Row, recording: Recording, batch: "_Batch", observer: Observe
         )
 
 
-def _wanted(row: _Row, index: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """For each window who wants it: of the targets that want the recording, those that have not stored it."""
-    wanted = np.full(len(index), row[WANTED[0]], np.uint16)
-    for target, stored in enumerate(row.get("stored") or []):
+def _targets_of_windows(pending: PendingRecording, index: NDArray[np.int64]) -> TargetColumn:
+    """Return for each window the targets that need the recording and have not stored the window."""
+    targets = TargetColumn.repeat(pending.targets, len(index))
+    for target, stored in enumerate(pending.stored):
         if stored:
-            wanted[np.isin(index, stored)] &= np.uint16(wanted_by_all(MOST_MODELS) ^ (1 << target))
-    return wanted
+            targets = targets.without(target, np.isin(index, list(stored)))
+    return targets
 
 
-def _side_by_side(blocks: Iterator[tuple[NDArray[np.float32], ...]], specs: Sequence[WindowSpec]) -> Iterator[_Windows]:
-    """The windows of each rate, as many of one as of the others."""
+def _side_by_side(blocks: Iterator[_Blocks], specs: Sequence[WindowSpec]) -> Iterator[WindowsByRate]:
+    """Cut the blocks of each rate; yield as many windows of one rate as of the others."""
     if len(specs) == 1:
         yield from ((windows,) for windows in cut(map(itemgetter(0), blocks), specs[0]))
         return
@@ -187,143 +191,12 @@ def _side_by_side(blocks: Iterator[tuple[NDArray[np.float32], ...]], specs: Sequ
         ]
 
 
-def _one_ahead(cuts: Iterable[_Windows]) -> Iterator[_Windows]:
-    """The same, each one after the next is made: whatever ends a recording is then known before its last window."""
+def _one_ahead(pieces: Iterable[WindowsByRate]) -> Iterator[WindowsByRate]:
+    """Yield each item after the next one is made, so that a fault is known before the last window is yielded."""
     ahead = None
-    for windows in cuts:
+    for windows in pieces:
         if ahead is not None:
             yield ahead
         ahead = windows
     if ahead is not None:
         yield ahead
-
-
-def _until_fault(blocks: Iterator[_Block], faults: list[AudioFault]) -> Iterator[_Block]:
-    """The blocks up to a fault, as a stream that simply ends there; the fault goes into ``faults``."""
-    try:
-        yield from blocks
-    except AudioFault as fault:
-        faults.append(fault)
-
-
-def _fail(row: _Row, fault: AudioFault, observer: Observer) -> None:
-    failure = Failure(row["file"], row["file_id"], row["size"], "decode", fault.kind, str(fault))
-    observer.failed(failure, row[WANTED[0]])
-
-
-class _Batch:
-    """Windows on their way into a table of ``size`` rows. Each window is copied once, into its place."""
-
-    def __init__(self, specs: Sequence[WindowSpec], size: int) -> None:
-        """``specs``: the windows of each target."""
-        self.specs = by_rate(specs)
-        self.size = size
-        self._clear()
-
-    def _clear(self) -> None:
-        self.n_rows = 0
-        self._windows = [np.empty((self.size, spec.length), dtype=np.float32) for spec in self.specs]
-        self._parts: list[pa.Table] = []
-
-    def add(
-        self, row: _Row, recording: Recording, index: NDArray[np.int64], wanted: NDArray[np.uint16], windows: _Windows
-    ) -> Iterator[pa.Table]:
-        """Add ``windows``, number ``index`` (``[k]``) of ``recording``; yield each full table."""
-        while len(index):
-            n = min(len(index), self.size - self.n_rows)
-            for held, added in zip(self._windows, windows, strict=True):
-                held[self.n_rows : self.n_rows + n] = added[:n]
-            self._parts.append(_columns(row, recording, index[:n], wanted[:n], self.specs))
-            self.n_rows += n
-            index, wanted, windows = index[n:], wanted[n:], tuple(each[n:] for each in windows)
-            if self.n_rows == self.size:
-                yield self.take()
-
-    def take(self) -> pa.Table:
-        table = pa.concat_tables(self._parts)
-        for spec, held in zip(self.specs, self._windows, strict=True):
-            table = table.append_column(window_column(spec.rate_hz), column(held[: self.n_rows]))
-        self._clear()
-        return table.cast(windows_schema(self.specs))
-
-
-def _columns(
-    row: _Row,
-    recording: Recording,
-    index: NDArray[np.int64],
-    wanted: NDArray[np.uint16],
-    specs: Sequence[WindowSpec],
-) -> pa.Table:
-    n = len(index)
-    start_s, end_s = specs[0].times(index, recording.duration_s)
-    n_windows = min(spec.count(recording.n_samples(spec.rate_hz)) for spec in specs)
-    hashes = {hash_column(spec.rate_hz): recording.audio_hashes.get(spec.rate_hz) for spec in specs}
-    return pa.table(
-        {
-            "file": pa.repeat(row["file"], n),
-            "file_id": np.full(n, row["file_id"]),
-            "window_index": index.astype(np.int32),
-            "n_windows": np.full(n, n_windows, dtype=np.int32),
-            "start_time": start_s,
-            "end_time": end_s,
-            "sample_rate": np.full(n, recording.sample_rate, dtype=np.int32),
-            "channels": np.full(n, recording.channels, dtype=np.int32),
-            "duration": np.full(n, recording.duration_s),
-            WANTED[0]: wanted,
-        }
-        | {name: pa.repeat(pa.scalar(of_audio, AUDIO_HASH[1]), n) for name, of_audio in hashes.items()}
-    )
-
-
-def _fetch(rows: list[_Row]) -> Iterator[tuple[_Row, str | BinaryIO | OSError]]:
-    """Each recording with where to read it: its path, a stream, or what the storage said.
-
-    Small S3 objects are fetched in groups, the next group while this one is decoded.
-    """
-    groups = list(_groups(rows))
-    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-        ahead: Future[list[str | BinaryIO | OSError]] | None = pool.submit(_sources, groups[0]) if groups else None
-        for group, following in zip(groups, [*groups[1:], None], strict=False):
-            assert ahead is not None
-            sources = ahead.result()
-            ahead = pool.submit(_sources, following) if following else None
-            for row in group:
-                # Popped, so that an object's bytes are freed once its windows are cut.
-                yield row, sources.pop(0)
-
-
-def _groups(rows: list[_Row]) -> Iterator[list[_Row]]:
-    group: list[_Row] = []
-    n_bytes = 0
-    for row in rows:
-        if group and (n_bytes + row["size"] > FETCH_BYTES or len(group) == FETCH_OBJECTS):
-            yield group
-            group, n_bytes = [], 0
-        group.append(row)
-        n_bytes += max(row["size"], 0)
-    if group:
-        yield group
-
-
-def _sources(rows: list[_Row]) -> list[str | BinaryIO | OSError]:
-    small = [row for row in rows if storage.is_s3(row["file"]) and row["size"] <= WHOLE_OBJECT_BYTES]
-    whole = [row["file"] for row in small]
-    fetched: dict[str, bytes | OSError] = {}
-    if whole:
-        try:
-            fetched = dict(zip(whole, storage.read_many(whole, [row["size"] for row in small]), strict=True))
-        except OSError as error:  # of all of them at once
-            fetched = dict.fromkeys(whole, error)
-    return [_source(row["file"], fetched) for row in rows]
-
-
-def _source(file: str, fetched: dict[str, bytes | OSError]) -> str | BinaryIO | OSError:
-    if not storage.is_s3(file):
-        return file
-    if file not in fetched:
-        try:
-            return storage.open_stream(file)
-        except OSError as error:
-            return error
-    content = fetched.pop(file)
-    return content if isinstance(content, OSError) else BytesIO(content)

@@ -1,7 +1,7 @@
-"""Decoding in a process of its own: what kills that process becomes a failure row.
+"""Decoding in a process of its own, so that a recording that ends its process becomes a failure row.
 
-A decoder is C code over files that anybody made. Once it has ended a worker (a segmentation fault, memory without end),
-the same recordings are decoded here, and the one that does it again is set aside with the kind ``crash``.
+A decoder is C code over files from anywhere. After a worker has died (a segmentation fault, memory without end), the
+same recordings are decoded here, and a recording that ends the process again is set aside with the kind ``crash``.
 """
 
 import os
@@ -10,126 +10,135 @@ import resource
 import signal
 import subprocess
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedding.decoding.decode import Observer, decode
-from embedding.schema.batches import WANTED, wanted_by_all
+from embedding.decoding.decode import decode
+from embedding.decoding.events import DecodingEvent, EndedWithoutWindows, Failed, Opened, Windows
 from embedding.schema.failures import Failure
+from embedding.schema.recordings import PendingRecording
 from embedding.schema.windows import WindowSpec
 
-# Deaths of one recording here, after one in the open: once may be the kernel's choice of a victim.
+# Deaths of one recording in a process of its own, after one death in a worker: the first may be the choice of the
+# kernel's out-of-memory killer.
 TRIES = 2
 # Above what the process takes once it has imported everything. Decoding takes some 200 MB, whatever the recording.
 MEMORY_BYTES = 4 << 30
 
-
-# A method of an observer with its arguments; or ``windows``, ``raised`` or, with nothing left to do, ``finished``.
-_Message = tuple[str, tuple[Any, ...]]
+_OUT_OF_MEMORY = 77  # exit code of the process
 
 
-def decode_apart(
-    recordings: pa.Table, specs: Sequence[WindowSpec], batch_size: int, observer: Observer
-) -> Iterator[pa.Table]:
-    """``decode``, with the same arguments and results, and one kind of failure more.
+@dataclass(frozen=True)
+class _Finished:
+    """Message: all recordings are decoded."""
 
-    After a death another process goes on behind the last table. Tables but the last are full, so they are those of a
-    run without the death.
+
+@dataclass(frozen=True)
+class _Bug:
+    """Message: an exception that is nobody's recording's fault, with its traceback."""
+
+    text: str
+
+
+def decode_isolated(
+    recordings: Sequence[PendingRecording], specs: Sequence[WindowSpec], batch_size: int
+) -> Iterator[DecodingEvent]:
+    """Decode recordings in a process of its own; arguments and events are those of ``decode``.
+
+    After a death a new process goes on behind the last table of windows. Every table but the last is full, so the
+    tables are those of a run without the death.
 
     Raises:
-        RuntimeError: the process could not do its work, which is nobody's recording's fault; with its traceback.
+        RuntimeError: the process failed for a reason that lies in no recording; the message has its traceback.
     """
     deaths: Counter[str] = Counter()
-    rest = _Rest.of(recordings, len(specs))
-    while len(rest.recordings):
-        reading: str | None = None
-        n_since = 0  # messages since it was begun
-        n_heard = 0
-        pending: list[_Message] = []  # handed on with the next table: after a death, what came behind it is told again
+    rest = _Rest(tuple(recordings), len(specs))
+    while rest.recordings:
+        opened: str | None = None
+        n_since_opened = 0  # events of this recording so far, tables aside
+        n_received = 0
+        # Events are yielded with the next table: after a death the events behind the last table come again.
+        pending: list[DecodingEvent] = []
         following = rest
         with _child(rest.recordings, specs, batch_size) as (process, messages):
-            for name, values in messages:
-                if name == "finished":
-                    _tell(observer, pending)
+            for message in messages:
+                if isinstance(message, _Finished):
+                    yield from pending
                     return
-                if name == "raised":
-                    raise RuntimeError(f"decoding apart failed:\n{values[0]}")
-                if name == "windows":
-                    assert reading is not None
-                    following = following.behind(values[0], reading, n_since)
-                    _tell(observer, pending)
+                if isinstance(message, _Bug):
+                    raise RuntimeError(f"isolated decoding failed:\n{message.text}")
+                if isinstance(message, Windows):
+                    assert opened is not None
+                    following = following.after(message.table, opened, n_since_opened)
+                    yield from pending
                     pending = []
-                    yield values[0]
+                    yield message
                     continue
-                reading, n_since = (values[0], 1) if name == "reading" else (reading, n_since + 1)
-                n_heard += 1
-                if n_heard > rest.n_told:
-                    pending.append((name, values))
-            death = _death(process.wait())
-        if reading is None:
-            raise RuntimeError(f"decoding apart {death} before it read anything")
+                if isinstance(message, Opened):
+                    opened, n_since_opened = message.file, 0
+                n_since_opened += 1
+                n_received += 1
+                if n_received > rest.n_delivered:
+                    pending.append(message)
+            death = _describe_death(process.wait())
+        if opened is None:
+            raise RuntimeError(f"isolated decoding {death} before it opened a recording")
         rest = following
-        deaths[reading] += 1
-        if deaths[reading] == TRIES:
-            _set_aside(rest, reading, death, observer)
-            rest = rest.without(reading)
+        deaths[opened] += 1
+        if deaths[opened] == TRIES:
+            yield from _set_aside(rest, opened, death)
+            rest = rest.without(opened)
 
 
 @dataclass(frozen=True)
 class _Rest:
-    """What is left to decode, as ``decode`` takes it."""
+    """The recordings that are still to be decoded.
 
-    recordings: pa.Table
+    Attributes:
+        n_delivered: number of leading events, tables aside, that have been yielded already.
+    """
+
+    recordings: tuple[PendingRecording, ...]
     n_targets: int
-    n_told: int = 0  # of what decoding it will tell, so much at its beginning has been told
+    n_delivered: int = 0
 
-    @classmethod
-    def of(cls, recordings: pa.Table, n_targets: int) -> "_Rest":
-        if "stored" not in recordings.column_names:
-            nothing = pa.nulls(len(recordings), pa.list_(pa.list_(pa.int32())))
-            recordings = recordings.append_column("stored", nothing)
-        return cls(recordings, n_targets)
-
-    def behind(self, table: pa.Table, reading: str, n_told: int) -> "_Rest":
-        """What follows ``table``, the last window of which is of ``reading`` or of one before."""
-        rest = self.recordings.slice(self.recordings["file"].index(reading).as_py())
-        index = table.select(["file", "window_index"])  # without the samples
-        windows = index.filter(pc.field("file") == reading)["window_index"].to_pylist()
-        stored = rest["stored"].to_pylist()
-        stored[0] = [[*(of_target or []), *windows] for of_target in stored[0] or [None] * self.n_targets]
-        at = rest.column_names.index("stored")
-        return _Rest(
-            rest.set_column(at, "stored", pa.array(stored, rest.schema.field(at).type)), self.n_targets, n_told
-        )
+    def after(self, table: pa.Table, opened: str, n_delivered: int) -> "_Rest":
+        """Return what follows ``table``, whose last window is of ``opened`` or of a recording before it."""
+        first, *others = self.recordings[self._position(opened) :]
+        keys = table.select(["file", "window_index"])  # without the samples
+        stored = frozenset(keys.filter(pc.field("file") == opened)["window_index"].to_pylist())
+        known = first.stored or (frozenset(),) * self.n_targets
+        first = replace(first, stored=tuple(of_target | stored for of_target in known))
+        return _Rest((first, *others), self.n_targets, n_delivered)
 
     def without(self, file: str) -> "_Rest":
-        is_first = self.recordings["file"][0].as_py() == file
-        others = self.recordings.filter(pc.field("file") != file)
-        return _Rest(others, self.n_targets, 0 if is_first else self.n_told)
+        """Return the rest without one recording."""
+        is_first = self._position(file) == 0
+        others = tuple(each for each in self.recordings if each.file != file)
+        return _Rest(others, self.n_targets, 0 if is_first else self.n_delivered)
+
+    def _position(self, file: str) -> int:
+        return [each.file for each in self.recordings].index(file)
 
 
-def _tell(observer: Observer, messages: list[_Message]) -> None:
-    for name, values in messages:
-        getattr(observer, name)(*values)
+def _set_aside(rest: _Rest, file: str, death: str) -> Iterator[DecodingEvent]:
+    for pending in rest.recordings:
+        if pending.file == file:
+            message = f"the process that read it {death}, {TRIES + 1} times in a row"
+            yield Failed(Failure(file, pending.file_id, pending.size, "decode", "crash", message), pending.targets)
+            yield EndedWithoutWindows()
 
 
-def _set_aside(rest: _Rest, file: str, death: str, observer: Observer) -> None:
-    for row in rest.recordings.filter(pc.field("file") == file).to_pylist():
-        message = f"the process that read it {death}, {TRIES + 1} times in a row"
-        failure = Failure(file, row["file_id"], row["size"], "decode", "crash", message)
-        observer.failed(failure, row.get(WANTED[0], wanted_by_all(rest.n_targets)))
-        observer.without_windows()
-
-
-def _death(returncode: int) -> str:
-    """How a process ended before it had finished, for a sentence."""
+def _describe_death(returncode: int) -> str:
+    """Return how a process ended before it had finished, as a part of a sentence."""
     if returncode < 0:
         return f"died of {signal.Signals(-returncode).name}"
     if returncode == _OUT_OF_MEMORY:
@@ -139,85 +148,57 @@ def _death(returncode: int) -> str:
 
 @contextmanager
 def _child(
-    recordings: pa.Table, specs: Sequence[WindowSpec], batch_size: int
-) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
-    """The process and what it tells, as pairs of a name and values, until it ends."""
+    recordings: Sequence[PendingRecording], specs: Sequence[WindowSpec], batch_size: int
+) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[Any]]]:
+    """Start the process; yield the process and its messages until it ends."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(
-        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as process:
+    # Not `-m`, which would make classes of this module classes of the child's __main__.
+    command = [sys.executable, "-c", f"from {__name__} import main; main()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         stdin = process.stdin
         assert stdin is not None
         assert process.stdout is not None
         try:
             for give in (lambda: pickle.dump((recordings, specs, batch_size), stdin), stdin.close):
-                with suppress(BrokenPipeError):  # it has died already: how, its exit code says
+                with suppress(BrokenPipeError):  # the process has died already; its exit code says how
                     give()
             yield process, _messages(process.stdout)
         finally:
-            process.kill()  # nobody listens any more
+            process.kill()  # where nobody reads the messages any more
 
 
-def _messages(stream: Any) -> Iterator[_Message]:
+def _messages(stream: Any) -> Iterator[Any]:
+    """Yield the messages of the process; its death may cut the last message short."""
     while True:
         try:
             yield pickle.load(stream)
-        except (EOFError, pickle.UnpicklingError):  # it ended, perhaps in mid-sentence
+        except (EOFError, pickle.UnpicklingError):
             return
 
 
 # --- in the child -----------------------------------------------------------------------------------------------
 
-_OUT_OF_MEMORY = 77
 
-
-class _Teller(Observer):
-    """An observer that hands on what it is told, call by call."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def reading(self, file: str) -> None:
-        self.tell("reading", file)
-
-    def failed(self, failure: Failure, wanted: int) -> None:
-        self.tell("failed", failure, wanted)
-
-    def unchanged(self, file_id: int, wanted: int) -> None:
-        self.tell("unchanged", file_id, wanted)
-
-    def decoded(self, audio_s: float, n_bytes: int) -> None:
-        self.tell("decoded", audio_s, n_bytes)
-
-    def without_windows(self) -> None:
-        self.tell("without_windows")
-
-    def tell(self, name: str, *values: Any) -> None:
-        pickle.dump((name, values), self._stream)
-        self._stream.flush()
-
-
-def _main() -> None:
-    # What a library prints must not get between the messages.
+def main() -> None:
+    """Decode the recordings that stdin holds; send events to stdout."""
+    # A library's prints must not get between the messages.
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        teller = _Teller(stream)
         recordings, specs, batch_size = pickle.load(sys.stdin.buffer)
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         most = psutil.Process().memory_info().vms + MEMORY_BYTES
         if hard == resource.RLIM_INFINITY or most < hard:
             resource.setrlimit(resource.RLIMIT_AS, (most, hard))
         try:
-            for table in decode(recordings, specs, batch_size, teller):
-                teller.tell("windows", table)
-            teller.tell("finished")
+            for event in decode(recordings, specs, batch_size):
+                _send(event, stream)
+            _send(_Finished(), stream)
         except MemoryError:
             os._exit(_OUT_OF_MEMORY)
-        except Exception:  # noqa: BLE001 — a bug, raised again where it can be seen
-            import traceback
-
-            teller.tell("raised", traceback.format_exc())
+        except Exception:  # noqa: BLE001 — a bug, raised again in the parent
+            _send(_Bug(traceback.format_exc()), stream)
 
 
-if __name__ == "__main__":
-    _main()
+def _send(message: object, stream: BinaryIO) -> None:
+    pickle.dump(message, stream)
+    stream.flush()

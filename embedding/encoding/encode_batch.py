@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from embedding.encoding.encoder import Encoder
 from embedding.encoding.settings import Settings
-from embedding.schema.batches import WANTED, by_rate, output_column, window_column
+from embedding.schema.batches import by_rate, output_column, window_column
 from embedding.schema.failures import Failure
+from embedding.schema.targets import FIELD, TargetColumn
 from embedding.schema.vectors import column, matrix
 
 
@@ -23,13 +24,13 @@ def encode_batch(
     vector is not finite fails, and once ``stopping`` says so only the first windows are encoded. Returned with the
     failures, each with its target.
     """
-    wanted = table[WANTED[0]].to_numpy()
-    encoded = np.zeros_like(wanted)
+    targets = TargetColumn.of(table)
+    encoded = [np.zeros(len(table), bool) for _ in encoders]
     failures: list[tuple[int, Failure]] = []
     columns: dict[str, pa.Array] = {}
     for target, encoder in enumerate(encoders):
         spec = encoder.settings.windows
-        own = np.flatnonzero(wanted >> target & 1)
+        own = np.flatnonzero(targets.needed_by(target))
         windows = matrix(table[window_column(spec.rate_hz)])
         n_audio = spec.audio_samples(table["start_time"].to_numpy(), table["end_time"].to_numpy())
         if len(own) < len(table):
@@ -37,15 +38,17 @@ def encode_batch(
         outputs = encoder.encode(windows, n_audio, stopping)
         own = own[: len(outputs["embedding"])]
         finite = np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in outputs.values()])
-        encoded[own[finite]] |= 1 << target
+        encoded[target][own[finite]] = True
         failures += [(target, _nonfinite(row)) for row in table.select(_OF_FAILURE).take(own[~finite]).to_pylist()]
         for name, rows in outputs.items():
             columns[output_column(target, name)] = _as_column(name, _spread(rows, own, len(table)), encoder.settings)
     table = table.drop_columns([window_column(spec.rate_hz) for spec in by_rate(e.settings.windows for e in encoders)])
-    table = table.set_column(table.column_names.index(WANTED[0]), WANTED[0], pa.array(encoded))
+    targets = TargetColumn.from_members(encoded)
+    table = table.set_column(table.column_names.index(FIELD.name), FIELD, targets.as_array())
     for name, values in columns.items():
         table = table.append_column(name, values)
-    return table if encoded.all() else table.filter(pa.array(encoded > 0)), failures
+    needed = targets.needed()
+    return table if needed.all() else table.filter(pa.array(needed)), failures
 
 
 _OF_FAILURE = ["file", "file_id", "window_index", "start_time"]

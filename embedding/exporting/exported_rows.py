@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from embedding import storage
 from embedding.config import at_layer
 from embedding.errors import RequestError, RunError
-from embedding.output.inventory import KEY_RANGE_BYTES, threads
+from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
 from embedding.output.shard_schema import DO_ANEW, check_values, settings_of
 from embedding.output.store import Store, no_embeddings, refuse_others, undamaged
 from embedding.pooling.partial_tables import RECORDING
@@ -63,7 +63,7 @@ class Rows:
 
     def files(self) -> list[str]:
         """The recordings, in order."""
-        return sorted(set().union(*threads(_files, [(uri, self.way_out) for uri in self.uris])))
+        return sorted(set().union(*map_in_threads(_files, [(uri, self.way_out) for uri in self.uris])))
 
 
 def rows_of(wanted: Wanted) -> Rows:
@@ -94,7 +94,7 @@ def _recordings(root: str, pooling: str) -> Rows:
 
 def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
     uris = list(storage.list_names(folder, ".parquet"))
-    shapes = list(threads(_shape, [(uri, way_out) for uri in uris]))
+    shapes = list(map_in_threads(_shape, [(uri, way_out) for uri in uris]))
     if not shapes:
         return None
     schema = shapes[0][1]

@@ -1,4 +1,4 @@
-"""A listing against what the output holds: what is done, what is left, what has changed since."""
+"""The backlog of a run: what of a listing is stored, what is left to do, and what has changed since."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,27 +9,44 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedding.output.balance import EXAMPLES_PER_KIND, Balance
-from embedding.output.inventory import Each, Inventory, threads
+from embedding.output.inventory import Inventory, ParallelMap, map_in_threads
 from embedding.output.store import Store, find_hashes
-from embedding.schema.batches import AUDIO_HASH, WANTED
+from embedding.schema.batches import AUDIO_HASH
+from embedding.schema.recordings import PENDING, RECORDINGS
+from embedding.schema.targets import TargetColumn
 
-# Recordings that are stored under another identity than the listing's: same name, other size or version.
+# Recordings that are stored under another identity than the one listed: same name, other size or version.
 FORMER = pa.schema(
     [
         ("file_id", pa.int64()),  # as listed now
         ("former_id", pa.int64()),
-        AUDIO_HASH,  # of the former version; null where it is not known or not all of it is stored
+        AUDIO_HASH,  # of the former version; null where the hash is unknown or windows of the version are missing
     ]
 )
 
 
 def former_versions(
-    listed: pa.Table, inventory: Inventory, store: Store, *, thorough: bool, each: Each = threads
+    listed: pa.Table,
+    inventory: Inventory,
+    store: Store,
+    *,
+    thorough: bool,
+    parallel_map: ParallelMap = map_in_threads,
 ) -> pa.Table:
-    """FORMER rows of ``listed`` (columns of ``sources.RECORDINGS``): one for each other version that is stored of it.
+    """Return the former versions of listed recordings that an output holds.
 
-    Names are read only from shards with recordings that are not listed; and only if something listed is not stored,
-    or if ``thorough``: a run that ended early may have left a former version beside the present one.
+    Names are read only from shards with recordings that are not listed, and only if something listed is not stored.
+
+    Args:
+        listed: the columns of RECORDINGS.
+        inventory: the inventory of the output.
+        store: the output.
+        thorough: read the names in any case. A run that ended early may have left a former version beside the present
+            version.
+        parallel_map: calls a function for many shards.
+
+    Returns:
+        A table of FORMER, with a row for each former version.
     """
     if not len(inventory.spans):
         return FORMER.empty_table()
@@ -38,23 +55,23 @@ def former_versions(
     candidates = listed.select(["file", "file_id"])
     if not thorough:
         candidates = candidates.filter(pa.array(~recordings.present(ids)))
-    is_stranger = ~np.isin(inventory.spans["file_id"].to_numpy(), ids)
-    if not len(candidates) or not is_stranger.any():
+    is_unlisted = ~np.isin(inventory.spans["file_id"].to_numpy(), ids)
+    if not len(candidates) or not is_unlisted.any():
         return FORMER.empty_table()
-    shards = np.unique(inventory.spans["shard"].to_numpy()[is_stranger])
-    versions = pa.concat_tables(each(_versions, [(store, inventory.shards[at]) for at in shards]))
+    shards = np.unique(inventory.spans["shard"].to_numpy()[is_unlisted])
+    versions = pa.concat_tables(parallel_map(_versions, [(store, inventory.shards[shard]) for shard in shards]))
     versions = versions.filter(pa.array(~np.isin(versions["former_id"].to_numpy(), ids)))
     versions = versions.group_by(["file", "former_id"]).aggregate([(AUDIO_HASH[0], "max")])
     versions = versions.join(candidates, "file", join_type="inner")
     former = versions["former_id"].to_numpy()
-    whole = recordings.complete(former) & ~inventory.is_failed(former)
+    is_whole = recordings.complete(former) & ~inventory.is_failed(former)
     former_hash = versions[f"{AUDIO_HASH[0]}_max"].combine_chunks()
-    hashes = pa.array(former_hash.fill_null(0).to_numpy(), mask=~whole | former_hash.is_null().to_numpy(False))
+    hashes = pa.array(former_hash.fill_null(0).to_numpy(), mask=~is_whole | former_hash.is_null().to_numpy(False))
     return pa.table([versions["file_id"], versions["former_id"], hashes], schema=FORMER)
 
 
 def _versions(store: Store, uri: str) -> pa.Table:
-    """The recordings of a shard: ``file``, ``former_id`` and AUDIO_HASH."""
+    """Return the recordings of a shard: ``file``, ``former_id`` and AUDIO_HASH."""
     rows = store.read_shard(uri, ["file", "file_id"])
     distinct = rows.group_by(["file", "file_id", AUDIO_HASH[0]]).aggregate([])
     return distinct.rename_columns(["file", "former_id", AUDIO_HASH[0]])
@@ -62,16 +79,32 @@ def _versions(store: Store, uri: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a run has to do, and what it is measured against at its end."""
+    """The work of a run for one target.
 
-    listed: pa.Table  # columns of sources.RECORDINGS
-    former: pa.Table  # FORMER
-    is_todo: NDArray[np.bool_]  # for each listed recording
-    done_before: NDArray[np.int64]  # file_id
-    failed_before: NDArray[np.int64]  # file_id, those not tried again
+    Attributes:
+        listed: the columns of RECORDINGS.
+        former: former versions of listed recordings, a table of FORMER.
+        is_todo: for each listed recording, whether the run has to do it.
+        done_before: ``file_id`` of recordings that were complete before the run.
+        failed_before: ``file_id`` of recordings that failed before and are not tried again.
+    """
+
+    listed: pa.Table
+    former: pa.Table
+    is_todo: NDArray[np.bool_]
+    done_before: NDArray[np.int64]
+    failed_before: NDArray[np.int64]
 
     @classmethod
     def of(cls, listed: pa.Table, former: pa.Table, inventory: Inventory, *, retry_failed: bool) -> "Backlog":
+        """Compare a listing with an inventory.
+
+        Args:
+            listed: the columns of RECORDINGS.
+            former: the former versions of listed recordings.
+            inventory: the inventory of the output.
+            retry_failed: recordings that failed before are to do again.
+        """
         ids = listed["file_id"].to_numpy()
         has_failure = inventory.is_failed(ids)
         failed = has_failure & (not retry_failed)
@@ -80,20 +113,21 @@ class Backlog:
 
     @property
     def todo(self) -> NDArray[np.int64]:
-        """``file_id`` of what is to be done."""
+        """``file_id`` of the recordings to do."""
         ids: NDArray[np.int64] = self.listed["file_id"].to_numpy()
         return ids[self.is_todo]
 
     @property
     def n_changed(self) -> int:
-        """Recordings to do of which another version is stored."""
+        """Number of recordings to do that have a former version in the output."""
         return int(np.isin(self.todo, self.former["file_id"].to_numpy()).sum())
 
     def is_left(self, inventory: Inventory, run_id: str | None = None) -> NDArray[np.bool_]:
-        """Of each listed recording, whether it is still to be decoded.
+        """Return for each listed recording whether it is still to be decoded.
 
         Args:
-            run_id: not what this run has finished, one way or the other; None before it has begun.
+            inventory: the inventory of the output now.
+            run_id: leave out recordings that this run has completed or recorded as failed; None before the run began.
         """
         if run_id is None:
             return self.is_todo
@@ -101,32 +135,42 @@ class Backlog:
         return self.is_todo & ~(inventory.recordings().complete(ids) | inventory.is_failed(ids, run_id))
 
     def known_hashes(self, ids: NDArray[np.int64]) -> pa.Array:
-        """Of audio that need not be embedded again; null where there is none to compare with."""
-        return find_hashes(ids, self._recognisable())
+        """Return for each of ``ids`` the hash of its former version's audio; null where none is known."""
+        return find_hashes(ids, self._comparable())
 
-    def _recognisable(self) -> pa.Table:
-        """FORMER rows with a hash, one per recording: with that one its audio is compared.
+    def _comparable(self) -> pa.Table:
+        """Return the rows of FORMER with a hash, one per recording.
 
-        Where a run that died left several, the others are not looked at; their rows must not be taken for the same.
+        A run that died may have left several former versions. The audio is compared with one of them, and rows of the
+        others must not be taken for the same audio.
         """
         known = self.former.filter(pc.field(AUDIO_HASH[0]).is_valid()).sort_by("former_id")
         _, first = np.unique(known["file_id"].to_numpy(), return_index=True)
         return known.take(first)
 
-    def touched(self, unchanged_ids: set[int]) -> dict[int, int]:
-        """Former to present ``file_id`` of recordings whose audio turned out to be the same."""
-        rows = self._recognisable().to_pylist()
+    def new_ids(self, unchanged_ids: set[int]) -> dict[int, int]:
+        """Return former and present ``file_id`` of recordings whose audio is unchanged."""
+        rows = self._comparable().to_pylist()
         return {row["former_id"]: row["file_id"] for row in rows if row["file_id"] in unchanged_ids}
 
     def superseded(self, inventory: Inventory) -> NDArray[np.int64]:
-        """Former identities whose rows can go: the present version is stored, or is known to hold no more."""
+        """Return former identities whose rows can be removed.
+
+        The present version is complete then, or its audio is known to be unusable.
+        """
         ids = self.former["file_id"].to_numpy()
-        known = inventory.failures.filter(~pc.field("kind").isin(["io", "crash"]))  # which say nothing of the audio
-        unusable = np.isin(ids, known["file_id"].to_numpy())
-        return self.former["former_id"].to_numpy()[inventory.recordings().complete(ids) | unusable]
+        # A failure of the kinds io and crash says nothing about the audio.
+        known = inventory.failures.filter(~pc.field("kind").isin(["io", "crash"]))
+        is_unusable = np.isin(ids, known["file_id"].to_numpy())
+        return self.former["former_id"].to_numpy()[inventory.recordings().complete(ids) | is_unusable]
 
     def balance(self, inventory: Inventory, unchanged_ids: set[int]) -> Balance:
-        """The books, from what the output holds now."""
+        """Return the balance of the output now.
+
+        Args:
+            inventory: the inventory of the output now.
+            unchanged_ids: ``file_id`` of recordings whose audio was found to be unchanged.
+        """
         recordings = inventory.recordings()
         complete = self.todo[recordings.complete(self.todo) & ~inventory.is_failed(self.todo)]
         unchanged = np.isin(complete, np.fromiter(unchanged_ids, np.int64, len(unchanged_ids)))
@@ -149,35 +193,31 @@ class Backlog:
         )
 
 
-def left(works: Sequence[tuple[Backlog, Inventory]], run_id: str | None = None) -> pa.Table:
-    """What is still to be decoded for any of several targets, each with what its output holds.
+def pending_recordings(targets: Sequence[tuple[Backlog, Inventory]], run_id: str | None = None) -> pa.Table:
+    """Return the recordings that are still to be decoded for any target.
 
-    Columns of the listing, which is the same for all; and WANTED, ``stored`` and ``known_hash``, see ``decode``.
+    Args:
+        targets: backlog and inventory of each target; all backlogs have the same listing.
+        run_id: leave out recordings that this run has finished; None before the run began.
+
+    Returns:
+        A table of PENDING.
     """
-    listed = works[0][0].listed
-    is_left = [work.is_left(inventory, run_id) for work, inventory in works]
-    for_any = np.logical_or.reduce(is_left)
-    table = listed if for_any.all() else listed.filter(pa.array(for_any))  # else 100 MB per 10⁶, for nothing
+    listed = targets[0][0].listed
+    is_left = [backlog.is_left(inventory, run_id) for backlog, inventory in targets]
+    is_pending = np.logical_or.reduce(is_left)
+    # A filter that keeps all rows would copy 100 MB per 10⁶ recordings.
+    table = listed if is_pending.all() else listed.filter(pa.array(is_pending))
     ids = table["file_id"].to_numpy()
-    wanted = np.zeros(len(ids), np.uint16)
-    for target, of_target in enumerate(is_left):
-        wanted |= of_target[for_any].astype(np.uint16) << np.uint16(target)
-    windows = [_windows_stored(inventory, ids) for _, inventory in works]
-    hashes = [work.known_hashes(ids) for work, _ in works]
-    return (
-        table.append_column(WANTED[0], pa.array(wanted))
-        .append_column("stored", _listed_by_target(windows))
-        .append_column("known_hash", _listed_by_target(hashes))
-    )
-
-
-def n_wanted(todo: pa.Table) -> int:
-    """How often a recording of ``left`` is wanted, all targets together."""
-    return int(np.bitwise_count(todo[WANTED[0]].to_numpy()).sum())
+    needed = TargetColumn.from_members([rows[is_pending] for rows in is_left])
+    stored = [_windows_stored(inventory, ids) for _, inventory in targets]
+    hashes = [backlog.known_hashes(ids) for backlog, _ in targets]
+    more = [needed.as_array(), _listed_by_target(stored), _listed_by_target(hashes)]
+    return pa.table([*(table[name] for name in RECORDINGS.names), *more], PENDING)
 
 
 def _listed_by_target(columns: list[pa.Array]) -> pa.Array:
-    """One column of lists, null where all of ``columns`` are, as in nearly all rows."""
+    """Return one column of lists, null where all of ``columns`` are, as in nearly all rows."""
     kind = pa.list_(columns[0].type)
     known = np.logical_or.reduce([column.is_valid().to_numpy(zero_copy_only=False) for column in columns])
     if not known.any():
@@ -188,7 +228,7 @@ def _listed_by_target(columns: list[pa.Array]) -> pa.Array:
 
 
 def _windows_stored(inventory: Inventory, ids: NDArray[np.int64]) -> pa.Array:
-    """Of each recording the windows that are stored; null, as for nearly all, where it has not been begun."""
+    """Return for each recording the indices of its stored windows; null, as for nearly all, where none is stored."""
     is_begun = inventory.recordings().present(ids)
     if not is_begun.any():
         return pa.nulls(len(ids), pa.list_(pa.int32()))
@@ -197,7 +237,12 @@ def _windows_stored(inventory: Inventory, ids: NDArray[np.int64]) -> pa.Array:
 
 
 def failures_by_kind(failures: pa.Table, ids: NDArray[np.int64] | None = None) -> dict[str, dict[str, object]]:
-    """Kind → number of recordings and some examples, the most frequent kind first; only of ``ids``, if given."""
+    """Return for each kind of failure the number of recordings and some examples, the most frequent kind first.
+
+    Args:
+        failures: rows of failures.
+        ids: count only these recordings.
+    """
     if ids is not None:
         failures = failures.filter(pa.array(np.isin(failures["file_id"].to_numpy(), ids)))
     kinds: dict[str, dict[str, object]] = {}

@@ -1,30 +1,47 @@
-"""The balance of an output against a listing: each recording is done before, embedded or failed."""
+"""The balance of an output against a listing: each recording was embedded before, is embedded now, or has failed."""
 
 from dataclasses import dataclass
 from typing import Any
 
+# Examples of each kind of failure in the run report.
 EXAMPLES_PER_KIND = 3
 
 
 @dataclass(frozen=True)
 class Balance:
-    """The balance of an output against a listing: ``listed = already_done + embedded + failed``, as the shards say."""
+    """The balance: ``listed = already_done + embedded + failed``, counted from the shards and failure rows.
+
+    Attributes:
+        listed: recordings in the listing.
+        already_done: recordings that were complete before the run, or whose audio was found to be unchanged.
+        embedded: recordings that this run has completed.
+        failed: recordings with a failure row of this run or a former one.
+        failed_before: of these, recordings that failed in a former run and were not tried again.
+        changed: of the embedded, recordings of which a former version was stored.
+        unchanged: of those already done, recordings with another size or time, and the same audio as before.
+        windows_expected: windows of the recordings that are complete.
+        windows_stored: distinct windows stored of them.
+        windows_repeated: rows of them that are stored more than once.
+        failures: for each kind, the number of recordings and examples.
+        output: totals of the whole output, see ``Inventory.totals``.
+    """
 
     listed: int
-    already_done: int  # before this run; also where only name or times had changed
-    embedded: int  # complete now, and not before
-    failed: int  # with a failure row, of this run or a former one
-    failed_before: int  # of these, not tried again
-    changed: int  # of the embedded: size or audio had changed since, former rows are gone
-    unchanged: int  # of those already done: touched since, the same audio
-    windows_expected: int  # of the recordings that are done
+    already_done: int
+    embedded: int
+    failed: int
+    failed_before: int
+    changed: int
+    unchanged: int
+    windows_expected: int
     windows_stored: int
     windows_repeated: int
-    failures: dict[str, dict[str, Any]]  # kind → recordings, examples
-    output: dict[str, float]  # Inventory.totals
+    failures: dict[str, dict[str, Any]]
+    output: dict[str, float]
 
     @property
     def balanced(self) -> bool:
+        """Whether every recording and every window is accounted for, once."""
         return (
             self.listed == self.already_done + self.embedded + self.failed
             and self.windows_expected == self.windows_stored
@@ -33,10 +50,11 @@ class Balance:
 
     @property
     def failure_rate(self) -> float:
+        """Share of the listed recordings that failed."""
         return self.failed / self.listed
 
     def as_json(self) -> dict[str, Any]:
-        """The part of ``report.json`` that the output itself says; docs/schema.md explains the fields."""
+        """Return the balance as a part of ``report.json``; docs/schema.md explains the fields."""
         return {
             "recordings": {
                 "listed": self.listed,

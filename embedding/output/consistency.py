@@ -9,7 +9,7 @@ from embedding.output import run_report
 from embedding.output.backlog import failures_by_kind
 from embedding.output.claim import NAME as CLAIM
 from embedding.output.claim import Owner, read_owner
-from embedding.output.inventory import Inventory, threads
+from embedding.output.inventory import Inventory, map_in_threads
 from embedding.output.store import Store, no_embeddings
 from embedding.text import plural
 
@@ -76,7 +76,7 @@ def _of_report(report: dict[str, Any] | None, totals: dict[str, float]) -> list[
 
 
 def _of_settings(store: Store, inventory: Inventory, run: dict[str, Any] | None) -> list[str]:
-    of_shards = list(threads(store.examine_shard, [(uri,) for uri in inventory.shards]))
+    of_shards = list(map_in_threads(store.examine_shard, [(uri,) for uri in inventory.shards]))
     if run is None:
         return ["there is no run.json"]
     others = [

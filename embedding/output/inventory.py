@@ -26,7 +26,7 @@ READERS = 8
 KEY_RANGE_BYTES = 1 << 20
 
 # Calls a function once per tuple of arguments, many at a time, and gives the results in order.
-Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterable[Any]]
+ParallelMap = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterable[Any]]
 
 # One row per run of consecutive windows of one recording in one shard.
 SPANS = pa.schema(
@@ -42,10 +42,10 @@ SPANS = pa.schema(
 )
 
 
-def threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-    """``Each`` on this machine: reading waits for storage, and Parquet decoding releases the interpreter."""
+def map_in_threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """``ParallelMap`` on this machine: reading waits for storage, and Parquet decoding releases the interpreter."""
     with threads_of(READERS) as pool:
-        yield from pool.map(lambda each: function(*each), arguments)
+        yield from pool.map(lambda call: function(*call), arguments)
 
 
 def read_spans(uri: str, shard: int) -> pa.Table:
@@ -104,14 +104,18 @@ class Inventory:
 
     @classmethod
     def read(
-        cls, shards: list[str], failures: pa.Table, known: "Inventory | None" = None, each: Each = threads
+        cls,
+        shards: list[str],
+        failures: pa.Table,
+        known: "Inventory | None" = None,
+        parallel_map: ParallelMap = map_in_threads,
     ) -> "Inventory":
         """Read the key columns of ``shards``; those that ``known`` has are taken from there."""
         known = (known or cls([], SPANS.empty_table(), failures)).only(shards)
         have = set(known.shards)
         new = [uri for uri in shards if uri not in have]
         first = len(known.shards)
-        spans = each(read_spans, [(uri, first + at) for at, uri in enumerate(new)])
+        spans = parallel_map(read_spans, [(uri, first + at) for at, uri in enumerate(new)])
         return cls.of([*known.shards, *new], [known.spans, *spans], failures)
 
     def only(self, shards: Collection[str]) -> "Inventory":

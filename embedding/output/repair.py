@@ -20,18 +20,18 @@ from embedding.output.store import Store
 WITHOUT_WINDOWS = ("empty", "corrupt", "short", "io", "crash")
 
 
-def repair_shards(store: Store, inventory: Inventory, gone: NDArray[np.int64], touched: Mapping[int, int]) -> list[str]:
+def repair_shards(store: Store, inventory: Inventory, gone: NDArray[np.int64], new_ids: Mapping[int, int]) -> list[str]:
     """Mend the shards; ``stored`` is what they hold.
 
     Args:
         gone: ``file_id`` of recordings whose rows are to be dropped.
-        touched: former to present ``file_id`` of recordings that stay what they are.
+        new_ids: former to present ``file_id`` of recordings that stay what they are.
 
     Returns:
         URIs of the shards that are not what they were.
     """
-    former = np.fromiter(touched, np.int64, len(touched))
-    present = _with_present_ids(inventory.spans, touched)
+    former = np.fromiter(new_ids, np.int64, len(new_ids))
+    present = _with_present_ids(inventory.spans, new_ids)
     # Also the rows of one recording that an interrupted settling left under either identity are one recording's.
     recordings = Inventory.of(inventory.shards, [present], inventory.failures).recordings()
     ids = recordings.file_id
@@ -47,7 +47,7 @@ def repair_shards(store: Store, inventory: Inventory, gone: NDArray[np.int64], t
         uri = inventory.shards[at]
         table = store.read_shard(uri)
         mended = table.filter(pa.array(~np.isin(table["file_id"].to_numpy(), gone)))
-        mended = _with_present_ids(mended, touched)
+        mended = _with_present_ids(mended, new_ids)
         mended = _once(mended, repeated, seen)
         mended = _with_totals(mended, *totals)
         if mended.equals(table):
@@ -86,10 +86,10 @@ def _with_totals(
     return table
 
 
-def _with_present_ids(table: pa.Table, touched: Mapping[int, int]) -> pa.Table:
-    if not touched:
+def _with_present_ids(table: pa.Table, new_ids: Mapping[int, int]) -> pa.Table:
+    if not new_ids:
         return table
-    ids = pa.array([touched.get(i, i) for i in table["file_id"].to_pylist()], pa.int64())
+    ids = pa.array([new_ids.get(i, i) for i in table["file_id"].to_pylist()], pa.int64())
     return table.set_column(table.column_names.index("file_id"), "file_id", ids)
 
 

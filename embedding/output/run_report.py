@@ -1,8 +1,8 @@
-"""``report.json``, written while a run goes on and at its end; and the history of the runs before."""
+"""The run report, ``report.json``: written while a run goes on and at its end, with the history of former runs."""
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,7 +12,6 @@ from embedding.counters import Counters
 from embedding.errors import RequestError
 from embedding.output.balance import Balance
 from embedding.output.store import Store
-from embedding.planning.placement import Placement
 from embedding.stopping import Stopped
 
 NAME = "report.json"
@@ -20,13 +19,20 @@ REFRESH_S = 10.0
 
 
 def is_settled(store: Store) -> bool:
-    """Whether no run is under way or died: then rows may be missing, there twice, or of former versions."""
+    """Return whether the last run has ended well.
+
+    While a run goes on, or after one that died, rows of an output may be missing, repeated or superseded.
+    """
     return (store.read_json(NAME) or {}).get("state") not in ("running", "failed")
 
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One run in the history of an output. A run that died is there as it was last heard of, in state ``running``."""
+    """One run in the history of an output.
+
+    The entry of a run that died is the last one that it wrote, in the state ``running``. docs/schema.md explains the
+    fields.
+    """
 
     run_id: str
     host: str
@@ -42,105 +48,116 @@ class RunEntry:
     audio_decoded_s: float = 0.0
     audio_encoded_s: float = 0.0
     times_real_time: float | None = None
-    done_again: dict[str, int] = field(default_factory=dict)  # Counters.done_again
+    done_again: dict[str, int] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=dict)
     busy_share: dict[str, float] = field(default_factory=dict)
 
 
 class RunReport:
-    """The report of one run, and where it is written."""
+    """The report of one run over one output."""
 
     def __init__(self, store: Store, run_id: str, *, listed: int) -> None:
+        """Start the report.
+
+        Args:
+            store: the output.
+            run_id: identifier of the run.
+            listed: number of listed recordings.
+        """
         before = store.read_json(NAME) or {}
         self._store = store
         self._history: list[dict[str, Any]] = before.get("runs", [])
-        self._run = RunEntry(run_id, socket.gethostname(), datetime.now(UTC).isoformat(timespec="milliseconds"))
+        self._entry = RunEntry(run_id, socket.gethostname(), datetime.now(UTC).isoformat(timespec="milliseconds"))
         self._began_s = self._written_s = time.monotonic()
         self._listed = listed
         self._audio_listed_s = 0.0
         self._workers: dict[str, int] = {}
-        self._tally = Counters()
+        self._counters = Counters()
 
     @property
     def last_run_was_complete(self) -> bool:
-        """Whether nothing can be half-done in the output."""
+        """Whether no recording of the output can be half-done."""
         return bool(self._history) and self._history[-1].get("state") == "complete"
 
     @property
     def wall_s(self) -> float:
+        """Seconds since the report was started."""
         return time.monotonic() - self._began_s
 
     def expect(self, audio_s: float) -> None:
-        """About so much audio is listed."""
+        """Take note of the estimated seconds of audio in all listed recordings."""
         self._audio_listed_s = audio_s
 
-    def employ(self, plan: Placement) -> None:
-        """With so many workers: busy time is told as a share of theirs, where a stage has a known number of them."""
-        self._workers = {"encode": plan.n_actors, "write": plan.n_writers}
-        if not plan.may_wait:
-            self._workers["decode"] = plan.n_decoders
+    def set_workers(self, workers: Mapping[str, int]) -> None:
+        """Take note of the number of workers by stage; a stage without a fixed number is missing."""
+        self._workers = dict(workers)
 
-    def refresh(self, tally: Counters) -> None:
-        """Note the counts, and write them down every REFRESH_S."""
-        self._tally = tally
+    def refresh(self, counters: Counters) -> None:
+        """Take note of the counters, and write the report every REFRESH_S."""
+        self._counters = counters
         if time.monotonic() - self._written_s >= REFRESH_S:
             self._written_s = time.monotonic()
-            with suppress(OSError):  # it is tried again, and what matters fails elsewhere
+            with suppress(OSError):  # the next refresh tries again; writing shards reports a storage that fails
                 self._write("running", None)
 
     @contextmanager
-    def closing(self, books: Callable[[], Balance]) -> Iterator[None]:
-        """Close the report when the block ends, however it ends; ``books`` reads them from the output."""
+    def closing(self, read_balance: Callable[[], Balance]) -> Iterator[None]:
+        """Close the report when the block ends, however it ends.
+
+        Args:
+            read_balance: reads the balance from the output.
+        """
         try:
             yield
         except Stopped:
-            self._close_if_possible("stopped", books)
+            self._close_if_possible("stopped", read_balance)
             raise
         except KeyboardInterrupt:
-            self._close_if_possible("stopped", lambda: None)  # the output is not read: it is to end at once
+            self._close_if_possible("stopped", lambda: None)  # the run is to end at once: the output is not read
             raise
-        except Exception:  # a bug, too: it goes on up, and the report says that the run ended
-            self._close_if_possible("failed", books)
+        except Exception:  # also a bug, which is raised again
+            self._close_if_possible("failed", read_balance)
             raise
-        balance = books()
+        balance = read_balance()
         self._write("complete" if balance.balanced else "incomplete", balance)
 
-    def _close_if_possible(self, state: str, books: Callable[[], Balance | None]) -> None:
-        with suppress(OSError, RequestError):  # the storage may be what failed, and says so itself
-            self._write(state, books())
+    def _close_if_possible(self, state: str, read_balance: Callable[[], Balance | None]) -> None:
+        with suppress(OSError, RequestError):  # a storage that failed has its own message
+            self._write(state, read_balance())
 
-    def _write(self, state: str, books: Balance | None) -> None:
-        tally, wall_s = self._tally, self.wall_s
-        first_s = (tally.first_window_at_s or 0.0) - (time.time() - wall_s)
-        run = replace(
-            self._run,
+    def _write(self, state: str, balance: Balance | None) -> None:
+        counters, wall_s = self._counters, self.wall_s
+        first_s = (counters.first_window_at_s or 0.0) - (time.time() - wall_s)
+        entry = replace(
+            self._entry,
             state=state,
             wall_s=round(wall_s, 3),
-            first_window_after_s=round(first_s, 3) if 0 <= first_s <= wall_s else None,  # else the clock was set
-            recordings_finished=tally.recordings,
-            recordings_failed=tally.failed,
-            windows_encoded=tally.windows_encoded,
-            windows_written=tally.windows_written,
-            shards=tally.shards,
-            audio_decoded_s=round(tally.audio_s, 3),
-            audio_encoded_s=round(tally.audio_encoded_s, 3),
-            times_real_time=round(tally.audio_encoded_s / wall_s, 1) if wall_s else None,
-            done_again=tally.done_again if state != "running" else {},
-            busy_s={stage: round(seconds, 3) for stage, seconds in tally.busy_s.items()},
-            busy_share=self._busy_share(tally),
+            # None where the clock of the day was set meanwhile.
+            first_window_after_s=round(first_s, 3) if 0 <= first_s <= wall_s else None,
+            recordings_finished=counters.recordings,
+            recordings_failed=counters.failed,
+            windows_encoded=counters.windows_encoded,
+            windows_written=counters.windows_written,
+            shards=counters.shards,
+            audio_decoded_s=round(counters.audio_s, 3),
+            audio_encoded_s=round(counters.audio_encoded_s, 3),
+            times_real_time=round(counters.audio_encoded_s / wall_s, 1) if wall_s else None,
+            done_again=counters.done_again if state != "running" else {},
+            busy_s={stage: round(seconds, 3) for stage, seconds in counters.busy_s.items()},
+            busy_share=self._busy_share(counters),
         )
         so_far = {"recordings": {"listed": self._listed}, "windows": {}, "failures": {}}
-        content = books.as_json() if books is not None else so_far
+        content = balance.as_json() if balance is not None else so_far
         content = {"state": state} | content | {"audio_s": {"listed_estimate": round(self._audio_listed_s)}}
-        self._store.write_json(NAME, content | {"runs": [*self._history, asdict(run)]})
+        self._store.write_json(NAME, content | {"runs": [*self._history, asdict(entry)]})
 
-    def _busy_share(self, tally: Counters) -> dict[str, float]:
-        """Of the time since the first batch was begun, over all workers of a stage."""
-        if tally.encoding_since_s is None:
+    def _busy_share(self, counters: Counters) -> dict[str, float]:
+        """Return for each stage the share of its workers' time that was work, since the first batch began."""
+        if counters.encoding_since_s is None:
             return {}
-        since_s = tally.encoding_s(self.wall_s)
+        since_s = counters.encoding_s(self.wall_s)
         return {
             stage: round(min(1.0, busy_s / (since_s * self._workers[stage])), 3)
-            for stage, busy_s in tally.busy_s.items()
+            for stage, busy_s in counters.busy_s.items()
             if stage in self._workers
         }

@@ -26,7 +26,7 @@ from embedding import storage
 from embedding.config import MODEL_FOLDER, nearest
 from embedding.errors import RequestError, RunError
 from embedding.output import json_files
-from embedding.output.inventory import KEY_RANGE_BYTES, Each, Inventory, threads
+from embedding.output.inventory import KEY_RANGE_BYTES, Inventory, ParallelMap, map_in_threads
 from embedding.output.json_files import ReportRecord, RunRecord
 from embedding.output.shard_schema import (
     AUDIO_HASHES_KEY,
@@ -218,7 +218,7 @@ class Store:
             with reading(uri), storage.open_stream(uri) as stream:
                 return pq.read_schema(stream)
 
-    def read(self, known: Inventory | None = None, each: Each = threads) -> Inventory:
+    def read(self, known: Inventory | None = None, parallel_map: ParallelMap = map_in_threads) -> Inventory:
         """What the shards and failure rows hold; shards that ``known`` has are not read again.
 
         Raises:
@@ -226,9 +226,12 @@ class Store:
         """
         with self._readable():
             failures = pa.concat_tables(
-                [STORED_FAILURES.empty_table(), *each(_read_failures, [(uri,) for uri in self._names("failures")])]
+                [
+                    STORED_FAILURES.empty_table(),
+                    *parallel_map(_read_failures, [(uri,) for uri in self._names("failures")]),
+                ]
             )
-            return Inventory.read(list(self._names("embeddings")), failures, known, each)
+            return Inventory.read(list(self._names("embeddings")), failures, known, parallel_map)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -63,6 +63,12 @@ class Placement:
     may_grow: bool = False  # as many decode tasks as find a place, also on nodes that come later
     may_wait: bool = False  # for nodes that are not there yet
 
+    @property
+    def workers(self) -> dict[str, int]:
+        """Number of workers by stage; a stage is missing where new nodes may add workers."""
+        decoders = {} if self.may_wait else {"decode": self.n_decoders}
+        return {"encode": self.n_actors, "write": self.n_writers} | decoders
+
 
 def plan_placement(
     cluster: ClusterResources, device: str, actors: int | str, gpus_per_actor: float = 1.0, *, n_models: int = 1

@@ -92,12 +92,13 @@ def _forget_others(pooled: Pooled, there: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def _work(pooled: Pooled, todo: Plan, terminal: Terminal, *, verbose: bool) -> None:
-    from embedding.ray_runtime import session
+    from embedding.ray_runtime.session import session
+    from embedding.ray_runtime.worker_errors import raise_worker_errors
 
     have = pooled.parts()
     # A shard of which all is known that is still needed: by a run that did not come to its end.
     is_open = [bool(row["whole"]) or row["parts"] not in have for row in todo.shards.to_pylist()]
-    with session.session(verbose=verbose), session.plain_errors():
+    with session(verbose=verbose), raise_worker_errors():
         shards = todo.shards.filter(pa.array(is_open, pa.bool_()))
         _each(pool_shards, shards, "shards", pooled, terminal, verbose=verbose)
         _each(pool_groups, todo.groups, "groups", pooled, terminal, verbose=verbose)

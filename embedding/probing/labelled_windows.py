@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedding.errors import RunError
-from embedding.output.inventory import KEY_RANGE_BYTES, threads
+from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
 from embedding.output.shard_schema import DO_ANEW
 from embedding.output.store import open_shard
 from embedding.probing.labels import Labels, Names, Truth
@@ -26,7 +26,7 @@ def which_are_stored(files: Names, shards: list[str]) -> Truth:
     """``[files]``: which have windows in these shards."""
     wanted = pa.array(files, pa.string())
     is_stored = np.zeros(len(files), bool)
-    for found in threads(_files, [(uri, wanted) for uri in shards]):
+    for found in map_in_threads(_files, [(uri, wanted) for uri in shards]):
         is_stored[found] = True
     return is_stored
 
@@ -79,7 +79,7 @@ def places(windows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float64], N
 def _of_shards(shards: list[str], wanted: pa.Array) -> Iterator[pa.Table]:
     for first in range(0, len(shards), SHARDS_AT_ONCE):
         some = range(first, min(first + SHARDS_AT_ONCE, len(shards)))
-        yield from threads(_windows, [(shards[number], number, wanted) for number in some])
+        yield from map_in_threads(_windows, [(shards[number], number, wanted) for number in some])
 
 
 def _windows(uri: str, number: int, wanted: pa.Array) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What every flow asks of Ray Data."""
+"""Settings of Ray Data, and a flow of one stage."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -6,28 +6,32 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import ray.data
 
-# Rows in a task of ``stream``, at most: enough to amortise a task, few enough for progress.
+# Most rows in a task of ``stream``: enough to amortise a task, few enough to show progress.
 TASK_ROWS = 16
 
 
-def context(*, verbose: bool) -> ray.data.DataContext:
-    """Ray Data's settings; it speaks for itself only if ``verbose``."""
+def data_context(*, verbose: bool) -> ray.data.DataContext:
+    """Return the settings of Ray Data for this process.
+
+    Args:
+        verbose: show what Ray Data logs.
+    """
     if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error, it also raises
-    found = ray.data.DataContext.get_current()
-    found.enable_progress_bars = False
-    found.print_on_execution_start = False
-    found.raise_original_map_exception = True
-    return found
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that it logs is raised, too
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    return context
 
 
 def stream(
     stage: Callable[..., pa.Table], rows: pa.Table, *arguments: object, verbose: bool = False
 ) -> Iterator[pa.Table]:
-    """What ``stage(some_rows, *arguments)`` gives for all ``rows``, on all nodes, in any order."""
+    """Yield the tables that ``stage(some_rows, *arguments)`` returns for all ``rows``, on all nodes, in any order."""
     if not len(rows):
         return
-    context(verbose=verbose)
+    data_context(verbose=verbose)
     n_rows = min(TASK_ROWS, max(1, len(rows) // 64))
     blocks = [rows.slice(start, n_rows) for start in range(0, len(rows), n_rows)]
     results = ray.data.from_blocks(blocks).map_batches(

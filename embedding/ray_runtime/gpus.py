@@ -1,4 +1,4 @@
-"""GPUs as Ray numbers them: which one a process has, and how one that is broken is kept from the next encoder."""
+"""GPUs as Ray numbers them: the GPU of a process, and broken GPUs that no encoder may get."""
 
 import time
 from collections.abc import Collection
@@ -9,14 +9,20 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-# For Ray to give the GPUs of a node to us. Encoders of the leg before are ending then; on a busy machine of two cores
-# four actors took 34 s to start (2026-11-25).
-SET_ASIDE_S = 120.0
+# Time for Ray to assign the GPUs of a node to this run. The encoders of the leg before are ending then; on a busy
+# machine of two cores four actors took 34 s to start (2026-11-25).
+HOLD_S = 120.0
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPUs of one encoder, mostly one; ``numbers`` as Ray gave them to the process."""
+    """The GPUs of one encoder, usually a single one.
+
+    Attributes:
+        node_id: Ray's identifier of the node.
+        host: name of the machine.
+        numbers: numbers of the GPUs, as Ray assigned them to the process.
+    """
 
     node_id: str
     host: str
@@ -27,7 +33,7 @@ class Gpu:
 
 
 def own_gpu() -> Gpu:
-    """Return the GPUs that Ray has given to this process."""
+    """Return the GPUs that Ray has assigned to this process."""
     context = ray.get_runtime_context()
     node_id = context.get_node_id()
     (host,) = (node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] == node_id)
@@ -35,24 +41,24 @@ def own_gpu() -> Gpu:
 
 
 class _Occupant:
-    """An actor that holds a GPU and never touches it: a broken one may hang whoever starts CUDA on it."""
+    """An actor that holds a GPU and never uses it: starting CUDA on a broken GPU may hang."""
 
     def numbers(self) -> list[str]:
         return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
 
 
-def set_aside(broken: Collection[Gpu]) -> dict[Gpu, list[Any]]:
+def hold_gpus(broken: Collection[Gpu]) -> dict[Gpu, list[Any]]:
     """Hold broken GPUs, so that Ray gives them to no encoder.
 
-    Ray lets nobody choose a GPU by its number. So GPUs of the node are taken until the broken ones are among them, and
-    the sound ones are given back.
+    Ray has no way to ask for a GPU by its number. So this function takes GPUs of the node until the broken GPUs are
+    among them, and returns the others.
 
     Args:
-        broken: GPUs that are to be held.
+        broken: the GPUs to hold.
 
     Returns:
-        For each GPU that is held the actors that hold it, for as long as they are referenced. A GPU of a node that is
-        gone needs none. Missing are GPUs that did not become free in time.
+        For each GPU that is held, the actors that hold it as long as they are referenced. A GPU of a lost node needs
+        no actors. A GPU that did not become free in time is missing.
     """
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     held: dict[Gpu, list[Any]] = {gpu: [] for gpu in broken if gpu.node_id not in nodes}
@@ -65,16 +71,16 @@ def set_aside(broken: Collection[Gpu]) -> dict[Gpu, list[Any]]:
 
 
 def _take(node_id: str, numbers: Collection[str]) -> dict[str, Any]:
-    """Return actors that hold the GPUs ``numbers`` of a node, by number; those that could be had."""
+    """Return actors that hold GPUs of a node, by number: ``numbers`` as far as they were free, and perhaps others."""
     here = NodeAffinitySchedulingStrategy(node_id, soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 1, "scheduling_strategy": here}
-    until_s = time.monotonic() + SET_ASIDE_S
+    until_s = time.monotonic() + HOLD_S
     taken: dict[str, Any] = {}
     while not taken.keys() >= set(numbers):
         occupant: Any = ray.remote(_Occupant).options(**options).remote()
         try:
             (number,) = ray.get(occupant.numbers.remote(), timeout=max(0.0, until_s - time.monotonic()))
-        except ray.exceptions.RayError:  # no further GPU is free, or the node was lost meanwhile
+        except ray.exceptions.RayError:  # no more GPU is free, or the node was lost meanwhile
             break
         taken[number] = occupant
     return taken

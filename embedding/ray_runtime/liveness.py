@@ -1,7 +1,7 @@
-"""A watch on the processes of Ray that a driver cannot do without: the head, and the raylet of the driver's node.
+"""A watch on the processes of Ray that a driver needs: the head, and the raylet of the driver's node.
 
-Ray 2.60 ends a driver from C++, without a word and past Python's exceptions: 60 s after the head has fallen silent,
-15 s after the raylet has (measured 2026-11-25). So a thread asks earlier, and says what happened.
+Ray 2.60 ends a driver from C++ without a message and without a Python exception: 60 s after the head has fallen silent,
+15 s after the raylet has (measured 2026-11-25). A thread notices earlier, and prints what happened.
 """
 
 import os
@@ -16,20 +16,21 @@ from dataclasses import dataclass
 from embedding.errors import RunError, print_error
 
 ASK_EVERY_S = 2.0
-# A head may be started anew, a raylet is not. Both are shorter than Ray's own patience.
+# A head may be restarted, a raylet is not. Both times are shorter than Ray's own patience.
 HEAD_GONE_AFTER_S = 45.0
 RAYLET_GONE_AFTER_S = 8.0
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A process that takes connections at ``address`` (``host:port``) as long as it lives."""
+class RequiredProcess:
+    """A process that accepts connections at ``address`` (``host:port``) as long as it lives."""
 
     name: str
     address: str
     gone_after_s: float
 
     def answers(self) -> bool:
+        """Return whether the process accepts a connection."""
         host, _, port = self.address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), ASK_EVERY_S).close()
@@ -39,34 +40,39 @@ class Watched:
 
 
 @contextmanager
-def watching(processes: Sequence[Watched], on_gone: Callable[[RunError], None]) -> Iterator[None]:
-    """Watch ``processes`` while the block runs; ``on_gone`` is called once, in a thread, when one of them is gone."""
+def watch_processes(processes: Sequence[RequiredProcess], on_gone: Callable[[RunError], None]) -> Iterator[None]:
+    """Watch processes while the block runs.
+
+    Args:
+        processes: the processes.
+        on_gone: called once, from a thread, with the error of the first process that is gone.
+    """
     over = threading.Event()
-    threading.Thread(target=_watch, args=(processes, on_gone, over), name="head", daemon=True).start()
+    threading.Thread(target=_watch, args=(processes, on_gone, over), name="liveness", daemon=True).start()
     try:
         yield
     finally:
         over.set()
 
 
-def _watch(processes: Sequence[Watched], on_gone: Callable[[RunError], None], over: threading.Event) -> None:
-    answered_s = {each: time.monotonic() for each in processes}
+def _watch(processes: Sequence[RequiredProcess], on_gone: Callable[[RunError], None], over: threading.Event) -> None:
+    answered_s = {process: time.monotonic() for process in processes}
     while not over.wait(ASK_EVERY_S):
-        for each in processes:
-            if each.answers():
-                answered_s[each] = time.monotonic()
-            elif not over.is_set() and time.monotonic() - answered_s[each] >= each.gone_after_s:
+        for process in processes:
+            if process.answers():
+                answered_s[process] = time.monotonic()
+            elif not over.is_set() and time.monotonic() - answered_s[process] >= process.gone_after_s:
                 on_gone(
                     RunError(
-                        f"{each.name} ({each.address}) has not answered for {each.gone_after_s:g} s; what is stored "
-                        "stays valid, run the same command again to go on"
+                        f"{process.name} ({process.address}) has not answered for {process.gone_after_s:g} s; what is "
+                        "stored stays valid, run the same command again to go on"
                     )
                 )
                 return
 
 
 def end_process(error: RunError) -> None:
-    """Say ``error`` in one line and end the process: the main thread waits inside Ray, for good."""
+    """Print ``error`` and end this process, whose main thread waits inside Ray without end."""
     print_error(error)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,6 +1,6 @@
-"""What Prometheus sees of a run: counters that every worker process keeps through Ray (docs/cluster.md says where).
+"""Metrics of a run for Prometheus: counters that every worker process keeps through Ray, see docs/cluster.md.
 
-``deploy/grafana.json`` draws them; a test scrapes them under these names.
+``deploy/grafana.json`` draws the metrics; a test scrapes them under these names.
 """
 
 from functools import cache
@@ -9,7 +9,7 @@ from ray.util.metrics import Counter, Histogram
 
 # Counters of report.Counters, and what they are called outside.
 COUNTERS = {
-    "recordings": ("avex_batch_recordings", "Recordings that are done with"),
+    "recordings": ("avex_batch_recordings", "Recordings that are finished"),
     "read_bytes": ("avex_batch_read_bytes", "Bytes of the recordings that were decoded"),
     "audio_s": ("avex_batch_decoded_audio_seconds", "Seconds of audio decoded"),
     "windows_encoded": ("avex_batch_encoded_windows", "Windows encoded"),
@@ -31,12 +31,12 @@ def add(stage: str, busy_s: float, **counts: float) -> None:
 
 
 def failed(kind: str) -> None:
-    """A recording that failed."""
+    """Count a recording that failed."""
     _counter(FAILURES, "Recordings that failed, by kind", "kind").inc(1, {"kind": kind})
 
 
 def batch_filled(share: float) -> None:
-    """A batch reached its encoder with this share of the windows that it could have had (0 to 1)."""
+    """Record the share (0 to 1) of a full batch's windows that a batch has at its encoder."""
     _batch_fill().observe(share)
 
 

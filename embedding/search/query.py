@@ -9,16 +9,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedding.config import GPU_PRECISIONS, make_config
-from embedding.decoding.decode import Observer, decode
+from embedding.decoding.decode import decode
+from embedding.decoding.events import Failed, Windows
 from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
 from embedding.listing.listing import list_recordings
-from embedding.output.inventory import threads
+from embedding.output.inventory import map_in_threads
 from embedding.output.shard_schema import check_values
 from embedding.output.store import Store, open_shard
 from embedding.schema.batches import WINDOW_COLUMNS, window_column
-from embedding.schema.failures import Failure
+from embedding.schema.recordings import read_pending
 from embedding.schema.vectors import EMBEDDING, matrix
+from embedding.schema.windows import WindowSpec
 
 # What run.json says of the settings, under the names of the options.
 OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
@@ -47,10 +49,7 @@ def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.
     from embedding.encoding.devices import Cpu
     from embedding.encoding.encoder import load_encoders
 
-    observer = _Failures()
-    windows = next(decode(_recording(clip), [settings.windows], MOST_WINDOWS + 1, observer), None)
-    if windows is None or observer.said:
-        raise RequestError(f"--clip: {clip}: {observer.said or 'no audio in it'}")
+    windows = _windows(clip, settings.windows)
     if len(windows) > MOST_WINDOWS:
         raise RequestError(f"--clip: {clip} has more than {MOST_WINDOWS} windows: cut out the sound to search for")
     spec = settings.windows
@@ -73,13 +72,18 @@ def _recording(clip: str) -> pa.Table:
     return found
 
 
-class _Failures(Observer):
-    """Keeps why a clip cannot be read."""
+def _windows(clip: str, spec: WindowSpec) -> pa.Table:
+    """Return the windows of the clip.
 
-    said = ""
-
-    def failed(self, failure: Failure, wanted: int) -> None:
-        self.said = f"{failure.kind}: {failure.message}"
+    Raises:
+        RequestError: the clip cannot be read, or not all of it.
+    """
+    for event in decode(read_pending(_recording(clip), 1), [spec], MOST_WINDOWS + 1):
+        if isinstance(event, Failed):
+            raise RequestError(f"--clip: {clip}: {event.failure.kind}: {event.failure.message}")
+        if isinstance(event, Windows):
+            return event.table
+    raise RequestError(f"--clip: {clip}: no audio in it")
 
 
 def of_window(file: str, at_s: float, shards: list[str], column: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -88,7 +92,7 @@ def of_window(file: str, at_s: float, shards: list[str], column: str) -> tuple[N
     Raises:
         RequestError: there is none.
     """
-    found = [table for table in threads(_read, [(uri, file, column) for uri in shards]) if table is not None]
+    found = [table for table in map_in_threads(_read, [(uri, file, column) for uri in shards]) if table is not None]
     if not found:
         raise RequestError(f"--like: no window of {file} is stored")
     windows = pa.concat_tables(found).sort_by("start_time")

@@ -61,9 +61,10 @@ def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
 
 
 def _hits(shards: list[str], column: str, query: NDArray[np.float32], k: int, *, verbose: bool) -> pa.Table:
-    from embedding.ray_runtime import session  # Ray takes seconds to import
+    from embedding.ray_runtime.session import session  # Ray takes seconds to import
+    from embedding.ray_runtime.worker_errors import raise_worker_errors
 
-    with session.session(verbose=verbose), session.plain_errors():
+    with session(verbose=verbose), raise_worker_errors():
         from embedding.ray_runtime.datasets import stream
 
         found = best([], k)

@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 
 from embedding import storage
-from embedding.decoding.decode import WHOLE_OBJECT_BYTES
+from embedding.decoding.fetch import WHOLE_OBJECT_BYTES
 from local_ray import ray_of
 from tests.support import faulty_s3
 from tests.support.audio import tone

@@ -12,7 +12,7 @@ import pytest
 
 from embedding.errors import RunError
 from embedding.ray_runtime import liveness
-from embedding.ray_runtime.liveness import Watched, watching
+from embedding.ray_runtime.liveness import RequiredProcess, watch_processes
 from local_ray import ray_of
 from tests.support.kills import Job, wait_for
 from tests.support.soak import OPTIONS, Archive
@@ -23,8 +23,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "ASK_EVERY_S", 0.02)
 
 
-def watched(server: socket.socket, gone_after_s: float) -> Watched:
-    return Watched("the head of Ray", "{}:{}".format(*server.getsockname()), gone_after_s)
+def watched(server: socket.socket, gone_after_s: float) -> RequiredProcess:
+    return RequiredProcess("the head of Ray", "{}:{}".format(*server.getsockname()), gone_after_s)
 
 
 @pytest.mark.usefixtures("quick")
@@ -38,7 +38,7 @@ def test_a_process_that_is_gone_is_one_line_once() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as dies, socket.create_server(("127.0.0.1", 0)) as lives:
         processes = [watched(lives, 0.2), watched(dies, 0.2)]
-        with watching(processes, hear):
+        with watch_processes(processes, hear):
             dies.close()
             assert heard.wait(30)
     gone = f"the head of Ray ({processes[1].address}) has not answered for 0.2 s"
@@ -51,15 +51,15 @@ def test_a_head_that_is_started_anew_ends_nothing(monkeypatch: pytest.MonkeyPatc
     answers = iter([True, False, False, True])
     asked_enough = threading.Event()
 
-    def answer(_: Watched) -> bool:
+    def answer(_: RequiredProcess) -> bool:
         found = next(answers, None)
         if found is None:
             asked_enough.set()
         return found is None or found
 
-    monkeypatch.setattr(Watched, "answers", answer)
+    monkeypatch.setattr(RequiredProcess, "answers", answer)
     said: list[RunError] = []
-    with watching([Watched("the head of Ray", "127.0.0.1:1", 60.0)], said.append):
+    with watch_processes([RequiredProcess("the head of Ray", "127.0.0.1:1", 60.0)], said.append):
         assert asked_enough.wait(30)
     assert not said
 

@@ -101,7 +101,7 @@ HANGS = """
 import threading, sys
 from embedding import stopping
 from embedding.cli.exit_codes import run_job
-from embedding.output.inventory import threads
+from embedding.output.inventory import map_in_threads
 
 stopping.GRACE_S, stopping.LEAVE_S = 1.0, 1.0
 
@@ -114,7 +114,7 @@ def job():
 
 stopping.end_process(run_job(job))
 """
-IN_A_THREAD = "list(threads(hang, [()]))"
+IN_A_THREAD = "list(map_in_threads(hang, [()]))"
 IN_A_POOL_THAT_IS_WAITED_FOR = """
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(1) as pool:

@@ -138,7 +138,7 @@ def test_a_person_is_told_what_was_found_done_and_written(outputs: Callable[...,
     output, outcome = outputs(EFFICIENTNET)
     lines = outcome.stdout.splitlines()
     assert lines[0].startswith("avex-batch 0.1.0 · esp_aves2_effnetb0_all · 16 kHz · window 2 s, hop 1 s · fp32")
-    assert any(line.startswith("5 recordings, ") and "left out: 1 .txt" in line for line in lines)
+    assert any(line.startswith("5 recordings, ") and "ignored: 1 .txt" in line for line in lines)
     assert any(line.startswith("done in ") and "5 embedded · 14 windows in " in line for line in lines)
     assert f"""  duckdb -c "select * from '{output}/embeddings/*.parquet' limit 5\"""" in lines
     assert f"""  python -c "import pandas; print(pandas.read_parquet('{output}/embeddings'))\"""" in lines
@@ -181,10 +181,10 @@ def test_the_same_command_again_does_only_what_is_new(embed: Embed, tmp_path: Pa
     assert embed(*command).code == 0
     again = embed(*command)
     assert again.code == 0
-    assert "1 done before, 0 to do" in again.stdout
+    assert "1 embedded before, 0 to do" in again.stdout
     write_audio(tmp_path / "in" / "b.wav", tone(1.0, 16_000), 16_000)
     more = embed(*command)
-    assert "1 done before, 1 to do" in more.stdout
+    assert "1 embedded before, 1 to do" in more.stdout
     files = pq.read_table(tmp_path / "out" / "embeddings")["file"].to_pylist()
     assert sorted(Path(file).name for file in files) == ["a.wav", "a.wav", "b.wav"]
     other = embed(*command[:-1], 0.5)

@@ -19,9 +19,9 @@ from tests.unit.output.test_counters import BALANCE
         (
             replace(BALANCE, embedded=880),
             1,
-            "the books do not balance: of 1,204 recordings 1,190 are embedded and 2 failed",
+            "not every recording is accounted for: of 1,204 recordings 1,190 are embedded and 2 failed",
         ),
-        (replace(BALANCE, windows_stored=5000), 1, "the books do not balance"),
+        (replace(BALANCE, windows_stored=5000), 1, "not every recording is accounted for"),
         (RequestError("--limit: no"), 2, "avex-batch: --limit: no"),
         (RunError("the storage failed"), 1, "avex-batch: the storage failed"),
         (KeyboardInterrupt(), 1, "avex-batch: stopped; what is stored stays valid"),

@@ -50,4 +50,4 @@ def test_a_bucket_goes_in_and_a_bucket_comes_out(s3_server: str, bucket: str) ->
     assert [(row["file"], row["kind"]) for row in failed] == [(f"s3://{bucket}/site 1/broken.wav", "corrupt")]
     assert json.loads(storage.read_bytes(f"{output}/run.json"))["settings"]["model"] == EFFICIENTNET
     assert json.loads(storage.read_bytes(f"{output}/report.json"))["recordings"]["embedded"] == len(NAMES)
-    assert "left out: 1 .txt" in outcome.stdout
+    assert "ignored: 1 .txt" in outcome.stdout

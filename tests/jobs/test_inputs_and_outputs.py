@@ -79,6 +79,6 @@ def test_a_run_over_other_inputs_leaves_what_the_first_one_stored(tmp_path: Path
     former = former_versions(listed, inventory, store, thorough=True)
     work = Backlog.of(listed, former, inventory, retry_failed=True)
     assert work.is_todo.all()
-    repair_shards(store, inventory, work.superseded(inventory), work.touched(set()))
+    repair_shards(store, inventory, work.superseded(inventory), work.new_ids(set()))
     repair_failures(store, inventory, listed, work.todo, RUN_ID)
     assert tree(tmp_path) == before

@@ -20,17 +20,15 @@ import jobs.pool
 import jobs.report
 import jobs.search
 from embedding.config import make_config
-from embedding.decoding.decode import decode
-from embedding.decoding.isolated import decode_apart
 from embedding.errors import RequestError
 from embedding.output.balance import Balance
 from embedding.request import Request
-from embedding.schema.batches import of_target, windows_schema
+from embedding.schema.batches import rows_of_target, windows_schema
 from embedding.schema.windows import WindowSpec
 from jobs.embed import parse
 from tests.support.audio import tone, write_audio
 from tests.support.commands import Outcome
-from tests.support.decoding import Observer, recordings_of
+from tests.support.decoding import EventRecord, decode, recordings_of
 from tests.support.models import BEATS, EFFICIENTNET
 from tests.unit.encoding.test_encoder import relative_error
 
@@ -154,13 +152,13 @@ def test_outputs_of_one_model_and_of_several_do_not_mix(together: tuple[Path, Ou
     output, _ = together
     options = {"input": [str(archive)], "checkpoint": "random", "window_s": 1.0}
     alone = options | {"model": WIDE, "output": str(output)}
-    with pytest.raises(RequestError, match=f"that of this one alone is --output {output}/model={WIDE}$"):
-        Request.of(make_config(alone)).refuse_mixed_outputs()
-    Request.of(make_config(alone | {"output": f"{output}/model={WIDE}"})).refuse_mixed_outputs()
+    with pytest.raises(RequestError, match=f"the output of this model alone is --output {output}/model={WIDE}$"):
+        Request.of(make_config(alone))
+    Request.of(make_config(alone | {"output": f"{output}/model={WIDE}"}))
     both = options | {"model": [EFFICIENTNET, WIDE], "output": str(output)}
-    Request.of(make_config(both)).refuse_mixed_outputs()
+    Request.of(make_config(both))
     with pytest.raises(RequestError, match="holds the vectors of one model"):
-        Request.of(make_config(both | {"output": f"{output}/model={WIDE}"})).refuse_mixed_outputs()
+        Request.of(make_config(both | {"output": f"{output}/model={WIDE}"}))
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
@@ -207,8 +205,8 @@ def test_what_is_missing_is_said_of_each_model(
     assert jobs.embed.main(["--input", str(archive), "--output", "out", *models]) == 1
     said = capsys.readouterr().err
     assert (
-        f"{BEATS}: 3 of 4 recordings failed, more than --max-failure-rate 0.05 allows; {EFFICIENTNET}: the books"
-        in said
+        f"{BEATS}: 3 of 4 recordings failed, more than --max-failure-rate 0.05 allows; {EFFICIENTNET}: not every "
+        "recording is accounted for" in said
     )
     assert WIDE not in said
 
@@ -217,7 +215,7 @@ def test_what_is_missing_is_said_of_each_model(
 
 
 def decoded(files: list[Path], specs: Sequence[WindowSpec], batch_size: int = 4) -> pa.Table:
-    tables = list(decode(recordings_of(files), specs, batch_size, Observer()))
+    tables = list(decode(recordings_of(files), specs, batch_size, EventRecord()))
     return pa.concat_tables([windows_schema(specs).empty_table(), *tables])
 
 
@@ -231,9 +229,9 @@ def test_windows_of_two_rates_are_those_of_each_alone(
     both = decoded([path], [LOW, HIGH], batch_size)
     for target, spec in enumerate([LOW, HIGH]):
         alone = decoded([path], [spec], batch_size)
-        common = [name for name in alone.schema.names if name != "wanted"]
+        common = [name for name in alone.schema.names if name != "targets"]
         assert both.select(common).equals(alone.select(common))
-        assert of_target(both, target, spec.rate_hz)["audio_hash"].equals(alone[f"audio_hash_{spec.rate_hz}"])
+        assert rows_of_target(both, target, spec.rate_hz)["audio_hash"].equals(alone[f"audio_hash_{spec.rate_hz}"])
 
 
 def test_long_recordings_of_two_rates_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,23 +245,23 @@ def test_long_recordings_of_two_rates_are_streamed(tmp_path: Path, monkeypatch: 
     )
 
 
-@pytest.mark.parametrize("way", [decode, decode_apart])
-def test_a_window_goes_to_those_that_want_it(way: Callable[..., object], tmp_path: Path) -> None:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_window_goes_to_the_targets_that_need_it(*, isolated: bool, tmp_path: Path) -> None:
     """Of three recordings the first is done for target 1, the second half-done for both, the third touched for 0."""
     files = [write_audio(tmp_path / f"{name}.wav", tone(1.5, 16_000, seed=i), 16_000) for i, name in enumerate("abc")]
     (known,) = set(decoded(files[2:], [LOW])["audio_hash_16000"].to_pylist())
     table = (
         recordings_of(files)
-        .append_column("wanted", pa.array([1, 3, 3], pa.uint16()))
+        .append_column("targets", pa.array([1, 3, 3], pa.uint16()))
         .append_column("stored", pa.array([None, [[0, 2], [2]], None], pa.list_(pa.list_(pa.int32()))))
         .append_column("known_hash", pa.array([None, None, [known, None]], pa.list_(pa.int64())))
     )
-    observer = Observer()
-    rows = pa.concat_tables(way(table, [LOW, HIGH], 100, observer))  # type: ignore[arg-type]
-    wanted = [(Path(row["file"]).stem, row["window_index"], row["wanted"]) for row in rows.to_pylist()]
+    record = EventRecord()
+    rows = pa.concat_tables(decode(table, [LOW, HIGH], 100, record, isolated=isolated))
+    wanted = [(Path(row["file"]).stem, row["window_index"], row["targets"]) for row in rows.to_pylist()]
     assert wanted == [
         *(("a", i, 1) for i in range(3)),
         *(("b", i, bits) for i, bits in ((0, 2), (1, 3))),
         *(("c", i, 2) for i in range(3)),
     ]
-    assert observer.events == ["102 unchanged"]
+    assert record.events == ["102 unchanged"]

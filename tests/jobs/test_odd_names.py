@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedding.decoding.decode import decode
 from embedding.output.store import Store
 from embedding.schema.recordings import RECORDINGS
 from jobs.embed import main as embed
@@ -18,7 +17,7 @@ from jobs.export import main as export
 from jobs.probe import main as probe
 from jobs.report import main as report
 from tests.support.audio import tone, write_audio
-from tests.support.decoding import RATE_HZ, SECOND, Observer
+from tests.support.decoding import RATE_HZ, SECOND, EventRecord, decode
 from tests.support.listings import below, listing
 from tests.support.models import EFFICIENTNET
 from tests.support.shards import write_output
@@ -51,10 +50,10 @@ def test_names_of_every_kind_are_listed_and_decoded(archive: Path) -> None:
     assert below(archive) == sorted(NAMES)
     found = listing(archive)
     assert found.left_out == {"with a name that is not UTF-8": 1}
-    observer = Observer()
-    tables = list(decode(found.recordings.cast(RECORDINGS), [SECOND], 32, observer))
+    record = EventRecord()
+    tables = list(decode(found.recordings.cast(RECORDINGS), [SECOND], 32, record))
     assert [Path(file).name for table in tables for file in table["file"].to_pylist()] == sorted(NAMES)
-    assert not observer.failures
+    assert not record.failures
 
 
 def test_names_of_every_kind_are_stored_as_they_are_and_told_harmlessly(
@@ -62,11 +61,11 @@ def test_names_of_every_kind_are_stored_as_they_are_and_told_harmlessly(
 ) -> None:
     for name in NAMES:
         (archive / name).write_bytes(b"no audio")
-    observer = Observer()
-    assert not list(decode(listing(archive).recordings, [SECOND], 32, observer))
+    record = EventRecord()
+    assert not list(decode(listing(archive).recordings, [SECOND], 32, record))
     output = tmp_path / "out"
     write_output(str(output), {"/a/1.wav": np.ones((1, 4), np.float32)}, {"model": "m"}, 1)
-    failures = [event for event in observer.events if not isinstance(event, str)]
+    failures = [event for event in record.events if not isinstance(event, str)]
     Store(str(output), "{}").write_failures(failures, "0000000000aa")
     stored = pq.read_table(output / "failures")["file"].to_pylist()
     assert sorted(Path(file).name for file in stored) == sorted(NAMES)
@@ -108,9 +107,9 @@ def test_what_is_said_of_odd_files_hides_credentials_in_their_names(
         assert SECRET not in said.out + said.err
     name = f"x{query}4.wav"
     (tmp_path / name).write_bytes(b"no audio")
-    observer = Observer()
-    assert not list(decode(listing(tmp_path / name).recordings, [SECOND], 4, observer))
-    Store(out, "{}").write_failures([e for e in observer.events if not isinstance(e, str)], "0000000000aa")
+    record = EventRecord()
+    assert not list(decode(listing(tmp_path / name).recordings, [SECOND], 4, record))
+    Store(out, "{}").write_failures([e for e in record.events if not isinstance(e, str)], "0000000000aa")
     report([out])
     assert SECRET not in "".join(capsys.readouterr())
     assert SECRET not in pq.read_table(f"{out}/failures")["message"].to_pylist()[0]

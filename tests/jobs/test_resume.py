@@ -73,7 +73,10 @@ def test_changed_touched_new_and_vanished_recordings(embed: Embed, tmp_path: Pat
         assert np.array_equal(np.stack(former["embedding"]), np.stack(after[names == name]["embedding"]))  # type: ignore[arg-type]
 
     assert "2 of them were embedded before with another size or time" in again.stdout
-    assert "3 embedded, 1 of them changed since and done anew, 1 touched, with the same audio as before" in again.stdout
+    assert (
+        "3 embedded, 1 of them again, because they had changed, 1 with a new time or size but the same audio as before"
+        in again.stdout
+    )
     report = report_of(output)
     assert report["recordings"] == {
         "listed": 5, "already_done": 2, "embedded": 3, "failed": 0, "failed_before": 0, "changed": 1, "unchanged": 1,
@@ -256,9 +259,9 @@ def test_looking_at_an_output_starts_no_process_and_writes_nothing(embedded: Pat
     before = {path: path.stat().st_mtime_ns for path in embedded.rglob("*")}
     children = psutil.Process().children()
     request = Request.of(config)
-    stored, work = request.look(request.parts[0], thorough=True)
-    assert len(work.todo) == 0
-    assert len(stored.shards) == 1
+    inventory, backlog = request.compare(request.targets[0], thorough=True)
+    assert len(backlog.todo) == 0
+    assert len(inventory.shards) == 1
     assert psutil.Process().children() == children
     assert {path: path.stat().st_mtime_ns for path in embedded.rglob("*")} == before
 

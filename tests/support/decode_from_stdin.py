@@ -23,22 +23,13 @@ from embedding.decoding.audio import Recording, open_recording
 from embedding.schema.failures import Failure
 from embedding.schema.recordings import RECORDINGS
 from embedding.schema.windows import WindowSpec
+from tests.support.decoding import EventRecord, decode
 
 # Of 60,000 mutated recordings the slowest took 0.11 s (2026-11-21); a shared machine may stall.
 SECONDS_EACH = 20
 SECOND = WindowSpec(16_000, 16_000, 16_000, "pad")
 
 Say = Callable[[dict[str, Any]], None]
-
-
-class Observer(stage.Observer):
-    """Keeps the failures, by file."""
-
-    def __init__(self) -> None:
-        self.failures: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
-
-    def failed(self, failure: Failure, wanted: int) -> None:
-        self.failures[failure.file].append((failure.stage, failure.kind, failure.message))
 
 
 def announced(say: Say) -> Callable[[str | BinaryIO], AbstractContextManager[Recording]]:
@@ -69,8 +60,8 @@ def outcomes(files: list[str]) -> Iterator[dict[str, Any]]:
     sizes = [Path(file).stat().st_size for file in files]
     recordings = pa.table({"file": files, "size": sizes, "file_id": range(len(files))}, RECORDINGS)
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    observer = Observer()
-    for table in stage.decode(recordings, [SECOND], 64, observer):
+    record = EventRecord()
+    for table in decode(recordings, [SECOND], 64, record):
         samples = table["window_16000"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         for row, window in zip(table.drop(["window_16000"]).to_pylist(), samples, strict=True):
             rows[row["file"]].append(row | {"finite": bool(np.isfinite(window).all())})
@@ -78,7 +69,9 @@ def outcomes(files: list[str]) -> Iterator[dict[str, Any]]:
         last = rows[file][-1] if rows[file] else {"n_windows": 0, "duration": 0, "sample_rate": 0}
         yield {
             "file": file,
-            "failures": observer.failures[file],
+            "failures": [
+                (e.stage, e.kind, e.message) for e in record.events if isinstance(e, Failure) and e.file == file
+            ],
             "index": [row["window_index"] for row in rows[file]],
             "finite": all(row["finite"] for row in rows[file]),
             "n_windows": last["n_windows"],

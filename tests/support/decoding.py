@@ -1,6 +1,6 @@
-"""The CPU stage on a few recordings, and what it told."""
+"""The decoding stage on a few recordings, with a record of its events."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,9 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.decoding import decode as stage
-from embedding.decoding.decode import decode
+from embedding.decoding.events import Decoded, DecodingEvent, EndedWithoutWindows, Failed, Opened, Unchanged, Windows
+from embedding.decoding.isolated import decode_isolated
 from embedding.schema.failures import Failure
-from embedding.schema.recordings import RECORDINGS
+from embedding.schema.recordings import RECORDINGS, read_pending
 from embedding.schema.windows import WindowSpec
 from tests.support.audio import write_audio
 
@@ -20,32 +21,56 @@ SECOND = WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ, "pad")
 
 
 @dataclass
-class Observer(stage.Observer):
-    """Writes down what it is told, in order, among what else happens."""
+class EventRecord:
+    """The events of decoding beside the tables.
+
+    Attributes:
+        events: failures, recordings that are unchanged, and ends without windows, in order.
+        audio_s: seconds of audio decoded.
+        n_decoded: number of recordings that were decoded to their end.
+        opened: files, in order.
+    """
 
     events: list[str | Failure] = field(default_factory=list)
     audio_s: float = 0.0
-    read: list[str] = field(default_factory=list)
-
-    def reading(self, file: str) -> None:
-        self.read.append(file)
-
-    def failed(self, failure: Failure, wanted: int) -> None:
-        self.events.append(failure)
-
-    def unchanged(self, file_id: int, wanted: int) -> None:
-        self.events.append(f"{file_id} unchanged")
-
-    def decoded(self, audio_s: float, n_bytes: int) -> None:
-        self.audio_s += audio_s
-
-    def without_windows(self) -> None:
-        self.events.append("without windows")
+    n_decoded: int = 0
+    opened: list[str] = field(default_factory=list)
 
     @property
     def failures(self) -> dict[str, tuple[str, str]]:
-        """Kind and message, by the name of the file."""
+        """Kind and message of each failure, by the name of the file."""
         return {Path(e.file).name: (e.kind, e.message) for e in self.events if isinstance(e, Failure)}
+
+    def tables(self, events: Iterable[DecodingEvent]) -> Iterator[pa.Table]:
+        """Yield the tables among ``events``, and record the other events."""
+        for event in events:
+            match event:
+                case Windows(table):
+                    yield table
+                case Failed(failure):
+                    self.events.append(failure)
+                case Unchanged(file_id):
+                    self.events.append(f"{file_id} unchanged")
+                case EndedWithoutWindows():
+                    self.events.append("without windows")
+                case Decoded(duration_s):
+                    self.audio_s += duration_s
+                    self.n_decoded += 1
+                case Opened(file):
+                    self.opened.append(file)
+
+
+def decode(
+    recordings: pa.Table,
+    specs: Sequence[WindowSpec],
+    batch_size: int,
+    record: EventRecord | None = None,
+    *,
+    isolated: bool = False,
+) -> Iterator[pa.Table]:
+    """Yield the tables of windows of a table of recordings; other events go into ``record``."""
+    decoding = decode_isolated if isolated else stage.decode
+    yield from (record or EventRecord()).tables(decoding(read_pending(recordings, len(specs)), specs, batch_size))
 
 
 def recordings_of(files: Iterable[Path | str], sizes: Iterable[int] | None = None) -> pa.Table:
@@ -54,13 +79,15 @@ def recordings_of(files: Iterable[Path | str], sizes: Iterable[int] | None = Non
     return pa.table({"file": names, "size": list(sizes), "file_id": range(100, 100 + len(names))}, RECORDINGS)
 
 
-def run(files: Iterable[Path | str], spec: WindowSpec = SECOND, batch_size: int = 8) -> tuple[list[pa.Table], Observer]:
-    observer = Observer()
-    return list(decode(recordings_of(files), [spec], batch_size, observer)), observer
+def run(
+    files: Iterable[Path | str], spec: WindowSpec = SECOND, batch_size: int = 8
+) -> tuple[list[pa.Table], EventRecord]:
+    record = EventRecord()
+    return list(decode(recordings_of(files), [spec], batch_size, record)), record
 
 
 def samples_of(table: pa.Table) -> NDArray[np.float32]:
-    """The windows, ``[n, length]``."""
+    """Return the windows, ``[n, length]``."""
     column = table["window_16000"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(table), -1)
 

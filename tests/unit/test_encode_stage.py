@@ -28,7 +28,7 @@ class Ended(BaseException):
 
 
 class Reports:
-    """In the place of a Reporter: remembers what it was told."""
+    """In the place of a ProgressReporter: remembers what it was told."""
 
     def __init__(self, *, stopping: bool = False, open_batches: dict[str, int] | None = None) -> None:
         self.is_stopping = lambda: stopping
@@ -52,7 +52,7 @@ def stage_of(monkeypatch: pytest.MonkeyPatch, reports: Reports, error: Exception
 
     monkeypatch.setattr(os, "_exit", exit_process)
     monkeypatch.setattr(pipeline, "own_gpu", lambda: GPU)
-    monkeypatch.setattr(pipeline, "Reporter", lambda _: reports)
+    monkeypatch.setattr(pipeline, "ProgressReporter", lambda _: reports)
     monkeypatch.setattr(EncodeStage, "_load", lambda *_: ["a loaded encoder"])
     job: Any = SimpleNamespace(shared_paths=SimpleNamespace(check=check), batch_size=1)
     return EncodeStage(job, PLAN, None, None)

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from embedding.announce import summarise
-from embedding.cli import terminal
+from embedding import announce
+from embedding.announce import announce_result
+from embedding.cli import progress_display
 from embedding.cli.progress_display import ProgressDisplay, describe
 from embedding.cli.terminal import Terminal
 from embedding.counters import Counters
@@ -29,7 +30,7 @@ def console(*, is_terminal: bool) -> tuple[Terminal, io.StringIO]:
     return Terminal(Console(file=text, force_terminal=is_terminal, width=120, highlight=False, soft_wrap=True)), text
 
 
-def tally(**counts: float) -> Counters:
+def counters(**counts: float) -> Counters:
     made = Counters()
     made.add("encode", 1.0, {}, **counts)
     return made
@@ -41,12 +42,12 @@ def look() -> ClusterResources:
 
 def test_a_log_gets_one_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(progress_display.time, "monotonic", lambda: now_s)
     shown, text = console(is_terminal=False)
     with ProgressDisplay(shown, 40, 4000.0) as watch:
         for second in range(35):
             now_s = 100.0 + second
-            watch(tally(recordings=second, windows_encoded=second + 1, audio_encoded_s=10.0 * (second + 1)), look)
+            watch(counters(recordings=second, windows_encoded=second + 1, audio_encoded_s=10.0 * (second + 1)), look)
     lines = text.getvalue().splitlines()
     assert [line.split(" · ")[0] for line in lines] == ["10/40 recordings", "20/40 recordings", "30/40 recordings"]
     assert "31 windows · 310 s of audio · " in lines[-1]
@@ -55,7 +56,7 @@ def test_a_log_gets_one_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_that_waits_says_for_what_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(progress_display.time, "monotonic", lambda: now_s)
     shown, text = console(is_terminal=False)
     counted = Counters()
     with ProgressDisplay(shown, 40, 4000.0) as watch:
@@ -69,8 +70,8 @@ def test_a_run_that_waits_says_for_what_once_a_minute(monkeypatch: pytest.Monkey
             watch(counted, look)
     lines = [line for line in text.getvalue().splitlines() if "recordings ·" not in line]
     assert lines == [
-        "8 actors on cuda · loading the model",
-        "Ray has not so many yet: it begins with what there is, and waits for its autoscaler",
+        "loading the model into 8 GPU workers (about 15 s)",
+        "not all workers fit yet: starting with those that do, others wait for the autoscaler",
         "no window for 1 min 0 s: 0 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
         "no window for 2 min 0 s: 0 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
         "no window for 3 min 0 s: 2 of 8 encoders have loaded; Ray has 16 CPUs and 2 GPUs on 4 nodes",
@@ -83,7 +84,7 @@ def test_a_run_that_waits_says_for_what_once_a_minute(monkeypatch: pytest.Monkey
 def test_a_terminal_gets_a_bar_that_moves() -> None:
     shown, text = console(is_terminal=True)
     with ProgressDisplay(shown, 40, 4000.0) as watch:
-        watch(tally(recordings=10, windows_encoded=20, audio_encoded_s=100.0), look)
+        watch(counters(recordings=10, windows_encoded=20, audio_encoded_s=100.0), look)
     drawn = text.getvalue()
     assert "10/40" in drawn
     assert "━" in drawn
@@ -91,7 +92,7 @@ def test_a_terminal_gets_a_bar_that_moves() -> None:
 
 
 def test_progress_says_speed_failures_and_time_left() -> None:
-    counted = tally(recordings=5, windows_encoded=2060, audio_encoded_s=20_600.0)
+    counted = counters(recordings=5, windows_encoded=2060, audio_encoded_s=20_600.0)
     counted.failed = 2
     assert describe(counted, audio_s=41_200.0, elapsed_s=112.0) == (
         "2,060 windows · 5.7 h of audio · 184 × real time · 2 failed · 1 min 52 s left"
@@ -99,38 +100,51 @@ def test_progress_says_speed_failures_and_time_left() -> None:
 
 
 def test_the_summary_says_what_losses_cost() -> None:
-    counted = tally(windows_encoded=5400, windows_written=5360, shards=3)
+    counted = counters(windows_encoded=5400, windows_written=5360, shards=3)
     counted.tasks_again, counted.encoders_again = 3, 1
     shown, text = console(is_terminal=False)
-    summarise(shown, BALANCE, counted, 5.0, "/out")
-    assert text.getvalue().splitlines()[1] == "  done again after losses: 3 decode tasks, 1 encoder, 40 windows"
+    announce_result(shown, BALANCE, counted, 5.0, "/out")
+    assert (
+        text.getvalue().splitlines()[1]
+        == "  done again because workers were lost: 3 decode tasks, 1 encoder, 40 windows"
+    )
 
 
-def test_the_summary_counts_failures_by_kind_and_says_how_to_read() -> None:
-    counted = tally(recordings=894, windows_written=5360, shards=3)
+def test_the_result_counts_failures_by_kind_and_shows_commands_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = counters(recordings=894, windows_written=5360, shards=3)
     shown, text = console(is_terminal=False)
     failures = {"corrupt": {"recordings": 1, "examples": []}, "empty": {"recordings": 1, "examples": []}}
-    summarise(shown, replace(BALANCE, failures=failures), counted, 372.0, "/out")
+    monkeypatch.setattr(announce.sys, "executable", "/env/bin/python")
+    monkeypatch.setattr(announce.shutil, "which", lambda program: f"/usr/bin/{program}")
+    announce_result(shown, replace(BALANCE, failures=failures), counted, 372.0, "/out")
     assert text.getvalue().splitlines() == [
         "done in 6 min 12 s: 892 embedded, 2 failed (corrupt 1, empty 1) · 5,360 windows in 3 shards",
         """  duckdb -c "select * from '/out/embeddings/*.parquet' limit 5\"""",
-        """  python -c "import pandas; print(pandas.read_parquet('/out/embeddings'))\"""",
+        """  /env/bin/python -c "import pandas; print(pandas.read_parquet('/out/embeddings'))\"""",
         "  failures: /out/failures/ · report: /out/report.json",
     ]
 
 
+def test_a_program_that_is_not_installed_is_not_in_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announce.shutil, "which", lambda _: None)
+    (command,) = announce.commands_to_read("/out/embeddings")
+    assert shlex.split(command)[0] == sys.executable
+
+
 @pytest.mark.parametrize("name", ["out", "it's $HOME", 'a "b" c\'s', "now `date`", "Grün & Söhne; rm"])
-def test_what_reads_the_output_can_be_pasted_whatever_its_name(name: str, tmp_path: Path) -> None:
+def test_commands_to_read_an_output_can_be_pasted_whatever_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announce.shutil, "which", lambda program: f"/usr/bin/{program}")
     output = tmp_path / name
     (output / "embeddings").mkdir(parents=True)
     pq.write_table(pa.table({"file": ["a.wav"]}), output / "embeddings" / "s.parquet")
     shown, text = console(is_terminal=False)
-    summarise(shown, BALANCE, tally(windows_written=1, shards=1), 1.0, str(output))
+    announce_result(shown, BALANCE, counters(windows_written=1, shards=1), 1.0, str(output))
     _, duckdb_line, python_line, _ = text.getvalue().splitlines()
     program, option, query = shlex.split(duckdb_line)
     assert (program, option) == ("duckdb", "-c")
     assert duckdb.execute(query).fetchall() == [("a.wav",)]
-    python_line = python_line.replace("python", shlex.quote(sys.executable), 1)
     assert "a.wav" in subprocess.run(["bash", "-c", python_line], check=True, capture_output=True, text=True).stdout
 
 
@@ -154,12 +168,12 @@ def test_quantities_come_in_the_unit_people_use(shown: str, expected: str) -> No
 
 def test_the_summary_says_what_has_changed_since_and_what_was_only_touched() -> None:
     shown, text = console(is_terminal=False)
-    summarise(
-        shown, replace(BALANCE, failed=0, changed=12, unchanged=1), tally(windows_written=1, shards=1), 5.0, "/out"
+    announce_result(
+        shown, replace(BALANCE, failed=0, changed=12, unchanged=1), counters(windows_written=1, shards=1), 5.0, "/out"
     )
     assert text.getvalue().splitlines()[0] == (
-        "done in 5 s: 892 embedded, 12 of them changed since and done anew, 1 touched, with the same audio as before · "
-        "1 window in 1 shard"
+        "done in 5 s: 892 embedded, 12 of them again, because they had changed, "
+        "1 with a new time or size but the same audio as before · 1 window in 1 shard"
     )
     assert text.getvalue().splitlines()[-1] == "  report: /out/report.json"
 

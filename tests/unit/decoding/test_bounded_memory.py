@@ -26,22 +26,22 @@ PROGRAM = """
 import json, re, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
-from embedding.decoding.decode import Observer, decode
+from embedding.decoding.decode import decode
+from embedding.decoding.events import Failed, Windows
+from embedding.schema.recordings import PendingRecording
 from embedding.schema.windows import WindowSpec
 
 files = sys.argv[1:]
-recordings = pa.table({"file": files, "size": [0] * len(files), "file_id": list(range(len(files)))})
+recordings = [PendingRecording(file, at, 0, frozenset([0])) for at, file in enumerate(files)]
 failures = []
 
-class Failures(Observer):
-    def reading(self, file):
-        pass
-
-    def failed(self, failure, wanted):
-        failures.append((failure.kind, failure.message))
-
 n_windows, n_other, pair = 0, 0, None
-for table in decode(recordings, [WindowSpec(16_000, 80_000, 80_000, "pad")], 16, Failures()):
+for event in decode(recordings, [WindowSpec(16_000, 80_000, 80_000, "pad")], 16):
+    if isinstance(event, Failed):
+        failures.append((event.failure.kind, event.failure.message))
+    if not isinstance(event, Windows):
+        continue
+    table = event.table
     windows = table["window_16000"].combine_chunks().flatten().to_numpy().reshape(-1, 2, 80_000)
     if pair is None:
         pair = windows[1].copy()  # the first two begin with silence before them

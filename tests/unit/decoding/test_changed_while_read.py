@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embedding.decoding.decode import decode
 from tests.support.audio import tone, write_audio
-from tests.support.decoding import RATE_HZ, SECOND, Observer, recordings_of, samples_of
+from tests.support.decoding import RATE_HZ, SECOND, EventRecord, decode, recordings_of, samples_of
 
 SECONDS = 20
 
@@ -57,9 +56,9 @@ def test_a_recording_that_changes_between_listing_and_decoding_is_what_it_is_the
 ) -> None:
     listed = recordings_of([recording])
     change(recording)
-    observer = Observer()
-    tables = list(decode(listed, [SECOND], 4, observer))
-    kinds = [kind for kind, _ in observer.failures.values()]
+    record = EventRecord()
+    tables = list(decode(listed, [SECOND], 4, record))
+    kinds = [kind for kind, _ in record.failures.values()]
     expected = {shrink: ["truncated"], empty: ["empty"], Path.unlink: ["io"]}
     if change in expected:
         assert kinds == expected[change]
@@ -72,10 +71,10 @@ def test_a_recording_that_changes_between_listing_and_decoding_is_what_it_is_the
 def test_a_recording_that_changes_while_it_is_decoded_ends_and_says_what_is_missing(
     recording: Path, change: Callable[[Path], None]
 ) -> None:
-    observer = Observer()
-    whole = samples_of(pa.concat_tables(decode(recordings_of([recording]), [SECOND], 4, Observer())))
+    record = EventRecord()
+    whole = samples_of(pa.concat_tables(decode(recordings_of([recording]), [SECOND], 4, EventRecord())))
     tables = []
-    for table in decode(recordings_of([recording]), [SECOND], 4, observer):
+    for table in decode(recordings_of([recording]), [SECOND], 4, record):
         if not tables:
             change(recording)
         tables.append(table)
@@ -84,7 +83,7 @@ def test_a_recording_that_changes_while_it_is_decoded_ends_and_says_what_is_miss
     assert np.isfinite(windows).all()
     if change in (grow, replace, Path.unlink):  # the file that was opened is still there, with all that it promised
         assert np.array_equal(windows, whole)
-        assert not observer.failures
+        assert not record.failures
     elif change in (shrink, empty):
-        assert [kind for kind, _ in observer.failures.values()] == ["truncated"]
+        assert [kind for kind, _ in record.failures.values()] == ["truncated"]
         assert 4 <= len(windows) < SECONDS

@@ -12,7 +12,6 @@ import pytest
 import soundfile as sf
 
 from embedding.decoding import decode as stage
-from embedding.decoding.decode import decode
 from embedding.schema.batches import windows_schema
 from embedding.schema.failures import Failure
 from embedding.schema.windows import WindowSpec
@@ -20,7 +19,8 @@ from tests.support.audio import tone, write_audio
 from tests.support.decoding import (
     RATE_HZ,
     SECOND,
-    Observer,
+    EventRecord,
+    decode,
     hash_of,
     of_file,
     recordings_of,
@@ -37,7 +37,7 @@ def test_windows_hold_the_audio_their_times_name(tmp_path: Path) -> None:
     audio = tone(3.25, RATE_HZ)
     path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
     spec = WindowSpec.from_seconds(RATE_HZ, 1.0, 0.5, "pad")
-    (table,), observer = run([path], spec, batch_size=100)
+    (table,), record = run([path], spec, batch_size=100)
     assert table["start_time"].to_pylist() == [0, 0.5, 1, 1.5, 2, 2.5, 3]
     assert table["end_time"].to_pylist() == [1, 1.5, 2, 2.5, 3, 3.25, 3.25]
     for row, window in zip(table.to_pylist(), samples_of(table), strict=True):
@@ -47,7 +47,7 @@ def test_windows_hold_the_audio_their_times_name(tmp_path: Path) -> None:
     assert table["window_index"].to_pylist() == list(range(7))
     assert set(table["n_windows"].to_pylist()) == {7}
     assert set(table["duration"].to_pylist()) == {3.25}
-    assert (observer.events, observer.audio_s) == ([], 3.25)
+    assert (record.events, record.audio_s) == ([], 3.25)
 
 
 def test_rows_name_the_source_not_what_was_made_of_it(tmp_path: Path) -> None:
@@ -101,15 +101,15 @@ def test_every_table_but_the_last_has_exactly_the_rows_asked_for(tmp_path: Path,
 def test_a_table_does_not_change_once_it_is_yielded(tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i}.wav", tone(4, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT") for i in range(3)]
     kept = []
-    for table in decode(recordings_of(files), [SECOND], 2, Observer()):
+    for table in decode(recordings_of(files), [SECOND], 2, EventRecord()):
         kept.append((table, samples_of(table).copy()))
     for table, at_first in kept:
         np.testing.assert_array_equal(samples_of(table), at_first)
 
 
 def test_no_recordings_are_no_tables() -> None:
-    tables, observer = run([])
-    assert (tables, observer.events) == ([], [])
+    tables, record = run([])
+    assert (tables, record.events) == ([], [])
 
 
 def test_windows_already_stored_are_left_out(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_windows_already_stored_are_left_out(tmp_path: Path) -> None:
     recordings = recordings_of(files).append_column(
         "stored", pa.array([[[0, 3]], None, [[0, 1, 2, 3, 4]]], pa.list_(pa.list_(pa.int64())))
     )
-    observer = Observer()
-    table = pa.concat_tables(decode(recordings, [SECOND], 2, observer))
+    record = EventRecord()
+    table = pa.concat_tables(decode(recordings, [SECOND], 2, record))
     assert of_file([table], files[0])["window_index"].to_pylist() == [1, 2, 4]
     assert of_file([table], files[0])["start_time"].to_pylist() == [1, 2, 4]
     assert of_file([table], files[1])["window_index"].to_pylist() == [0, 1, 2, 3, 4]
@@ -126,7 +126,7 @@ def test_windows_already_stored_are_left_out(tmp_path: Path) -> None:
     assert set(table["n_windows"].to_pylist()) == {5}
     audio, _ = sf.read(files[0], dtype="float32")
     np.testing.assert_array_equal(samples_of(of_file([table], files[0])), audio.reshape(5, -1)[[1, 2, 4]])
-    assert not observer.failures, "a recording of which everything is stored is no failure"
+    assert not record.failures, "a recording of which everything is stored is no failure"
 
 
 # --- short recordings -------------------------------------------------------------------------------------------------
@@ -143,15 +143,15 @@ def test_a_recording_shorter_than_a_window_is_one_padded_window(tmp_path: Path, 
 
 
 def test_a_single_sample_at_another_rate_is_one_padded_window(tmp_path: Path) -> None:
-    (table,), observer = run([write_audio(tmp_path / "a.wav", tone(1, 48_000)[:1], 48_000)])
-    assert (len(table), table["duration"].to_pylist(), observer.failures) == (1, [1 / 48_000], {})
+    (table,), record = run([write_audio(tmp_path / "a.wav", tone(1, 48_000)[:1], 48_000)])
+    assert (len(table), table["duration"].to_pylist(), record.failures) == (1, [1 / 48_000], {})
 
 
 def test_a_recording_shorter_than_a_window_is_a_failure_when_tails_are_dropped(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", tone(0.5, RATE_HZ), RATE_HZ)
-    tables, observer = run([path], WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ, "drop"))
+    tables, record = run([path], WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ, "drop"))
     assert tables == []
-    assert observer.failures == {"a.wav": ("short", "0.500 s are less than a window of 1 s (--tail drop)")}
+    assert record.failures == {"a.wav": ("short", "0.500 s are less than a window of 1 s (--tail drop)")}
 
 
 # --- bad recordings ---------------------------------------------------------------------------------------------------
@@ -225,8 +225,8 @@ BAD = [
 def test_a_bad_recording_is_told_and_its_good_part_kept(tmp_path: Path, bad: Bad) -> None:
     path = tmp_path / bad.name
     bad.make(path)
-    tables, observer = run([path])
-    failure, *without_windows = observer.events
+    tables, record = run([path])
+    failure, *without_windows = record.events
     assert isinstance(failure, Failure)
     assert (failure.file, failure.file_id, failure.stage, failure.kind) == (str(path), 100, "decode", bad.kind)
     assert bad.message in failure.message
@@ -235,7 +235,7 @@ def test_a_bad_recording_is_told_and_its_good_part_kept(tmp_path: Path, bad: Bad
     assert sum(map(len, tables)) == bad.n_windows
     for table in tables:
         assert set(table["n_windows"].to_pylist()) == {bad.n_windows}
-        assert table["end_time"].to_pylist()[-1] == table["duration"].to_pylist()[0] == observer.audio_s
+        assert table["end_time"].to_pylist()[-1] == table["duration"].to_pylist()[0] == record.audio_s
         assert np.isfinite(samples_of(table)).all()
 
 
@@ -245,9 +245,9 @@ def test_bad_recordings_leave_the_others_unharmed(tmp_path: Path) -> None:
         bad.make(tmp_path / bad.name)
         good.append(write_audio(tmp_path / f"good-{i}.flac", tone(2.5, RATE_HZ, seed=i), RATE_HZ))
         files += [tmp_path / bad.name, good[-1]]
-    tables, observer = run(files, batch_size=4)
-    assert {name: kind for name, (kind, _) in observer.failures.items()} == {bad.name: bad.kind for bad in BAD}
-    assert observer.events.count("without windows") == sum(not bad.n_windows for bad in BAD)
+    tables, record = run(files, batch_size=4)
+    assert {name: kind for name, (kind, _) in record.failures.items()} == {bad.name: bad.kind for bad in BAD}
+    assert record.events.count("without windows") == sum(not bad.n_windows for bad in BAD)
     for path in good:
         (alone,), _ = run([path])
         among = of_file(tables, path)
@@ -267,20 +267,20 @@ def test_a_failure_is_told_before_the_last_window_leaves(
     audio[round(kept_s * RATE_HZ)] = np.nan
     path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
     spec = WindowSpec.from_seconds(RATE_HZ, 1.0, hop_s, tail)
-    observer = Observer()
-    for table in decode(recordings_of([path]), [spec], 1, observer):
-        observer.events += [f"window {i}" for i in table["window_index"].to_pylist()]
+    record = EventRecord()
+    for table in decode(recordings_of([path]), [spec], 1, record):
+        record.events += [f"window {i}" for i in table["window_index"].to_pylist()]
     n_windows = spec.count(round(kept_s * RATE_HZ))
-    told = next(i for i, event in enumerate(observer.events) if isinstance(event, Failure))
-    assert told < observer.events.index(f"window {n_windows - 1}")
-    assert f"window {n_windows}" not in observer.events
-    assert "without windows" not in observer.events
+    told = next(i for i, event in enumerate(record.events) if isinstance(event, Failure))
+    assert told < record.events.index(f"window {n_windows - 1}")
+    assert f"window {n_windows}" not in record.events
+    assert "without windows" not in record.events
 
 
 def test_what_was_decoded_counts_not_what_the_header_promises(tmp_path: Path) -> None:
     path = write_truncated(tmp_path / "a.flac", tone(60, RATE_HZ), 0.5)
-    (table,), observer = run([path], batch_size=1_000)
-    duration_s = observer.audio_s
+    (table,), record = run([path], batch_size=1_000)
+    duration_s = record.audio_s
     assert 28 < duration_s < 31
     assert set(table["duration"].to_pylist()) == {duration_s}
     assert set(table["n_windows"].to_pylist()) == {len(table)} == {int(np.ceil(duration_s))}
@@ -290,11 +290,11 @@ def test_what_was_decoded_counts_not_what_the_header_promises(tmp_path: Path) ->
 def test_a_long_truncated_recording_ends_with_what_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "WHOLE_RECORDING_S", 1)
     path = write_truncated(tmp_path / "a.flac", tone(60, RATE_HZ), 0.5)
-    tables, observer = run([path])
+    tables, record = run([path])
     last = tables[-1].slice(len(tables[-1]) - 1).to_pylist()[0]
     assert last["n_windows"] == last["window_index"] + 1 == sum(map(len, tables))
-    assert last["end_time"] == last["duration"] == observer.audio_s
-    assert observer.failures["a.flac"][0] == "truncated"
+    assert last["end_time"] == last["duration"] == record.audio_s
+    assert record.failures["a.flac"][0] == "truncated"
 
 
 # --- audio that is known ----------------------------------------------------------------------------------------------
@@ -303,12 +303,12 @@ def test_a_long_truncated_recording_ends_with_what_was_decoded(tmp_path: Path, m
 def test_audio_that_is_known_is_not_cut_again(tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i}.wav", tone(2.5, RATE_HZ, seed=i), RATE_HZ) for i in range(4)]
     known = [hash_of(files[0]), hash_of(files[0]), None, hash_of(files[3])]
-    observer = Observer()
-    (table,) = decode(with_known(recordings_of(files), known), [SECOND], 100, observer)
+    record = EventRecord()
+    (table,) = decode(with_known(recordings_of(files), known), [SECOND], 100, record)
     assert set(table["file"].to_pylist()) == {str(files[1]), str(files[2])}
-    assert observer.events == ["100 unchanged", "without windows", "103 unchanged", "without windows"]
-    assert observer.audio_s == 5.0
-    assert observer.read == [str(file) for file in files]
+    assert record.events == ["100 unchanged", "without windows", "103 unchanged", "without windows"]
+    assert record.audio_s == 5.0
+    assert record.opened == [str(file) for file in files]
 
 
 def test_a_name_a_time_or_tags_are_not_audio_but_a_sample_a_rate_and_a_channel_are(tmp_path: Path) -> None:
@@ -342,24 +342,24 @@ def test_the_rows_of_a_recording_s_last_windows_carry_its_hash(tmp_path: Path) -
 
 def test_a_recording_with_a_fault_is_never_taken_for_known(tmp_path: Path) -> None:
     path = write_truncated(tmp_path / "a.wav", tone(4, RATE_HZ), 0.5)
-    observer = Observer()
-    tables = list(decode(with_known(recordings_of([path]), [0]), [SECOND], 100, observer))
+    record = EventRecord()
+    tables = list(decode(with_known(recordings_of([path]), [0]), [SECOND], 100, record))
     assert sum(map(len, tables)) == 2
-    assert observer.failures["a.wav"][0] == "truncated"
-    observer = Observer()
+    assert record.failures["a.wav"][0] == "truncated"
+    record = EventRecord()
     text(tmp_path / "b.wav")
-    assert list(decode(with_known(recordings_of([tmp_path / "b.wav"]), [0]), [SECOND], 100, observer)) == []
-    assert {kind for kind, _ in observer.failures.values()} == {"corrupt"}
-    assert observer.events.count("without windows") == 1
+    assert list(decode(with_known(recordings_of([tmp_path / "b.wav"]), [0]), [SECOND], 100, record)) == []
+    assert {kind for kind, _ in record.failures.values()} == {"corrupt"}
+    assert record.events.count("without windows") == 1
 
 
 def test_windows_of_a_short_hop_are_picked_a_batch_at_a_time(tmp_path: Path) -> None:
     """Of those that overlap 500 times, all at once would take 500 times the audio."""
     path = write_audio(tmp_path / "a.wav", tone(4, RATE_HZ), RATE_HZ)
     spec = WindowSpec(RATE_HZ, RATE_HZ, 32, "pad")
-    whole = pa.concat_tables(decode(recordings_of([path]), [spec], 64, Observer()))
+    whole = pa.concat_tables(decode(recordings_of([path]), [spec], 64, EventRecord()))
     assert len(whole) == 2_000
     stored = pa.array([[list(range(0, 2_000, 3))]], pa.list_(pa.list_(pa.int32())))
-    some = pa.concat_tables(decode(recordings_of([path]).append_column("stored", stored), [spec], 64, Observer()))
+    some = pa.concat_tables(decode(recordings_of([path]).append_column("stored", stored), [spec], 64, EventRecord()))
     assert some["window_index"].to_pylist() == [i for i in range(2_000) if i % 3]
     assert np.array_equal(samples_of(some), samples_of(whole)[np.arange(2_000) % 3 > 0])

@@ -10,10 +10,9 @@ import pytest
 import soundfile as sf
 
 from embedding import storage
-from embedding.decoding import decode as stage
-from embedding.decoding.decode import decode
+from embedding.decoding import fetch
 from tests.support.audio import tone, write_audio
-from tests.support.decoding import RATE_HZ, SECOND, Observer, hash_of, recordings_of, samples_of, with_known
+from tests.support.decoding import RATE_HZ, SECOND, EventRecord, decode, hash_of, recordings_of, samples_of, with_known
 
 
 class Bucket:
@@ -58,9 +57,9 @@ def wavs(tmp_path: Path) -> dict[str, bytes | OSError]:
 def test_small_objects_are_fetched_many_at_a_time(
     monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]
 ) -> None:
-    monkeypatch.setattr(stage, "FETCH_OBJECTS", 2)
+    monkeypatch.setattr(fetch, "FETCH_OBJECTS", 2)
     bucket = Bucket(monkeypatch, wavs)
-    (table,) = decode(bucket.recordings(), [SECOND], 100, Observer())
+    (table,) = decode(bucket.recordings(), [SECOND], 100, EventRecord())
     names = list(wavs)
     assert bucket.fetched == [names[:2], names[2:4], names[4:]]
     assert bucket.sizes == bucket.recordings()["size"].to_pylist()
@@ -71,16 +70,16 @@ def test_small_objects_are_fetched_many_at_a_time(
 def test_a_group_is_no_larger_than_what_may_be_held(
     monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]
 ) -> None:
-    monkeypatch.setattr(stage, "FETCH_BYTES", 2 * 64_044)
+    monkeypatch.setattr(fetch, "FETCH_BYTES", 2 * 64_044)
     bucket = Bucket(monkeypatch, wavs)
-    list(decode(bucket.recordings(), [SECOND], 100, Observer()))
+    list(decode(bucket.recordings(), [SECOND], 100, EventRecord()))
     assert list(map(len, bucket.fetched)) == [2, 2, 1]
 
 
 def test_long_objects_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]) -> None:
-    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", 1_000)
+    monkeypatch.setattr(fetch, "WHOLE_OBJECT_BYTES", 1_000)
     bucket = Bucket(monkeypatch, wavs)
-    (table,) = decode(bucket.recordings(), [SECOND], 100, Observer())
+    (table,) = decode(bucket.recordings(), [SECOND], 100, EventRecord())
     assert (bucket.fetched, bucket.opened) == ([], list(wavs))
     assert len(table) == 10
 
@@ -89,11 +88,11 @@ def test_long_objects_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, wavs:
 def test_an_object_that_cannot_be_had_leaves_the_others_unharmed(
     monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], whole_bytes: int
 ) -> None:
-    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", whole_bytes)
+    monkeypatch.setattr(fetch, "WHOLE_OBJECT_BYTES", whole_bytes)
     wavs["s3://bucket/2.wav"] = OSError("SlowDown: Please reduce your request rate")
-    observer = Observer()
-    (table,) = decode(Bucket(monkeypatch, wavs).recordings(), [SECOND], 100, observer)
-    assert observer.failures == {"2.wav": ("io", "cannot be read: SlowDown: Please reduce your request rate")}
+    record = EventRecord()
+    (table,) = decode(Bucket(monkeypatch, wavs).recordings(), [SECOND], 100, record)
+    assert record.failures == {"2.wav": ("io", "cannot be read: SlowDown: Please reduce your request rate")}
     assert set(table["file"].to_pylist()) == wavs.keys() - {"s3://bucket/2.wav"}
 
 
@@ -108,11 +107,11 @@ def test_a_store_that_cannot_be_reached_fails_its_objects_not_the_job(
     monkeypatch.setattr(storage, "read_many", unreachable)
     local = write_audio(tmp_path / "local.wav", tone(2, RATE_HZ), RATE_HZ)
     recordings = pa.concat_tables([bucket.recordings(), recordings_of([local])])
-    observer = Observer()
-    (table,) = decode(recordings, [SECOND], 100, observer)
+    record = EventRecord()
+    (table,) = decode(recordings, [SECOND], 100, record)
     assert set(table["file"].to_pylist()) == {str(local)}
-    assert {kind for kind, _ in observer.failures.values()} == {"io"}
-    assert len(observer.failures) == len(wavs)
+    assert {kind for kind, _ in record.failures.values()} == {"io"}
+    assert len(record.failures) == len(wavs)
 
 
 class LosesItsConnection(BytesIO):
@@ -128,10 +127,10 @@ def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
 ) -> None:
     content = write_audio(tmp_path / "a.wav", tone(10, RATE_HZ), RATE_HZ).read_bytes()
     monkeypatch.setattr(storage, "open_stream", lambda uri: LosesItsConnection(content))
-    observer = Observer()
-    tables = list(decode(recordings_of(["s3://bucket/a.wav"], [1 << 40]), [SECOND], 1, observer))
-    assert observer.failures == {"a.wav": ("io", "cannot be read: Connection reset by peer")}
-    assert observer.audio_s == 0
+    record = EventRecord()
+    tables = list(decode(recordings_of(["s3://bucket/a.wav"], [1 << 40]), [SECOND], 1, record))
+    assert record.failures == {"a.wav": ("io", "cannot be read: Connection reset by peer")}
+    assert record.audio_s == 0
     for table in tables:  # what left before is whole, and lacks the rest: it will be done again
         assert table["n_windows"].to_pylist() == [10]
     assert len(tables) < 10
@@ -141,13 +140,13 @@ def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
 def test_an_object_is_compared_and_then_cut_from_its_beginning(
     monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], tmp_path: Path, whole_bytes: int
 ) -> None:
-    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", whole_bytes)
+    monkeypatch.setattr(fetch, "WHOLE_OBJECT_BYTES", whole_bytes)
     bucket = Bucket(monkeypatch, wavs)
     known = [hash_of(tmp_path / f"{i}.wav") for i in (0, 0, 2, 3, 0)]
-    observer = Observer()
-    (table,) = decode(with_known(bucket.recordings(), known), [SECOND], 100, observer)
+    record = EventRecord()
+    (table,) = decode(with_known(bucket.recordings(), known), [SECOND], 100, record)
     names = list(wavs)
     assert table["file"].to_pylist() == [names[1]] * 2 + [names[4]] * 2
-    assert observer.events.count("without windows") == 3
+    assert record.events.count("without windows") == 3
     expected, _ = sf.read(tmp_path / "1.wav", dtype="float32")
     np.testing.assert_array_equal(samples_of(table)[:2].reshape(-1), expected)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding.output.backlog import FORMER, Backlog, failures_by_kind, former_versions
-from embedding.output.backlog import left as work_left
+from embedding.output.backlog import pending_recordings as work_left
 from embedding.output.repair import repair_shards
 from embedding.output.store import Store
 from embedding.schema.failures import Failure
@@ -151,7 +151,7 @@ def left(found: Backlog, store: Store, run_id: str | None = None) -> list[tuple[
     table = work_left([(found, store.read())], run_id)
     assert table.schema.field("stored").type == pa.list_(pa.list_(pa.int32()))
     assert table.schema.field("known_hash").type == pa.list_(pa.int64())
-    assert set(table["wanted"].to_pylist()) <= {1}
+    assert set(table["targets"].to_pylist()) <= {1}
     return [
         (row["file_id"], *(row[name] and row[name][0] for name in ("stored", "known_hash")))
         for row in table.to_pylist()
@@ -192,10 +192,10 @@ def test_what_is_recognised_keeps_the_rows_of_its_former_version(store: Store) -
     write(store, "a", "/a.wav", (1, 0, 1), audio=55)
     write(store, "b", "/b.wav", (2, 0, 1), audio=66)
     found = work(store, listing(("/a.wav", 10), ("/b.wav", 20)))
-    assert found.touched({10}) == {1: 10}
-    assert found.touched({10, 20}) == {1: 10, 2: 20}
-    assert found.touched(set()) == {}
-    assert found.touched({99}) == {}
+    assert found.new_ids({10}) == {1: 10}
+    assert found.new_ids({10, 20}) == {1: 10, 2: 20}
+    assert found.new_ids(set()) == {}
+    assert found.new_ids({99}) == {}
 
 
 @pytest.mark.parametrize("audio", [(55, 66), (66, 55), (55, 55)], ids=["one", "the other", "both"])
@@ -209,7 +209,7 @@ def test_of_several_former_versions_only_the_one_that_was_compared_is_kept(
     ]
     found = work(store, listing(("/a.wav", 10)))
     ((_, _, known),) = left(found, store)
-    touched = found.touched({10})
+    touched = found.new_ids({10})
     ((compared, _),) = touched.items()
     assert {1: audio[0], 2: audio[1]}[compared] == known
     vectors = [store.read_shard(uri)["embedding"].to_pylist() for uri in uris]
@@ -253,7 +253,7 @@ def test_the_books_are_what_the_output_holds(mixed: Store) -> None:
     # 2 is done, 5 fails, 6 was touched and 7 changed since; 8 was lost.
     write(mixed, "h", "/{}.wav", (2, 0, 3), (2, 2, 3), (2, 2, 3), (7, 0, 1), (8, 0, 2))
     fail(mixed, ("/5.wav", 5, "empty"), run_id=RUN)
-    repair_shards(mixed, mixed.read(), ids([]), found.touched({6}))
+    repair_shards(mixed, mixed.read(), ids([]), found.new_ids({6}))
     write(mixed, "j", "/{}.wav", (1, 0, 1))
     books = found.balance(mixed.read(), {6})
     assert (books.listed, books.already_done, books.embedded, books.failed) == (8, 2, 2, 3)

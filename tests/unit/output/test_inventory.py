@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding.output.inventory import KEYS, Inventory, spans_of, threads
+from embedding.output.inventory import KEYS, Inventory, map_in_threads, spans_of
 from embedding.output.store import STORED_FAILURES, Store
 from embedding.schema.failures import Failure
 from tests.support.shards import shard
@@ -88,7 +88,7 @@ def test_shards_that_are_known_are_not_read_again_and_nothing_else_differs(
 
         def counting(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterable[Any]:
             read.extend(uri for uri, _ in arguments)
-            return threads(function, arguments)
+            return map_in_threads(function, arguments)
 
         some = st.lists(st.sampled_from(uris), unique=True) if uris else st.just([])
         before, now = data.draw(some), data.draw(some)

@@ -42,17 +42,17 @@ def run(store: Store, run_id: str, books: Balance = BALANCE) -> RunReport:
     return ledger
 
 
-def at_once(ledger: RunReport, tally: Counters, monkeypatch: pytest.MonkeyPatch) -> None:
+def at_once(ledger: RunReport, counters: Counters, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REFRESH_S", 0.0)
-    ledger.refresh(tally)
+    ledger.refresh(counters)
 
 
 def encoded() -> Counters:
-    tally = Counters()
-    tally.add("encode", 2.0, windows_encoded=3, audio_encoded_s=15.0, recordings=1)
-    tally.add("decode", 1.0, audio_s=15.0)
-    tally.add("write", 0.5, windows_written=3, shards=1)
-    return tally
+    counters = Counters()
+    counters.add("encode", 2.0, windows_encoded=3, audio_encoded_s=15.0, recordings=1)
+    counters.add("decode", 1.0, audio_s=15.0)
+    counters.add("write", 0.5, windows_written=3, shards=1)
+    return counters
 
 
 def test_a_run_that_ends_well_leaves_its_books_and_itself(store: Store) -> None:
@@ -78,7 +78,7 @@ def test_a_run_that_died_stays_as_it_was_last_heard_of(store: Store, monkeypatch
     run(store, ONE)
     died = RunReport(store, DIED, listed=1204)
     died.expect(1000.0)
-    died.employ(PLAN)
+    died.set_workers(PLAN.workers)
     at_once(died, encoded(), monkeypatch)
     content = report(store)
     assert content["state"] == "running"
@@ -195,25 +195,25 @@ def test_busy_time_is_told_as_a_share_of_the_workers(store: Store, monkeypatch: 
     monotonic_s, now_s = time.monotonic(), time.time()
     monkeypatch.setattr(module.time, "monotonic", lambda: monotonic_s)
     monkeypatch.setattr(module.time, "time", lambda: now_s)
-    tally = replace(encoded(), encoding_since_s=now_s - 10.0)
-    tally.busy_s = {"decode": 10.0, "encode": 10.0, "write": 11.0, "else": 5.0}
+    counters = replace(encoded(), encoding_since_s=now_s - 10.0)
+    counters.busy_s = {"decode": 10.0, "encode": 10.0, "write": 11.0, "else": 5.0}
     ledger = RunReport(store, ONE, listed=1204)
     monotonic_s += 20
-    at_once(ledger, tally, monkeypatch)
+    at_once(ledger, counters, monkeypatch)
     assert report(store)["runs"][0]["busy_share"] == {}, "of how many workers is not known yet"
-    ledger.employ(PLAN)
-    ledger.refresh(tally)
+    ledger.set_workers(PLAN.workers)
+    ledger.refresh(counters)
     told = report(store)["runs"][0]
     assert told["busy_share"] == {"decode": 0.25, "encode": 0.5, "write": 1.0}
-    assert told["busy_s"] == tally.busy_s
+    assert told["busy_s"] == counters.busy_s
 
 
 def test_before_the_first_window_there_are_no_shares(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = RunReport(store, ONE, listed=1204)
-    ledger.employ(PLAN)
-    tally = Counters()
-    tally.add("decode", 3.0, audio_s=1.0)
-    at_once(ledger, tally, monkeypatch)
+    ledger.set_workers(PLAN.workers)
+    counters = Counters()
+    counters.add("decode", 3.0, audio_s=1.0)
+    at_once(ledger, counters, monkeypatch)
     told = report(store)["runs"][0]
     assert (told["busy_share"], told["first_window_after_s"], told["times_real_time"]) == ({}, None, 0.0)
 
@@ -225,9 +225,9 @@ def test_speed_counts_the_whole_run_and_the_first_window_from_its_beginning(
     monkeypatch.setattr(module.time, "monotonic", lambda: monotonic_s)
     monkeypatch.setattr(module.time, "time", lambda: now_s)
     ledger = RunReport(store, ONE, listed=1204)
-    tally = replace(encoded(), first_window_at_s=now_s + 4.0)
+    counters = replace(encoded(), first_window_at_s=now_s + 4.0)
     monotonic_s, now_s = monotonic_s + 10, now_s + 10
-    at_once(ledger, tally, monkeypatch)
+    at_once(ledger, counters, monkeypatch)
     told = report(store)["runs"][0]
     assert (told["wall_s"], told["first_window_after_s"], told["times_real_time"]) == (10.0, 4.0, 1.5)
 
@@ -240,11 +240,11 @@ def test_a_clock_that_is_set_by_an_hour_changes_no_figure_to_nonsense(
     monkeypatch.setattr(module.time, "monotonic", lambda: monotonic_s)
     monkeypatch.setattr(module.time, "time", lambda: now_s)
     ledger = RunReport(store, ONE, listed=1204)
-    ledger.employ(PLAN)
-    tally = replace(encoded(), first_window_at_s=now_s + 4.0, encoding_since_s=now_s + 2.0)
+    ledger.set_workers(PLAN.workers)
+    counters = replace(encoded(), first_window_at_s=now_s + 4.0, encoding_since_s=now_s + 2.0)
     monotonic_s, now_s = monotonic_s + 10, now_s + 10 + jump_s
-    at_once(ledger, tally, monkeypatch)
+    at_once(ledger, counters, monkeypatch)
     told = report(store)["runs"][0]
     assert (told["wall_s"], told["first_window_after_s"], told["times_real_time"]) == (10.0, None, 1.5)
     assert told["busy_share"] == {"decode": 0.025, "encode": 0.1, "write": 0.05}
-    assert tally.encoding_s(10.0) == 10.0
+    assert counters.encoding_s(10.0) == 10.0

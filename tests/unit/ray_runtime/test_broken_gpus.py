@@ -29,19 +29,19 @@ def run(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def hold(broken: Collection[Gpu]) -> dict[Gpu, list[Any]]:
         return {gpu: ["an actor"] for gpu in broken if found.can_hold is None or gpu in found.can_hold}
 
-    monkeypatch.setattr(broken_gpus, "set_aside", hold)
+    monkeypatch.setattr(broken_gpus, "hold_gpus", hold)
     found.broken = BrokenGpus(found.said.append, lambda: found.n_gpus)
     return found
 
 
 def test_a_gpu_that_is_held_is_missing_from_the_plan_and_told_once(run: SimpleNamespace) -> None:
     run.broken.note({ONE: "ECC"})
-    assert run.broken.set_aside(PLAN) == replace(PLAN, n_actors=3)
+    assert run.broken.hold(PLAN) == replace(PLAN, n_actors=3)
     assert run.said == ["GPU 1 of host a failed 3 times and is not used any more in this run: ECC"]
     run.broken.note({ONE: "ECC"})
     assert not run.broken.waiting
     run.broken.note({ONE: "ECC", TWO: "off the bus"})
-    assert run.broken.set_aside(replace(PLAN, n_actors=3)).n_actors == 2
+    assert run.broken.hold(replace(PLAN, n_actors=3)).n_actors == 2
     assert len(run.said) == 2
 
 
@@ -53,30 +53,30 @@ def test_encoders_move_to_gpus_that_were_spare(
 ) -> None:
     run.n_gpus = n_gpus
     run.broken.note({ONE: "ECC"})
-    assert run.broken.set_aside(replace(PLAN, encoder_gpus=share, n_actors=n_actors)).n_actors == left
+    assert run.broken.hold(replace(PLAN, encoder_gpus=share, n_actors=n_actors)).n_actors == left
 
 
 def test_the_last_gpu_ends_the_run_in_one_line(run: SimpleNamespace) -> None:
     run.n_gpus = 1
     run.broken.note({ONE: "ECC"})
     with pytest.raises(RunError, match=r"no GPU is left to encode on: GPU 1 of host a failed 3 times: ECC"):
-        run.broken.set_aside(PLAN)
+        run.broken.hold(PLAN)
 
 
 def test_a_cluster_that_waits_for_machines_goes_on_waiting(run: SimpleNamespace) -> None:
     run.n_gpus = 1
     run.broken.note({ONE: "ECC"})
-    assert run.broken.set_aside(replace(PLAN, may_wait=True)).n_actors == 4
+    assert run.broken.hold(replace(PLAN, may_wait=True)).n_actors == 4
 
 
 def test_a_gpu_that_could_not_be_held_is_tried_again_and_at_last_named(run: SimpleNamespace) -> None:
     run.can_hold = []
     for _ in range(HOLD_TRIES - 1):
         run.broken.note({ONE: "ECC"})
-        assert run.broken.set_aside(PLAN).n_actors == 4
+        assert run.broken.hold(PLAN).n_actors == 4
     run.broken.note({ONE: "ECC"})
     with pytest.raises(RunError, match="GPU 1 of host a fails again and again, and could not be kept from"):
-        run.broken.set_aside(PLAN)
+        run.broken.hold(PLAN)
     assert len(run.said) == 1
 
 
@@ -87,16 +87,16 @@ from embedding.ray_runtime import gpus
 ray.init(address="auto", log_to_driver=False)
 (node,) = [node for node in ray.nodes() if node["Resources"].get("GPU")]
 of = lambda *numbers: gpus.Gpu(node["NodeID"], "host", numbers)
-first = gpus.set_aside([of("2")])
+first = gpus.hold_gpus([of("2")])
 assert list(first) == [of("2")] and len(first[of("2")]) == 1
 gone = gpus.Gpu("0" * 56, "another host", ("1",))
-second = gpus.set_aside([of("0"), gone])
+second = gpus.hold_gpus([of("0"), gone])
 assert second.keys() == {of("0"), gone} and not second[gone]
-gpus.SET_ASIDE_S = 5.0
+gpus.HOLD_S = 5.0
 others = [ray.remote(num_gpus=1, num_cpus=0)(gpus._Occupant).remote() for _ in range(1)]
 (number,) = ray.get(others[0].numbers.remote())
 assert number == "1", number
-assert gpus.set_aside([of("1")]) == {}
+assert gpus.hold_gpus([of("1")]) == {}
 print("held")
 """
 

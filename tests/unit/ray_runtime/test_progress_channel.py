@@ -5,6 +5,8 @@ import pickle
 from embedding.ray_runtime.progress_actor import GPU_FAULTS, RunProgress
 from embedding.ray_runtime.progress_channel import ReceivedProgress
 
+ZERO = frozenset([0])
+
 
 def test_each_try_of_a_task_is_counted() -> None:
     progress = RunProgress()
@@ -17,7 +19,7 @@ def test_what_was_begun_again_is_counted() -> None:
         progress.begin_task(task)
     for again in (False, False, True):
         progress.encoder_ready(again=again)
-    assert (progress.tally.tasks_again, progress.tally.encoders, progress.tally.encoders_again) == (3, 2, 1)
+    assert (progress.counters.tasks_again, progress.counters.encoders, progress.counters.encoders_again) == (3, 2, 1)
 
 
 def test_batches_that_were_begun_and_not_ended_are_open() -> None:
@@ -37,7 +39,7 @@ def test_a_recording_fails_once_however_often_it_is_told() -> None:
     progress = RunProgress()
     progress.add_failed([(0, 1), (0, 2)])
     progress.add_failed([(0, 1)])
-    assert progress.tally.failed == 2
+    assert progress.counters.failed == 2
 
 
 def test_a_failure_counts_for_the_model_that_it_is_of() -> None:
@@ -45,8 +47,8 @@ def test_a_failure_counts_for_the_model_that_it_is_of() -> None:
     progress.add_failed([(0, 1), (1, 1), (1, 2)])
     progress.add_failed([(1, 2)])
     progress.add("encode", 1.0, {1: {"windows_encoded": 3, "audio_encoded_s": 1.5}})
-    assert progress.tally.failed == 2
-    alone = [progress.tally.of_target(target) for target in range(3)]
+    assert progress.counters.failed == 2
+    alone = [progress.counters.of_target(target) for target in range(3)]
     assert [of_it.failed for of_it in alone] == [1, 2, 0]
     assert [of_it.audio_encoded_s for of_it in alone] == [0.0, 1.5, 0.0]
 
@@ -61,8 +63,8 @@ def test_a_wish_to_stop_stays() -> None:
 
 def tell(progress: RunProgress, heard: ReceivedProgress) -> list[tuple[int, int]]:
     """One question and its answer, as between two processes; the recordings that were told in it."""
-    tally, unchanged = pickle.loads(pickle.dumps(progress.snapshot(*heard.known)))
-    heard.hear(tally, unchanged)
+    counters, unchanged = pickle.loads(pickle.dumps(progress.snapshot(*heard.known)))
+    heard.add(counters, unchanged)
     return unchanged
 
 
@@ -70,37 +72,37 @@ def test_what_was_heard_of_a_process_that_died_still_counts() -> None:
     heard, first, second, third = ReceivedProgress(), RunProgress(), RunProgress(), RunProgress()
     first.add("encode", 1.0, windows_encoded=5)
     tell(first, heard)
-    assert heard.tally.windows_encoded == 5
+    assert heard.counters.windows_encoded == 5
     first.add("encode", 1.0, windows_encoded=5)
     for progress in (first, first, second):
         tell(progress, heard)
-        assert heard.tally.windows_encoded == 10
+        assert heard.counters.windows_encoded == 10
     second.add("encode", 1.0, windows_encoded=1)
     second.add_failed([(0, 2)])
     tell(second, heard)
-    assert heard.tally.windows_encoded == 11
+    assert heard.counters.windows_encoded == 11
     third.add("encode", 1.0, windows_encoded=1)
     tell(third, heard)
-    assert (heard.tally.windows_encoded, heard.tally.failed, heard.tally.busy_s["encode"]) == (12, 1, 4.0)
-    assert heard.tally.first_window_at_s == first.tally.first_window_at_s
+    assert (heard.counters.windows_encoded, heard.counters.failed, heard.counters.busy_s["encode"]) == (12, 1, 4.0)
+    assert heard.counters.first_window_at_s == first.counters.first_window_at_s
 
 
 def test_unchanged_recordings_are_told_once_and_by_each_process_from_its_first() -> None:
     heard, first, second = ReceivedProgress(), RunProgress(), RunProgress()
-    first.add_unchanged([(1, 1), (2, 1)])
-    assert tell(first, heard) == [(1, 1), (2, 1)]
+    first.add_unchanged([(1, ZERO), (2, ZERO)])
+    assert tell(first, heard) == [(1, ZERO), (2, ZERO)]
     assert tell(first, heard) == []
-    first.add_unchanged([(3, 1)])
-    assert tell(first, heard) == [(3, 1)]
-    second.add_unchanged([(4, 1), (3, 1)])
-    assert tell(second, heard) == [(4, 1), (3, 1)]
-    second.add_unchanged([(5, 3)])
-    assert tell(second, heard) == [(5, 3)]
+    first.add_unchanged([(3, ZERO)])
+    assert tell(first, heard) == [(3, ZERO)]
+    second.add_unchanged([(4, ZERO), (3, ZERO)])
+    assert tell(second, heard) == [(4, ZERO), (3, ZERO)]
+    second.add_unchanged([(5, frozenset([0, 1]))])
+    assert tell(second, heard) == [(5, frozenset([0, 1]))]
     assert heard.unchanged == {0: {1, 2, 3, 4, 5}, 1: {5}}
 
 
 def test_two_processes_never_have_the_same_origin() -> None:
-    assert RunProgress().tally.origin != RunProgress().tally.origin
+    assert RunProgress().counters.origin != RunProgress().counters.origin
 
 
 def test_a_gpu_is_given_up_after_its_last_fault_and_the_leg_ends() -> None:

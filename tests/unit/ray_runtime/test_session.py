@@ -36,11 +36,11 @@ def python(program: str, ray_address: str, *arguments: object) -> str:
 
 READ = """
 import json, sys
-from embedding.ray_runtime import session
+from embedding.ray_runtime import node_tasks, session, worker_errors
 from embedding.output.store import Store
 
 with session.session(verbose=False):
-    stored = Store(sys.argv[1], "{}").read(each=session.spread)
+    stored = Store(sys.argv[1], "{}").read(parallel_map=node_tasks.map_on_nodes)
 print(json.dumps([len(stored.shards), stored.totals(), stored.windows(7)]))
 """
 
@@ -57,7 +57,7 @@ def test_reading_back_may_be_spread_over_the_nodes(tmp_path: Path, ray_address: 
 
 FAIL = """
 import sys
-from embedding.ray_runtime import session
+from embedding.ray_runtime import node_tasks, session, worker_errors
 from embedding.errors import RunError
 
 def fail(number):
@@ -65,7 +65,7 @@ def fail(number):
 
 try:
     with session.session(verbose=False):
-        list(session.spread(fail, [(1,)]))
+        list(node_tasks.map_on_nodes(fail, [(1,)]))
 except RunError as error:
     print(error)
 """
@@ -80,7 +80,7 @@ def test_a_workers_storage_error_is_the_drivers_in_one_line(ray_address: str) ->
 
 EVERY_NODE = """
 import ray
-from embedding.ray_runtime import session
+from embedding.ray_runtime import node_tasks, session, worker_errors
 
 class There:  # a method, as the job asks it
     def name(self):
@@ -91,7 +91,7 @@ with session.session(verbose=False):
     lost = {**nodes[0], "NodeID": "ab" * 28, "NodeManagerHostname": "lost"}
     head = {**nodes[0], "Resources": {}}  # it takes no work, and so is not asked
     ray.nodes = lambda: [lost, head, *nodes]
-    print([answer for _, answer in session.on_every_node(There().name)])
+    print([answer for _, answer in node_tasks.call_on_each_node(There().name)])
 """
 
 
@@ -127,13 +127,13 @@ def test_an_address_where_no_ray_listens_is_refused_in_seconds(tmp_path: Path) -
 
 REMOVED = """
 import ray
-from embedding.ray_runtime import session
+from embedding.ray_runtime import node_tasks, session, worker_errors
 from embedding.errors import RunError
 
 with session.session(verbose=False):
     task = ray.remote(lambda: None).options(runtime_env={"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip"})
     try:
-        with session.plain_errors():
+        with worker_errors.raise_worker_errors():
             ray.get(task.remote())
     except RunError as error:
         print(error)
@@ -149,7 +149,7 @@ def test_a_jobs_directory_that_ray_has_removed_is_named_in_one_line(ray_address:
 UNLOADED = """
 import ray
 from embedding.errors import RunError
-from embedding.ray_runtime import session
+from embedding.ray_runtime import node_tasks, session, worker_errors
 
 @ray.remote
 class Encoder:
@@ -161,7 +161,7 @@ class Encoder:
 
 with session.session(verbose=False):
     try:
-        with session.plain_errors():
+        with worker_errors.raise_worker_errors():
             ray.get(Encoder.remote().encode.remote())
     except RunError as error:
         print(error)
@@ -170,13 +170,13 @@ with session.session(verbose=False):
 
 def test_why_encoders_could_not_load_is_said_in_one_line(ray_address: str) -> None:
     said = python(UNLOADED, ray_address).splitlines()[-1]
-    assert said.startswith("no encoder could load the model, on whichever node: OSError: [Errno 28] No space left")
+    assert said.startswith("no encoder could load the model, on any node: OSError: [Errno 28] No space left")
 
 
 COUNT = """
 import os, signal, time
 import ray
-from embedding.ray_runtime import session
+from embedding.ray_runtime import node_tasks, session, worker_errors
 from embedding.ray_runtime.progress_channel import ProgressChannel
 
 @ray.remote
@@ -185,15 +185,15 @@ def add(progress, n):
     return ray.get(progress.begin_task.remote("task"))
 
 with session.session(verbose=False):
-    line = ProgressChannel()
-    ray.get(add.remote(line.actor, 3))
-    before = line.ask().tally
+    channel = ProgressChannel()
+    ray.get(add.remote(channel.actor, 3))
+    before = channel.read().counters
     assert before.windows_encoded == 3
-    ray.kill(line.actor, no_restart=False)  # as if its process had died
-    while ray.get(line.actor.snapshot.remote())[0].origin == before.origin:
+    ray.kill(channel.actor, no_restart=False)  # as if its process had died
+    while ray.get(channel.actor.snapshot.remote())[0].origin == before.origin:
         time.sleep(0.05)
-    assert ray.get(add.remote(line.actor, 4)) == 1  # a new process knows nothing of tries
-    print(line.ask().tally.windows_encoded, line.ask().tally.busy_s)
+    assert ray.get(add.remote(channel.actor, 4)) == 1  # a new process knows nothing of tries
+    print(channel.read().counters.windows_encoded, channel.read().counters.busy_s)
 """
 
 
@@ -205,7 +205,7 @@ KEEP = """
 import os, sys, time
 from pathlib import Path
 import psutil, ray
-from embedding.ray_runtime import session
+from embedding.ray_runtime import node_tasks, session, worker_errors
 
 N = 2 * (os.cpu_count() or 1) + 1
 

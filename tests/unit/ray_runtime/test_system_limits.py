@@ -14,14 +14,14 @@ from tests.support.models import EFFICIENTNET
 PROGRAM = """
 import os, resource, sys
 from embedding.errors import RequestError
-from embedding.ray_runtime.system_limits import refuse_low
+from embedding.ray_runtime.system_limits import raise_limits
 
 kind, soft, hard = getattr(resource, sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(kind, (soft, hard))
 if os.getuid() == 0:
     os.setuid(65534)
 try:
-    refuse_low()
+    raise_limits()
 except RequestError as error:
     print(error)
 else:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from embedding import storage
-from embedding.decoding.decode import decode
 from tests.support.audio import tone, write_audio
-from tests.support.decoding import RATE_HZ, SECOND, Observer
+from tests.support.decoding import RATE_HZ, SECOND, EventRecord, decode
 from tests.support.listings import below, listing, manifest
 
 HIDDEN = ["../a.wav", "b/../../c.wav", "./d.wav"]  # as on a disk all names that begin with a dot
@@ -35,13 +34,13 @@ def test_keys_are_taken_literally(s3_api: Any, bucket: str, tmp_path: Path) -> N
     named = listing(manifest(tmp_path / "m.parquet", *uris)).recordings
     assert named["file"].to_pylist() == uris
     assert set(found["file_id"].to_pylist()) < set(named["file_id"].to_pylist())
-    observer = Observer()
-    assert sum(map(len, decode(named, [SECOND], 8, observer))) == 2 * len(uris)
-    assert not observer.failures
+    record = EventRecord()
+    assert sum(map(len, decode(named, [SECOND], 8, record))) == 2 * len(uris)
+    assert not record.failures
 
 
 def test_a_key_longer_than_s3_takes_is_a_recording_that_is_not_there(bucket: str, tmp_path: Path) -> None:
     found = listing(manifest(tmp_path / "m.csv", f"s3://{bucket}/{'k' * 1100}.wav")).recordings
-    observer = Observer()
-    assert not list(decode(found, [SECOND], 8, observer))
-    assert [kind for kind, _ in observer.failures.values()] == ["io"]
+    record = EventRecord()
+    assert not list(decode(found, [SECOND], 8, record))
+    assert [kind for kind, _ in record.failures.values()] == ["io"]

@@ -15,8 +15,7 @@ import pytest
 from botocore.config import Config
 
 from embedding import storage
-from embedding.decoding import decode as stage
-from embedding.decoding.decode import Observer, decode
+from embedding.decoding import fetch
 from embedding.errors import RequestError
 from embedding.listing.listing import UNKNOWN_SIZE, list_recordings
 from embedding.schema.failures import Failure
@@ -24,6 +23,7 @@ from embedding.schema.windows import WindowSpec
 from embedding.storage import s3, s3_faults
 from tests.support import faulty_s3
 from tests.support.audio import tone, write_audio
+from tests.support.decoding import EventRecord, decode
 from tests.support.faulty_s3 import FaultyS3, Request, always, faulty, first
 from tests.support.s3_server import s3_client_made_anew
 
@@ -316,14 +316,6 @@ def test_a_store_that_cannot_create_exclusively_is_asked_first(uri: str, proxy: 
 # --- recordings ------------------------------------------------------------------------------------------------------
 
 
-class Failures(Observer):
-    def __init__(self) -> None:
-        self.failures: list[Failure] = []
-
-    def failed(self, failure: Failure, wanted: int) -> None:
-        self.failures.append(failure)
-
-
 @pytest.fixture
 def archive(proxy: FaultyS3, s3_api: Any, bucket: str, tmp_path: Path) -> pa.Table:
     """Recordings 0.wav, 1.wav and 2.wav, listed."""
@@ -339,14 +331,14 @@ def archive(proxy: FaultyS3, s3_api: Any, bucket: str, tmp_path: Path) -> pa.Tab
 def test_a_recording_that_stays_out_of_reach_is_a_row_of_failures(
     kind: str, whole_bytes: int, proxy: FaultyS3, archive: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "WHOLE_OBJECT_BYTES", whole_bytes)
+    monkeypatch.setattr(fetch, "WHOLE_OBJECT_BYTES", whole_bytes)
     monkeypatch.setattr(s3_faults, "TRIES", 3)
     proxy.slow_s = 1
     proxy.choose = lambda request: kind if request.command == "GET" and request.path.endswith("/1.wav") else None
-    observer = Failures()
-    (table,) = decode(archive, [WindowSpec(8_000, 8_000, 8_000, "pad")], 100, observer)
+    record = EventRecord()
+    (table,) = decode(archive, [WindowSpec(8_000, 8_000, 8_000, "pad")], 100, record)
     first_file, failed_file, last_file = archive["file"].to_pylist()
-    assert [(failure.file, failure.kind) for failure in observer.failures] == [(failed_file, "io")]
+    assert [(e.file, e.kind) for e in record.events if isinstance(e, Failure)] == [(failed_file, "io")]
     assert table["file"].to_pylist() == [first_file, first_file, last_file, last_file]
 
 

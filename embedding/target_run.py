@@ -1,0 +1,87 @@
+"""The output of one target while a run holds it: compare, adopt unchanged recordings, repair, balance."""
+
+import numpy as np
+
+from embedding.config import EmbedConfig
+from embedding.job import Target
+from embedding.output.balance import Balance
+from embedding.output.claim import Claim
+from embedding.output.inventory import ParallelMap
+from embedding.output.repair import repair_failures, repair_shards
+from embedding.output.run_report import RunReport
+from embedding.request import Request
+
+_NO_IDS = np.empty(0, np.int64)
+
+
+class TargetRun:
+    """A target, its inventory and its backlog, during a run.
+
+    Attributes:
+        target: the target; its device is set once it is known.
+        inventory: what the output held when it was last read.
+        backlog: what the run has to do.
+        report: the run report of the output.
+    """
+
+    def __init__(self, request: Request, target: Target, claim: Claim, parallel_map: ParallelMap) -> None:
+        self._claim, self._parallel_map = claim, parallel_map
+        self._run_id = claim.owner.run_id
+        self.target = target
+        self.report = RunReport(target.store, self._run_id, listed=len(request.listing.recordings))
+        thorough = not self.report.last_run_was_complete
+        self.inventory, self.backlog = request.compare(target, thorough=thorough, parallel_map=parallel_map)
+        self._unchanged: set[int] = set()
+
+    def set_device(self, device: str, config: EmbedConfig) -> None:
+        """Take note of the device of the encoders.
+
+        Raises:
+            RequestError: the output holds vectors of another device.
+        """
+        target = self.target.on_device(device)
+        if target is not self.target:
+            self.target = target
+            target.write_description(config)
+
+    def read(self) -> None:
+        """Read the output again; shards that are known are not read again."""
+        self.inventory = self.target.store.read(known=self.inventory, parallel_map=self._parallel_map)
+
+    def adopt_unchanged(self, unchanged: set[int]) -> None:
+        """Read the output, and give rows of unchanged recordings the present identity of their recording.
+
+        Args:
+            unchanged: ``file_id`` of recordings whose audio is the same as before.
+        """
+        self._unchanged |= unchanged
+        self.read()
+        if new_ids := self.backlog.new_ids(self._unchanged):
+            self._claim.check()
+            self._read_changed(repair_shards(self.target.store, self.inventory, _NO_IDS, new_ids))
+
+    def repair(self) -> None:
+        """Remove rows that are repeated or superseded, and failures that were overcome."""
+        self._claim.check()
+        superseded = self.backlog.superseded(self.inventory)
+        self._read_changed(repair_shards(self.target.store, self.inventory, superseded, {}))
+        backlog = self.backlog
+        left = backlog.listed["file_id"].to_numpy()[backlog.is_left(self.inventory, self._run_id)]
+        tried = np.setdiff1d(backlog.todo, left)
+        if repair_failures(self.target.store, self.inventory, backlog.listed, tried, self._run_id):
+            self.read()
+
+    def read_balance(self) -> Balance:
+        """Read the output, and return its balance."""
+        self.read()
+        return self.balance()
+
+    def balance(self) -> Balance:
+        """Return the balance of the output as it was last read."""
+        return self.backlog.balance(self.inventory, self._unchanged)
+
+    def _read_changed(self, shards: list[str]) -> None:
+        """Read again the shards (URIs) whose content has changed."""
+        if shards:
+            self.inventory = self.inventory.only(set(self.inventory.shards) - set(shards))
+            self.read()
