@@ -103,18 +103,17 @@ def announce_result(
         output: directory or prefix.
         model: the model's name, where the run has several.
     """
-    done = [f"{balance.embedded:,} embedded"]
+    before = [f"{balance.already_done - balance.unchanged:,} of them before"] if balance.already_done else []
     if balance.changed:
-        done.append(f"{balance.changed:,} of them again, because they had changed")
+        before.append(f"{balance.changed:,} again, because they had changed")
     if balance.unchanged:
-        done.append(f"{balance.unchanged:,} with a new time or size but the same audio as before")
+        before.append(f"{balance.unchanged:,} had a new time or size, but the same audio")
+    stored = f"{balance.n_stored:,} of {plural(balance.listed, 'recording')} embedded and saved"
+    facts = [f"{stored} ({'; '.join(before)})" if before else stored]
     if balance.failed:
-        kinds = ", ".join(f"{kind} {failure['recordings']:,}" for kind, failure in balance.failures.items())
-        done.append(f"{balance.failed:,} failed ({kinds})")
-    terminal.say(
-        f"{model and f'{model} '}done in {duration(wall_s)}: {', '.join(done)} · "
-        f"{plural(counters.windows_written, 'window')} in {plural(counters.shards, 'shard')}"
-    )
+        facts.append(balance.describe_failures())
+    facts.append(f"{plural(counters.windows_written, 'window')} in {plural(counters.shards, 'shard')}")
+    terminal.say(f"{model and f'{model} '}done in {duration(wall_s)}: {' · '.join(facts)}")
     again = [plural(n, name.replace("_", " ").removesuffix("s")) for name, n in counters.done_again.items() if n]
     if again:
         terminal.say(f"  done again because workers were lost: {', '.join(again)}")

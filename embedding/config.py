@@ -206,11 +206,13 @@ class EmbedConfig:
     )
     dry_run: bool = _option(_flag, "list, count and estimate; write nothing", default=False)
     retry_failed: bool = _option(_flag, "try recordings again that a former run recorded as failed", default=False)
-    max_failure_rate: float = _option(
+    max_failure_rate: float | None = _option(
         _number(float, 0, 1),
-        "share of recordings (0 to 1) that may fail before the exit code is 1",
+        "share of recordings (0 to 1) that may fail before the exit code is 1; without this option a single recording of "
+        "several may fail, too",
         metavar="SHARE",
-        default=0.05,
+        default=None,
+        default_text="0.05",
     )
     shard_rows: int | str = _option(
         _number(int, 1, auto=True),

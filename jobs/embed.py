@@ -5,7 +5,7 @@ Exit codes: 0 the run is complete within the failure budget; 1 it is not; 2 the 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedding.cli.arguments import Parser
 from embedding.cli.exit_codes import run_job
@@ -14,9 +14,6 @@ from embedding.config import EmbedConfig, make_config, option_name
 from embedding.config_file import read_config_file
 from embedding.errors import RunError
 from embedding.stopping import end_process
-
-if TYPE_CHECKING:
-    from embedding.output.balance import Balance
 
 
 def make_parser() -> Parser:
@@ -64,29 +61,14 @@ def embed(arguments: Sequence[str] | None) -> None:
     from embedding.driver import embed as run  # numpy, pyarrow and soundfile: not for --help
 
     config = parse(arguments)
-    whole = run(config, Terminal.on_stdout())
-    if whole is None:  # a dry run
+    balances = run(config, Terminal.on_stdout())
+    if balances is None:  # a dry run
         return
-    missing = [(model, what_is_missing(books, config)) for model, books in zip(config.model, whole, strict=True)]
-    said = [f"{model}: {what}" if len(whole) > 1 else what for model, what in missing if what]
-    if said:
-        raise RunError("; ".join(said))
-
-
-def what_is_missing(books: "Balance", config: EmbedConfig) -> str:
-    """Why an output is not complete within the failure budget; nothing where it is."""
-    if books.failure_rate > config.max_failure_rate:
-        return (
-            f"{books.failed:,} of {books.listed:,} recordings failed, more than --max-failure-rate "
-            f"{config.max_failure_rate:g} allows"
-        )
-    if not books.balanced:
-        return (
-            f"not every recording is accounted for: of {books.listed:,} recordings "
-            f"{books.already_done + books.embedded:,} are embedded and {books.failed:,} "
-            "failed; run the same command again"
-        )
-    return ""
+    shortfalls = [balance.shortfall(config.max_failure_rate) for balance in balances]
+    named = zip(config.model, shortfalls, strict=True)
+    lines = [f"{model}: {text}" if len(balances) > 1 else text for model, text in named if text]
+    if lines:
+        raise RunError("; ".join(lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -190,7 +191,14 @@ class Backlog:
             windows_repeated=repeated,
             failures=failures_by_kind(inventory.failures, self.listed["file_id"].to_numpy()),
             output=inventory.totals(),
+            failed_examples=self._failed_examples(inventory),
         )
+
+    def _failed_examples(self, inventory: Inventory) -> tuple[str, ...]:
+        is_listed = np.isin(inventory.failures["file_id"].to_numpy(), self.listed["file_id"].to_numpy())
+        rows = inventory.failures.filter(pa.array(is_listed)).slice(0, 64).to_pylist()
+        examples = {row["file_id"]: f"{PurePath(row['file']).name} ({row['kind']})" for row in rows}
+        return tuple(examples.values())[:EXAMPLES_PER_KIND]
 
 
 def pending_recordings(targets: Sequence[tuple[Backlog, Inventory]], run_id: str | None = None) -> pa.Table:

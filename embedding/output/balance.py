@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-# Examples of each kind of failure in the run report.
+# Examples of each kind of failure in the run report, and of all failures in messages.
 EXAMPLES_PER_KIND = 3
+# Share of recordings that may fail without --max-failure-rate; a single recording of a small run may fail, too.
+DEFAULT_FAILURE_RATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Balance:
         windows_repeated: rows of them that are stored more than once.
         failures: for each kind, the number of recordings and examples.
         output: totals of the whole output, see ``Inventory.totals``.
+        failed_examples: names of some recordings that failed, each with the kind of its failure.
     """
 
     listed: int
@@ -38,6 +41,12 @@ class Balance:
     windows_repeated: int
     failures: dict[str, dict[str, Any]]
     output: dict[str, float]
+    failed_examples: tuple[str, ...] = ()
+
+    @property
+    def n_stored(self) -> int:
+        """Number of listed recordings that are embedded and saved."""
+        return self.already_done + self.embedded
 
     @property
     def balanced(self) -> bool:
@@ -52,6 +61,38 @@ class Balance:
     def failure_rate(self) -> float:
         """Share of the listed recordings that failed."""
         return self.failed / self.listed
+
+    def describe_failures(self) -> str:
+        """Return a text like ``2 failed: a.wav (empty), b.wav (corrupt)``."""
+        if self.failed <= EXAMPLES_PER_KIND and len(self.failed_examples) == self.failed:
+            return f"{self.failed:,} failed: {', '.join(self.failed_examples)}"
+        kinds = ", ".join(f"{kind} {failure['recordings']:,}" for kind, failure in self.failures.items())
+        return f"{self.failed:,} failed: {kinds}"
+
+    def shortfall(self, max_failure_rate: float | None) -> str:
+        """Return why the output is not complete within the failure limit; empty where it is complete.
+
+        Args:
+            max_failure_rate: share of the recordings that may fail; None: DEFAULT_FAILURE_RATE, or one recording, but
+                never all.
+        """
+        if max_failure_rate is not None:
+            is_within_limit = self.failure_rate <= max_failure_rate
+        else:
+            most = max(DEFAULT_FAILURE_RATE * self.listed, 1)
+            is_within_limit = self.failed <= most and self.failed < self.listed
+        if not is_within_limit:
+            limit = f"{DEFAULT_FAILURE_RATE if max_failure_rate is None else max_failure_rate:g}"
+            return (
+                f"{self.n_stored:,} of {self.listed:,} recordings are embedded and saved; {self.describe_failures()}; "
+                f"this is more than --max-failure-rate {limit} allows"
+            )
+        if not self.balanced:
+            return (
+                f"not every recording is accounted for: of {self.listed:,} recordings {self.n_stored:,} are embedded "
+                f"and {self.failed:,} failed; run the same command again"
+            )
+        return ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the balance as a part of ``report.json``; docs/schema.md explains the fields."""

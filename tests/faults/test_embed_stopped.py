@@ -120,7 +120,7 @@ def test_a_recording_that_kills_its_worker_is_set_aside_and_the_job_finishes(tmp
     rows = pq.read_table(output / "embeddings").to_pandas()
     assert not rows.duplicated(["file_id", "window_index"]).any()
     assert len(rows) == 24
-    assert "12 embedded, 1 failed (crash 1)" in outcome.stdout
+    assert "12 of 13 recordings embedded and saved · 1 failed: " in outcome.stdout
     assert json.loads((output / "report.json").read_text())["recordings"]["balanced"]
 
 

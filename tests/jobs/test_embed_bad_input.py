@@ -93,7 +93,7 @@ def test_every_file_ends_as_vectors_or_as_a_failure_row(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["recordings"]["balanced"]
     assert report["recordings"]["failed"] == len(kinds)
-    assert f"{len(kinds)} failed (" in outcome.stdout
+    assert f"{len(kinds)} failed: " in outcome.stdout
     assert "truncated 2" in outcome.stdout
 
 
@@ -107,6 +107,6 @@ def test_a_folder_of_nothing_but_rubbish_ends_in_failure_rows_and_with_code_1(
         *("--checkpoint", "random", "--actors", 1),
     )
     assert outcome.code == 1
-    assert "0 embedded, 1 failed (empty 1) · 0 windows in 0 shards" in outcome.stdout
+    assert "0 of 1 recording embedded and saved · 1 failed: " in outcome.stdout
     assert "1 of 1 recordings failed, more than --max-failure-rate 0.05 allows" in outcome.stderr
     assert pq.read_table(tmp_path / "out" / "failures")["kind"].to_pylist() == ["empty"]

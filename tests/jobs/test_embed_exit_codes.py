@@ -9,18 +9,33 @@ from embedding.errors import RequestError, RunError
 from jobs.embed import main
 from tests.unit.output.test_counters import BALANCE
 
+SMALL = replace(BALANCE, listed=8, already_done=0, embedded=8, failed=0)
+
 
 @pytest.mark.parametrize(
     ("ending", "code", "said"),
     [
         (BALANCE, 0, ""),
         (None, 0, ""),
-        (replace(BALANCE, failed=100, embedded=794), 1, "100 of 1,204 recordings failed, more than --max-failure-rate"),
+        (
+            replace(BALANCE, failed=100, embedded=794),
+            1,
+            "1,104 of 1,204 recordings are embedded and saved; 100 failed: ",
+        ),
         (
             replace(BALANCE, embedded=880),
             1,
             "not every recording is accounted for: of 1,204 recordings 1,190 are embedded and 2 failed",
         ),
+        (replace(BALANCE, failed=60, embedded=834), 0, ""),
+        (replace(BALANCE, failed=61, embedded=833), 1, "is more than --max-failure-rate 0.05 allows"),
+        (replace(SMALL, embedded=7, failed=1), 0, ""),
+        (
+            replace(SMALL, embedded=6, failed=2, failed_examples=("a.wav (empty)", "b.wav (corrupt)")),
+            1,
+            "6 of 8 recordings are embedded and saved; 2 failed: a.wav (empty), b.wav (corrupt); this is more than",
+        ),
+        (replace(SMALL, listed=1, embedded=0, failed=1), 1, "0 of 1 recordings are embedded and saved; 1 failed"),
         (replace(BALANCE, windows_stored=5000), 1, "not every recording is accounted for"),
         (RequestError("--limit: no"), 2, "avex-batch: --limit: no"),
         (RunError("the storage failed"), 1, "avex-batch: the storage failed"),
@@ -40,3 +55,12 @@ def test_the_exit_code_says_how_it_went(
     printed = capsys.readouterr()
     assert said in printed.err
     assert printed.err.count("\n") == (1 if said else 0)
+
+
+def test_a_limit_that_is_given_holds_for_a_small_run_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embedding.driver, "embed", lambda *_: [replace(SMALL, embedded=7, failed=1)])
+    assert main(["--input", "a", "--output", "b", "--max-failure-rate", "0"]) == 1
+    assert "more than --max-failure-rate 0 allows" in capsys.readouterr().err
+    assert main(["--input", "a", "--output", "b", "--max-failure-rate", "0.125"]) == 0

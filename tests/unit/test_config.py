@@ -23,7 +23,7 @@ def test_defaults_are_those_of_the_design() -> None:
         "mean",
         "fp32",
     )
-    assert config.max_failure_rate == 0.05
+    assert config.max_failure_rate is None
 
 
 def test_every_option_is_explained_in_the_help() -> None:

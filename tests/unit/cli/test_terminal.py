@@ -118,7 +118,8 @@ def test_the_result_counts_failures_by_kind_and_shows_commands_to_read(monkeypat
     monkeypatch.setattr(announce.shutil, "which", lambda program: f"/usr/bin/{program}")
     announce_result(shown, replace(BALANCE, failures=failures), counted, 372.0, "/out")
     assert text.getvalue().splitlines() == [
-        "done in 6 min 12 s: 892 embedded, 2 failed (corrupt 1, empty 1) · 5,360 windows in 3 shards",
+        "done in 6 min 12 s: 1,202 of 1,204 recordings embedded and saved (310 of them before) · "
+        "2 failed: corrupt 1, empty 1 · 5,360 windows in 3 shards",
         """  duckdb -c "select * from '/out/embeddings/*.parquet' limit 5\"""",
         """  /env/bin/python -c "import pandas; print(pandas.read_parquet('/out/embeddings'))\"""",
         "  failures: /out/failures/ · report: /out/report.json",
@@ -172,8 +173,8 @@ def test_the_summary_says_what_has_changed_since_and_what_was_only_touched() -> 
         shown, replace(BALANCE, failed=0, changed=12, unchanged=1), counters(windows_written=1, shards=1), 5.0, "/out"
     )
     assert text.getvalue().splitlines()[0] == (
-        "done in 5 s: 892 embedded, 12 of them again, because they had changed, "
-        "1 with a new time or size but the same audio as before · 1 window in 1 shard"
+        "done in 5 s: 1,202 of 1,204 recordings embedded and saved (309 of them before; 12 again, because they had "
+        "changed; 1 had a new time or size, but the same audio) · 1 window in 1 shard"
     )
     assert text.getvalue().splitlines()[-1] == "  report: /out/report.json"
 
