@@ -208,7 +208,7 @@ class EmbedConfig:
     retry_failed: bool = _option(_flag, "try recordings again that a former run recorded as failed", default=False)
     max_failure_rate: float | None = _option(
         _number(float, 0, 1),
-        "share of recordings (0 to 1) that may fail before the exit code is 1; without this option a single recording of "
+        "share of recordings (0 to 1) that may fail before the exit code is 1; without this option one recording of "
         "several may fail, too",
         metavar="SHARE",
         default=None,

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -60,9 +60,10 @@ class _Deadline:
                 self._orders = queue.SimpleQueue()
 
     def set(self, seconds: float, asked_by: str) -> None:
-        """End the process so many seconds from now; a later call takes the place of this one."""
-        self.was_set = True
-        self._orders.put((time.monotonic() + seconds, asked_by))
+        """End the process so many seconds from now; a later call replaces this one. Without ``watching`` do nothing."""
+        if self._depth:
+            self.was_set = True
+            self._orders.put((time.monotonic() + seconds, asked_by))
 
     @staticmethod
     def _watch(orders: "queue.SimpleQueue[tuple[float, str] | None]") -> None:
@@ -125,15 +126,21 @@ class Stop:
 
 
 @contextmanager
-def on_signals() -> Iterator[Stop]:
-    """Watch for signals while the block runs, in the main thread.
+def on_signals(*, ends_process: bool = False) -> Iterator[Stop]:
+    """Watch for signals while the block runs. In another thread than the main thread do nothing: signals do not come.
+
+    Args:
+        ends_process: end the process where something does not answer; for commands, not for a notebook.
 
     Raises:
         Stopped: somebody asked, and there was nothing in flight or its grace was over.
         KeyboardInterrupt: somebody asked twice, or a block within was asked twice.
     """
     stop = Stop()
-    with kept_handlers(), _deadline.watching():
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    with kept_handlers(), _deadline.watching() if ends_process else nullcontext():
         stop.listen()
         try:
             yield stop
@@ -145,7 +152,10 @@ def on_signals() -> Iterator[Stop]:
 
 @contextmanager
 def kept_handlers() -> Iterator[None]:
-    """The handlers of signals are afterwards what they were; ``ray.init``, for one, puts its own in our place."""
+    """Restore the handlers of signals after the block; ``ray.init``, for example, installs its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
     try:
         yield

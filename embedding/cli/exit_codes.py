@@ -23,7 +23,7 @@ def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
     if logging.lastResort:  # the handler of everything that libraries log without being configured
         logging.lastResort.addFilter(redact_log)
     try:
-        with on_signals():
+        with on_signals(ends_process=True):
             code = job()
     except RequestError as error:
         print_error(RequestError(str(error).replace("--output", output)))

@@ -56,7 +56,7 @@ class ProgressDisplay:
         self._is_stopping = False
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        if terminal.console.is_terminal:
+        if terminal.shows_bars:
             columns = [MofNCompleteColumn(), BarColumn(bar_width=24), TextColumn("{task.description}")]
             self._bar = Progress(*columns, console=terminal.console)
             self._task = self._bar.add_task("starting Ray and loading the model", total=n_recordings)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -19,6 +20,12 @@ class Terminal:
     """Prints one line per fact, without credentials, and without colour outside a terminal."""
 
     console: Console
+
+    @property
+    def shows_bars(self) -> bool:
+        """Whether a bar can move: in a terminal, and in a notebook that has widgets."""
+        in_notebook = self.console.is_jupyter and find_spec("ipywidgets") is not None
+        return self.console.is_terminal or in_notebook
 
     @classmethod
     def on_stdout(cls) -> "Terminal":
@@ -56,9 +63,9 @@ class Terminal:
         def count(more: int) -> None:
             nonlocal last_line_s
             bar.advance(task, more)
-            if not self.console.is_terminal and time.monotonic() - last_line_s >= LOG_EVERY_S:
+            if not self.shows_bars and time.monotonic() - last_line_s >= LOG_EVERY_S:
                 last_line_s = time.monotonic()
                 self.say(f"{bar.tasks[0].completed:,.0f}/{n:,} {noun}")
 
-        with bar if self.console.is_terminal else nullcontext():
+        with bar if self.shows_bars else nullcontext():
             yield count

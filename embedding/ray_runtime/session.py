@@ -40,8 +40,9 @@ CONNECT_TIMEOUT_S = 10
 def session(*, verbose: bool) -> Iterator[ClusterResources]:
     """Connect to Ray while the block runs.
 
-    The environment variable RAY_ADDRESS names a cluster (``ray job submit`` sets the variable); without it a Ray is
-    started on this machine, and ended with the block.
+    A Ray to which this process is connected already is used and left running. Otherwise the environment variable
+    RAY_ADDRESS names a cluster (``ray job submit`` sets the variable); without it a Ray is started on this machine, and
+    ended with the block.
 
     Args:
         verbose: show what Ray logs.
@@ -53,6 +54,9 @@ def session(*, verbose: bool) -> Iterator[ClusterResources]:
         RequestError: RAY_ADDRESS is no address of a cluster, or a limit of the system is too low.
         RunError: no Ray answers at RAY_ADDRESS.
     """
+    if ray.is_initialized():
+        yield cluster_resources(is_own=False)
+        return
     address = os.environ.get("RAY_ADDRESS")
     quiet = {} if verbose else {"logging_level": logging.ERROR, "log_to_driver": False}
     local = {} if address else {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
@@ -133,7 +137,11 @@ def _core_output_hidden() -> Iterator[None]:
     Ray 2.60's core complains on the driver's stderr about how Ray Data starts its own actors, past Python's logging
     and whatever RAY_BACKEND_LOG_LEVEL says.
     """
-    python_stderr, descriptor = sys.stderr, sys.stderr.fileno()
+    try:
+        python_stderr, descriptor = sys.stderr, sys.stderr.fileno()
+    except OSError:  # stderr is no file, as in some notebooks
+        yield
+        return
     sys.stderr.flush()
     with (
         tempfile.TemporaryFile("w+", errors="replace") as hidden,

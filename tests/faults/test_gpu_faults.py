@@ -100,7 +100,7 @@ def test_faults_of_gpus_cost_time_and_nothing_else(
     # One encoder: of two the other one might do all the work before this one fails often enough.
     done = on_simulated(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], faults, "--actors", 1)
     assert done.code == 0, done.stdout + done.stderr
-    assert f"failed {GPU_FAULTS} times and is not used any more in this run: {ECC}" in done.stdout
+    assert f"failed {GPU_FAULTS} times and is no longer used in this run: {ECC}" in done.stdout
     assert_same(tmp_path, on_cpus)
     run = last_run(tmp_path)
     assert run["done_again"]["encoders"] >= 1

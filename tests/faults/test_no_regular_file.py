@@ -121,7 +121,7 @@ IN_A_POOL_THAT_IS_WAITED_FOR = """
         pool.submit(hang).result()
 """
 IN_THE_GRACE = """
-    with stopping.on_signals() as stop, stop.gracefully():
+    with stopping.on_signals(ends_process=True) as stop, stop.gracefully():
         try:
             hang()
         finally:

@@ -148,10 +148,12 @@ def test_a_job_over_the_outputs_of_several_models_asks_for_one(
     assert f"holds the outputs of several models: name one of them, like {output}/model=" in capsys.readouterr().err
 
 
-def test_outputs_of_one_model_and_of_several_do_not_mix(together: tuple[Path, Outcome], archive: Path) -> None:
+def test_outputs_of_one_model_and_of_several_do_not_mix(
+    together: tuple[Path, Outcome], archive: Path, weights: dict[str, object]
+) -> None:
     output, _ = together
-    options = {"input": [str(archive)], "checkpoint": "random", "window_s": 1.0}
-    alone = options | {"model": WIDE, "output": str(output)}
+    options = {"input": [str(archive)], "checkpoint": [str(path) for path in weights.values()], "window_s": 1.0}
+    alone = options | {"model": WIDE, "output": str(output), "checkpoint": str(weights[WIDE])}
     with pytest.raises(RequestError, match=f"the output of this model alone is --output {output}/model={WIDE}$"):
         Request.of(make_config(alone))
     Request.of(make_config(alone | {"output": f"{output}/model={WIDE}"}))

@@ -29,7 +29,7 @@ def say(word):
 signal.signal(signal.SIGTERM, mine)
 before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
 try:
-    with on_signals() as stop:
+    with on_signals(ends_process=True) as stop:
         {block}
     say("ended")
 except Stopped as error:

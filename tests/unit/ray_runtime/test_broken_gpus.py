@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_a_gpu_that_is_held_is_missing_from_the_plan_and_told_once(run: SimpleNamespace) -> None:
     run.broken.note({ONE: "ECC"})
     assert run.broken.hold(PLAN) == replace(PLAN, n_actors=3)
-    assert run.said == ["GPU 1 of host a failed 3 times and is not used any more in this run: ECC"]
+    assert run.said == ["GPU 1 of host a failed 3 times and is no longer used in this run: ECC"]
     run.broken.note({ONE: "ECC"})
     assert not run.broken.waiting
     run.broken.note({ONE: "ECC", TWO: "off the bus"})

@@ -1,0 +1,325 @@
+"""The Python interface: the jobs as functions, and an output as an object.
+
+Options, checks and errors are those of the commands. A Ray to which the process is connected already is used and left
+running; otherwise each call that needs Ray starts one (some seconds) and ends it.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console
+
+from embedding import extras, storage
+from embedding.cli.terminal import Terminal
+from embedding.config import at_layer, make_config
+from embedding.driver import embed as run_embed
+from embedding.errors import RequestError
+from embedding.listing.start_times import recorded_at
+from embedding.output.balance import Balance
+from embedding.output.store import Store, open_shard, shards_of
+from embedding.pooling.pool import pool as run_pool
+from embedding.schema.vectors import matrix
+from embedding.search.search import Search
+from embedding.search.search import search as run_search
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Path = str | PathLike[str]
+
+_BATCH_ROWS = 8192
+
+
+def embed(*, input: Path | Sequence[Path], output: Path, quiet: bool = False, **options: Any) -> "EmbedResult | None":
+    """Embed recordings, as ``python -m jobs.embed`` does.
+
+    Args:
+        input: directories, globs, files, ``s3://`` prefixes or manifests.
+        output: directory or ``s3://`` prefix of the embeddings.
+        quiet: print nothing.
+        options: the other options of the command, with underscores: ``model="esp_aves2_sl_beats_all"``,
+            ``window_s=5``, ``batch_size=64`` …; see ``embedding.config.EmbedConfig``.
+
+    Returns:
+        The result; None with ``dry_run=True``. Where more recordings failed than ``max_failure_rate`` allows, there is
+        a warning.
+
+    Raises:
+        RequestError: the request makes no sense.
+        RunError: the run could not go on, or was stopped. What is stored stays valid.
+    """
+    inputs = [input] if isinstance(input, str | PathLike) else list(input)
+    config = make_config(_plain(options | {"input": inputs, "output": output}))
+    balances = run_embed(config, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout())
+    if balances is None:
+        return None
+    for balance in balances:
+        if shortfall := balance.shortfall(config.max_failure_rate):
+            warnings.warn(shortfall, stacklevel=2)
+    roots = [each.output for each in config.per_model()]
+    return EmbedResult(
+        dict(zip(config.model, balances, strict=True)),
+        {model: open_output(root) for model, root in zip(config.model, roots, strict=True)},
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return options with paths as text."""
+    if isinstance(value, PathLike):
+        return value.__fspath__()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """The result of a run.
+
+    Attributes:
+        balances: for each model, the recordings that were listed, embedded before, embedded and failed.
+        outputs: for each model, its output.
+    """
+
+    balances: dict[str, Balance]
+    outputs: dict[str, "Output"]
+
+    @property
+    def output(self) -> "Output":
+        """The output of a run with one model."""
+        if len(self.outputs) > 1:
+            raise RequestError(f"this run has several outputs: use .outputs[model], with {', '.join(self.outputs)}")
+        return next(iter(self.outputs.values()))
+
+    @property
+    def windows(self) -> int:
+        """Number of stored windows of the listed recordings, all models together."""
+        return sum(balance.windows_stored for balance in self.balances.values())
+
+    @property
+    def failures(self) -> pa.Table:
+        """Recordings that failed: ``file``, ``stage``, ``kind``, ``message`` and more; with ``model`` for several."""
+        tables = {model: output.failures for model, output in self.outputs.items()}
+        if len(tables) == 1:
+            return next(iter(tables.values()))
+        named = [table.append_column("model", pa.repeat(model, len(table))) for model, table in tables.items()]
+        return pa.concat_tables(named)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The content of ``report.json``; with several models, a dict of them by model."""
+        reports = {model: output.report for model, output in self.outputs.items()}
+        return reports if len(reports) > 1 else next(iter(reports.values()))
+
+
+def open_output(output: Path) -> "Output":
+    """Open an output of ``embed`` or ``python -m jobs.embed``.
+
+    Args:
+        output: directory or ``s3://`` prefix.
+
+    Raises:
+        RequestError: there are no embeddings.
+    """
+    root = storage.normalise(_plain(output), "output")
+    shards_of(root)
+    return Output(root)
+
+
+@dataclass(frozen=True)
+class LazyTable:
+    """Rows that are read when they are used, a batch at a time.
+
+    Attributes:
+        schema: the columns.
+    """
+
+    schema: pa.Schema
+    _read: Callable[[], Iterable[pa.RecordBatch]] = field(repr=False)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in batches of some thousand."""
+        yield from self._read()
+
+    def to_arrow(self) -> pa.Table:
+        """Return all rows as an Arrow table."""
+        return pa.Table.from_batches(self._read(), self.schema)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return all rows as a pandas data frame."""
+        return self.to_arrow().to_pandas()
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output: its windows, vectors, failures and report.
+
+    Attributes:
+        root: absolute path, or ``s3://`` prefix.
+    """
+
+    root: str
+
+    @property
+    def failures(self) -> pa.Table:
+        """Recordings that failed, a row each."""
+        return Store(self.root, "").read().failures
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The content of ``report.json``."""
+        return Store(self.root, "").read_json("report.json") or {}
+
+    def windows(self, where: str | None = None, *, columns: Sequence[str] | None = None) -> LazyTable:
+        """Return the stored windows, a row each; docs/schema.md explains the columns.
+
+        Args:
+            where: an SQL condition (DuckDB's) over the columns and ``recorded_at``, the time when the recording began
+                as its name says, or null: ``"hour(recorded_at) < 6"``.
+            columns: names of the columns to return; all of them by default.
+
+        Raises:
+            RequestError: there is no such column, or the condition makes no sense.
+        """
+        shards = shards_of(self.root)
+        with open_shard(shards[0]) as first:
+            schema = first.schema_arrow.remove_metadata()
+        if unknown := [name for name in columns or () if name not in schema.names]:
+            raise RequestError(f"columns: there is no {unknown[0]!r}; there are {', '.join(schema.names)}")
+        if where is None:
+            wanted = list(columns or schema.names)
+            return LazyTable(pa.schema([schema.field(name) for name in wanted]), lambda: _read_shards(shards, wanted))
+        selected = ", ".join(f'"{name}"' for name in columns or schema.names)
+        query = f"select {selected} from windows left join recordings using (file) where {where}"
+        checked = _run_query(query, pa.RecordBatchReader.from_batches(schema, []), START_TIMES.empty_table())
+
+        def read() -> Iterable[pa.RecordBatch]:
+            names_start_time = re.search(r"\brecorded_at\b", where) is not None
+            recordings = _start_times(shards) if names_start_time else START_TIMES.empty_table()
+            windows = pa.RecordBatchReader.from_batches(schema, _read_shards(shards, schema.names))
+            return _run_query(query, windows, recordings)
+
+        return LazyTable(checked.schema, read)
+
+    def vectors(self, file: Path, *, layer: str | None = None) -> NDArray[np.float32]:
+        """Return the vectors of a recording, ``[windows, dim]``, in the order of its windows.
+
+        Args:
+            file: the recording as listed, or the end of its path: ``"a.wav"``, ``"site-1/a.wav"``.
+            layer: an inner layer, of a run with ``layers``.
+
+        Raises:
+            RequestError: no recording has the name, or several have.
+        """
+        name = _plain(file)
+        column = Store(self.root, "").column_of(layer)
+        rows = [
+            batch.filter(pc.or_(pc.equal(batch["file"], name), pc.ends_with(batch["file"], f"/{name}")))
+            for batch in _read_shards(shards_of(self.root), ["file", "window_index", column])
+        ]
+        table = pa.Table.from_batches(rows).sort_by("window_index")
+        files = table["file"].unique().to_pylist()
+        if name in files:
+            files, table = [name], table.filter(pc.field("file") == name)
+        if len(files) != 1:
+            found = f"no recording {name!r}" if not files else f"several recordings end in {name!r}, {files[0]} for one"
+            raise RequestError(f"file: {self.root} holds {found}")
+        return matrix(table[column])
+
+    def search(
+        self,
+        *,
+        clip: Path | None = None,
+        like: str | None = None,
+        at_s: float = 0.0,
+        k: int = 10,
+        layer: str | None = None,
+    ) -> pa.Table:
+        """Return the windows nearest to a sound, the nearest first: columns of windows and ``score``, the cosine.
+
+        Args:
+            clip: a sound file; it is encoded as the output was.
+            like: in place of a clip, a recording of the output, as listed.
+            at_s: seconds from the start of ``like``.
+            k: number of windows.
+            layer: an inner layer, of a run with ``layers``.
+
+        Raises:
+            RequestError: the clip cannot be read, or there is no such recording.
+            RunError: the storage or the cluster failed.
+        """
+        if (clip is None) == (like is None):
+            raise RequestError("search for either clip=FILE or like=FILE")
+        uri = None if clip is None else storage.normalise(_plain(clip), "clip")
+        return run_search(Search(self.root, uri, like, at_s, k, layer))
+
+    def pool(self, pooling: str = "mean", *, layer: str | None = None, quiet: bool = False) -> LazyTable:
+        """Pool the windows of each recording, as ``python -m jobs.pool`` does, and return a row per recording.
+
+        Args:
+            pooling: ``mean``, ``max``, ``min``, ``std``, joined with ``+``, or ``sequence``.
+            layer: an inner layer, of a run with ``layers``.
+            quiet: print nothing.
+
+        Raises:
+            RequestError: the pooling or the layer makes no sense.
+            RunError: the storage or the cluster failed.
+        """
+        run_pool(
+            self.root, parse_pooling(pooling), layer, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
+        )
+        folder = storage.join(self.root, "recordings", at_layer(pooling, layer))
+        files = list(storage.list_names(folder, ".parquet"))
+        with storage.open_stream(files[0]) as stream:
+            schema = pq.read_schema(stream).remove_metadata()
+        return LazyTable(schema, lambda: _read_files(files))
+
+
+START_TIMES = pa.schema([("file", pa.string()), ("recorded_at", pa.timestamp("us"))])
+
+
+def _start_times(shards: Sequence[str]) -> pa.Table:
+    """Return the start of each recording as its name says, a table of START_TIMES."""
+    files: set[str] = set()
+    for batch in _read_shards(shards, ["file"]):
+        files.update(batch["file"].unique().to_pylist())
+    return pa.table([list(files), [recorded_at(file) for file in files]], schema=START_TIMES)
+
+
+def _run_query(query: str, windows: pa.RecordBatchReader, recordings: pa.Table) -> pa.RecordBatchReader:
+    """Run a query over two tables; rows are read as they are used.
+
+    Raises:
+        RequestError: the query makes no sense.
+    """
+    duckdb = extras.load("duckdb", "sql")
+    connection = duckdb.connect()
+    connection.register("windows", windows)
+    connection.register("recordings", recordings)
+    try:
+        return connection.execute(query).to_arrow_reader(_BATCH_ROWS)
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        names = ", ".join([*windows.schema.names, "recorded_at"])
+        raise RequestError(f"where: {reason}; there are the columns {names}") from error
+
+
+def _read_shards(shards: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for uri in shards:
+        with open_shard(uri) as shard:
+            yield from shard.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False)
+
+
+def _read_files(files: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for uri in files:
+        with storage.open_stream(uri) as stream:
+            yield from pq.ParquetFile(stream).iter_batches(_BATCH_ROWS, use_threads=False)

@@ -1,0 +1,42 @@
+"""All jobs as one command: ``avex-batch embed …`` is ``python -m jobs.embed …``."""
+
+import sys
+from importlib import import_module
+
+from embedding.cli.exit_codes import EXIT_BAD_REQUEST, EXIT_COMPLETE
+from embedding.config import nearest
+from embedding.errors import RequestError, print_error
+from embedding.stopping import end_process
+
+JOBS = {
+    "embed": "embed recordings: one vector per window, to Parquet",
+    "pool": "pool windows to one row per recording",
+    "search": "find the windows nearest to a sound",
+    "probe": "learn a linear probe from labels, and measure it",
+    "report": "show what an output holds, in words or as a page",
+    "export": "export vectors to the formats of other tools",
+}
+
+
+def main() -> int:
+    """Run the job that the first argument names; return its exit code."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        lines = [f"  {job:8}{text}" for job, text in JOBS.items()]
+        print(
+            "\n".join(["usage: avex-batch JOB [options]", "", *lines, "", "avex-batch JOB --help shows the options."])
+        )  # noqa: T201
+        return EXIT_COMPLETE
+    if name not in JOBS:
+        print_error(RequestError(f"there is no job {name!r}{nearest(name, JOBS)}; there are {', '.join(JOBS)}"))
+        return EXIT_BAD_REQUEST
+    return import_module(f"jobs.{name}").main(arguments)
+
+
+def run() -> None:
+    """Run the job, and end the process with its exit code."""
+    end_process(main())
+
+
+if __name__ == "__main__":
+    run()
