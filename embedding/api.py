@@ -27,6 +27,7 @@ from embedding.listing.start_times import recorded_at
 from embedding.output.balance import Balance
 from embedding.output.store import Store, open_shard, shards_of
 from embedding.pooling.pool import pool as run_pool
+from embedding.pooling.poolings import parse_poolings
 from embedding.schema.vectors import matrix
 from embedding.search.search import Search
 from embedding.search.search import search as run_search
@@ -39,7 +40,13 @@ Path = str | PathLike[str]
 _BATCH_ROWS = 8192
 
 
-def embed(*, input: Path | Sequence[Path], output: Path, quiet: bool = False, **options: Any) -> "EmbedResult | None":
+def embed(
+    *,
+    input: Path | Sequence[Path],  # noqa: A002 — the name of the option
+    output: Path,
+    quiet: bool = False,
+    **options: Any,
+) -> "EmbedResult | None":
     """Embed recordings, as ``python -m jobs.embed`` does.
 
     Args:
@@ -222,10 +229,10 @@ class Output:
         """
         name = _plain(file)
         column = Store(self.root, "").column_of(layer)
-        rows = [
-            batch.filter(pc.or_(pc.equal(batch["file"], name), pc.ends_with(batch["file"], f"/{name}")))
-            for batch in _read_shards(shards_of(self.root), ["file", "window_index", column])
-        ]
+        rows = []
+        for batch in _read_shards(shards_of(self.root), ["file", "window_index", column]):
+            names = [each for each in batch["file"].unique().to_pylist() if each == name or each.endswith(f"/{name}")]
+            rows.append(batch.filter(pc.field("file").isin(names)))
         table = pa.Table.from_batches(rows).sort_by("window_index")
         files = table["file"].unique().to_pylist()
         if name in files:
@@ -275,7 +282,7 @@ class Output:
             RunError: the storage or the cluster failed.
         """
         run_pool(
-            self.root, parse_pooling(pooling), layer, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
+            self.root, parse_poolings(pooling), layer, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
         )
         folder = storage.join(self.root, "recordings", at_layer(pooling, layer))
         files = list(storage.list_names(folder, ".parquet"))
@@ -306,7 +313,7 @@ def _run_query(query: str, windows: pa.RecordBatchReader, recordings: pa.Table) 
     connection.register("windows", windows)
     connection.register("recordings", recordings)
     try:
-        return connection.execute(query).to_arrow_reader(_BATCH_ROWS)
+        return connection.sql(query).to_arrow_reader(_BATCH_ROWS)
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         names = ", ".join([*windows.schema.names, "recorded_at"])

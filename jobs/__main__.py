@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from embedding.cli.exit_codes import EXIT_BAD_REQUEST, EXIT_COMPLETE
+from embedding.cli.terminal import Terminal
 from embedding.config import nearest
 from embedding.errors import RequestError, print_error
 from embedding.stopping import end_process
@@ -22,10 +23,10 @@ def main() -> int:
     """Run the job that the first argument names; return its exit code."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        lines = [f"  {job:8}{text}" for job, text in JOBS.items()]
-        print(
-            "\n".join(["usage: avex-batch JOB [options]", "", *lines, "", "avex-batch JOB --help shows the options."])
-        )  # noqa: T201
+        terminal = Terminal.on_stdout()
+        terminal.say("usage: avex-batch JOB [options]; avex-batch JOB --help shows the options of a job")
+        for job, text in JOBS.items():
+            terminal.say(f"  {job:8}{text}")
         return EXIT_COMPLETE
     if name not in JOBS:
         print_error(RequestError(f"there is no job {name!r}{nearest(name, JOBS)}; there are {', '.join(JOBS)}"))

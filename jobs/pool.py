@@ -9,12 +9,11 @@ from embedding.announce import commands_to_read
 from embedding.cli.arguments import Parser, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
-from embedding.config import at_layer, nearest
-from embedding.errors import RequestError, RunError
+from embedding.config import at_layer
+from embedding.errors import RunError
+from embedding.pooling.poolings import parse_poolings
 from embedding.stopping import end_process
 from embedding.text import plural
-
-POOLINGS = ("mean", "max", "std", "sequence")
 
 
 def make_parser() -> Parser:
@@ -33,23 +32,6 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse_pooling(text: str) -> tuple[str, ...]:
-    """``mean+std`` → ``("mean", "std")``.
-
-    Raises:
-        RequestError: a part that is none, is there twice, or does not go with others.
-    """
-    poolings = tuple(text.split("+"))
-    for name in poolings:
-        if name not in POOLINGS:
-            raise RequestError(f"--pooling: {name!r} is not one of {', '.join(POOLINGS)}{nearest(name, POOLINGS)}")
-    if len(set(poolings)) < len(poolings):
-        raise RequestError(f"--pooling: {text!r} names the same twice")
-    if "sequence" in poolings and len(poolings) > 1:
-        raise RequestError("--pooling: sequence keeps every window, and is joined with nothing")
-    return poolings
-
-
 def pool(arguments: Sequence[str] | None) -> None:
     """Pool, and say how to read it.
 
@@ -58,7 +40,7 @@ def pool(arguments: Sequence[str] | None) -> None:
         RunError: not everything is pooled.
     """
     given = make_parser().parse_args(arguments)
-    poolings = parse_pooling(given.pooling)
+    poolings = parse_poolings(given.pooling)
     from embedding import storage  # numpy and pyarrow: not for --help
     from embedding.pooling.pool import pool as run
 

@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
     {"announce", "target_run"},
     {"driver", "pooling", "search", "overview"},
     {"exporting", "probing"},
+    {"api"},
     {"jobs"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

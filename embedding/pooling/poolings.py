@@ -1,0 +1,23 @@
+"""Names of the ways in which windows of a recording are pooled."""
+
+from embedding.config import nearest
+from embedding.errors import RequestError
+
+POOLINGS = ("mean", "max", "std", "sequence")
+
+
+def parse_poolings(text: str) -> tuple[str, ...]:
+    """Return the names in a text like ``mean+max``.
+
+    Raises:
+        RequestError: a name is unknown, is repeated, or cannot be joined with others.
+    """
+    poolings = tuple(text.split("+"))
+    for name in poolings:
+        if name not in POOLINGS:
+            raise RequestError(f"--pooling: {name!r} is not one of {', '.join(POOLINGS)}{nearest(name, POOLINGS)}")
+    if len(set(poolings)) < len(poolings):
+        raise RequestError(f"--pooling: {text!r} names the same twice")
+    if "sequence" in poolings and len(poolings) > 1:
+        raise RequestError("--pooling: sequence keeps every window, and is joined with nothing")
+    return poolings
