@@ -58,10 +58,31 @@ def normalise(uri: str, option: str) -> str:
         raise RequestError(
             f"{option}: {uri.split('://', maxsplit=1)[0]}:// is not supported; expected a local path or s3://…"
         )
+    if looks_like := _likely_meaning(uri):
+        raise RequestError(f"{option}: {uri} is no local path that avex-batch writes or reads: {looks_like}")
     # abspath, not Path.absolute: "x/../y" and "y" are one recording, and a link's name is the name its owner chose.
     # expanduser, not Path.expanduser: "~2023.wav" is a recording, not a user without a home.
     path = os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111
     return f"/{path.lstrip('/')}"  # POSIX leaves a second slash at the beginning to the system; to ours it is nothing
+
+
+_SCHEMES = ("s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "file", "hdfs")
+
+
+def _likely_meaning(path: str) -> str:
+    """Return the likely meaning of a path that looks like a URI or a Windows path; empty for any other path."""
+    begin, colon, rest = path.partition(":")
+    if colon and begin.lower() in _SCHEMES:
+        if begin.lower() == "file":
+            return "write the path without file:"
+        if begin.lower() in ("s3", "s3a", "s3n"):
+            return f"did you mean s3://{rest.lstrip('/')}? For a local folder of this name write ./{path}"
+        return f"{begin}: is not supported; expected a local path or s3://…"
+    if len(begin) == 1 and begin.isalpha() and rest.startswith(("\\", "/")) and os.name != "nt":
+        return "it is a Windows path, and this system has no drives; in WSL write /mnt/" + f"{begin.lower()}/…"
+    if path.startswith("\\\\"):
+        return "it is a Windows share, and this system has none: mount the share, and give its folder"
+    return ""
 
 
 def join(root: str, *names: str) -> str:
