@@ -6,11 +6,14 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedding.cli.terminal import Terminal
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.counters import Counters
 from embedding.job import Target
-from embedding.listing.listing import describe_left_out
+from embedding.listing.listing import describe_left_out, describe_not_found
 from embedding.output.backlog import Backlog
 from embedding.output.balance import Balance
 from embedding.request import Request
@@ -46,6 +49,8 @@ def announce_backlog(terminal: Terminal, request: Request, backlogs: Sequence[Ba
         facts.append(f"ignored: {describe_left_out(listing.left_out)}")
     if listing.n_hard_links:
         facts.append(f"{listing.n_hard_links:,} of them are hard links to others")
+    if listing.n_not_found:
+        terminal.warn(describe_not_found(listing))
     if len(backlogs) > 1:
         terminal.say(" · ".join(facts))
     for target, backlog in zip(request.targets, backlogs, strict=True):
@@ -66,28 +71,36 @@ def announce_backlog(terminal: Terminal, request: Request, backlogs: Sequence[Ba
             )
 
 
-def announce_dry_run(terminal: Terminal, request: Request, audio_s: Sequence[float]) -> None:
-    """Print what a run over about ``audio_s`` seconds of audio, for each target, would write."""
+def announce_dry_run(terminal: Terminal, request: Request, durations_s: Sequence[NDArray[np.float64]]) -> None:
+    """Print what a run would write.
+
+    Args:
+        terminal: the terminal.
+        request: the request.
+        durations_s: for each target, estimated durations of the recordings to embed.
+    """
     terminal.say(
-        f"dry run, nothing written: {_cost(request.targets, audio_s)}; try --limit on a few recordings to see the speed"
+        f"dry run, nothing written: {_cost(request.targets, durations_s)}; try --limit on a few recordings to see the "
+        "speed"
     )
 
 
-def announce_overlap(terminal: Terminal, request: Request, audio_s: float) -> None:
-    """Print the cost of a run over about ``audio_s`` seconds of audio where windows overlap many times."""
+def announce_overlap(terminal: Terminal, request: Request, durations_s: NDArray[np.float64]) -> None:
+    """Print the cost of a run over recordings of about ``durations_s`` where windows overlap many times."""
     overlap = max(target.settings.windows.length / target.settings.windows.hop for target in request.targets)
     if overlap >= MANY_TIMES:
-        cost = _cost(request.targets, [audio_s] * len(request.targets))
+        cost = _cost(request.targets, [durations_s] * len(request.targets))
         terminal.warn(f"windows overlap {overlap:,.0f} times: {cost}")
 
 
-def _cost(targets: Sequence[Target], audio_s: Sequence[float]) -> str:
+def _cost(targets: Sequence[Target], durations_s: Sequence[NDArray[np.float64]]) -> str:
     n_windows, n_bytes = 0, 0
-    for target, seconds in zip(targets, audio_s, strict=True):
-        n_of_target = int(seconds * target.settings.windows.rate_hz / target.settings.windows.hop)
+    for target, of_target_s in zip(targets, durations_s, strict=True):
+        n_of_target = int(target.settings.windows.estimate_count(of_target_s).sum())
         n_windows += n_of_target
         n_bytes += n_of_target * target.settings.row_bytes
-    return f"about {audio_length(max(audio_s))} of audio, {plural(n_windows, 'window')}, {size(n_bytes)} of vectors"
+    audio_s = max(float(of_target_s.sum()) for of_target_s in durations_s)
+    return f"about {audio_length(audio_s)} of audio, {plural(n_windows, 'window')}, {size(n_bytes)} of vectors"
 
 
 def announce_result(

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from embedding.announce import (
     announce_backlog,
@@ -25,7 +27,7 @@ from embedding.config import EmbedConfig
 from embedding.counters import Counters
 from embedding.errors import storage_failure
 from embedding.job import Job
-from embedding.listing.audio_estimate import audio_seconds
+from embedding.listing.audio_estimate import estimate_durations
 from embedding.listing.listing import n_bytes
 from embedding.output.backlog import pending_recordings
 from embedding.output.balance import Balance
@@ -141,9 +143,9 @@ class _Run:
         with ThreadPoolExecutor(1) as pool:
             estimate = pool.submit(_import_and_estimate, pending)
             cluster = self._connect()
-            audio_s = estimate.result()
-        announce_overlap(self._terminal, self._request, audio_s)
-        return cluster, audio_s
+            durations_s = estimate.result()
+        announce_overlap(self._terminal, self._request, durations_s)
+        return cluster, float(durations_s.sum())
 
     def _plan(self, pending: pa.Table, cluster: ClusterResources, audio_s: float) -> _Plan:
         """Step 2: choose the place and the size of the work.
@@ -266,22 +268,22 @@ class _Run:
         return map_on_nodes(function, arguments)
 
 
-def _import_and_estimate(pending: pa.Table) -> float:
-    """Import the pipeline and estimate seconds of audio while Ray starts, which is mostly waiting."""
+def _import_and_estimate(pending: pa.Table) -> NDArray[np.float64]:
+    """Import the pipeline and estimate durations while Ray starts, which is mostly waiting."""
     importlib.import_module("embedding.pipeline")
-    return audio_seconds(pending)
+    return estimate_durations(pending)
 
 
 def _dry_run(terminal: Terminal, request: Request) -> None:
     backlogs = []
-    audio_s = []
+    durations_s = []
     for target in request.targets:
         inventory, backlog = request.compare(target, thorough=False)
         pending = pending_recordings([(backlog, inventory)])
         backlogs.append(backlog)
-        audio_s.append(audio_seconds(pending) if len(pending) else 0.0)
+        durations_s.append(estimate_durations(pending))
     announce_backlog(terminal, request, backlogs)
-    announce_dry_run(terminal, request, audio_s)
+    announce_dry_run(terminal, request, durations_s)
 
 
 def _say_waiting(terminal: Terminal, owner: Owner) -> None:

@@ -8,7 +8,7 @@ from embedding.config import MODEL_FOLDER, EmbedConfig
 from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
 from embedding.job import Target
-from embedding.listing.listing import Listing, list_recordings
+from embedding.listing.listing import Listing, describe_not_found, list_recordings
 from embedding.output.backlog import Backlog, former_versions
 from embedding.output.inventory import Inventory, ParallelMap, map_in_threads
 from embedding.output.store import Store
@@ -33,6 +33,8 @@ class Request:
         for each in configs:
             storage.normalise(each.output, "--output")  # a mistake here is reported before a long listing
         listing = list_recordings(config.input, config.limit)
+        if listing.n_not_found == len(listing.recordings) and not storage.is_s3(listing.not_found[0]):
+            raise RequestError(f"--input: {describe_not_found(listing)}")
         targets = tuple(Target.of(each) for each in configs)
         _refuse_unequal_windows([target.settings for target in targets])
         request = cls(config, listing, targets)

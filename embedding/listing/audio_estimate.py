@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.decoding.audio import AudioFault, open_recording
@@ -24,8 +25,17 @@ HEADER_BYTES = 256 << 10
 DEFAULT_BYTES_PER_S = 96_000
 
 
-def audio_seconds(recordings: pa.Table) -> float:
-    """Seconds of audio in ``recordings``, from bytes per second of a sample spread evenly over them, by suffix."""
+def estimate_durations(recordings: pa.Table) -> NDArray[np.float64]:
+    """Estimate the duration of each recording.
+
+    Bytes per second are read from the headers of a sample that is spread evenly over the recordings, by suffix.
+
+    Args:
+        recordings: columns of RECORDINGS.
+
+    Returns:
+        Seconds, ``[recordings]``; 0 where the size is unknown.
+    """
     measured: dict[str, list[float]] = {}
     rows = _sample(recordings)
     for row, rate in zip(rows, _rates_apart(rows), strict=True):
@@ -33,7 +43,8 @@ def audio_seconds(recordings: pa.Table) -> float:
             measured.setdefault(_suffix(row["file"]), []).append(rate)
     rates = {suffix: float(np.median(values)) for suffix, values in measured.items()}
     fallback = float(np.median(list(rates.values()))) if rates else DEFAULT_BYTES_PER_S
-    return sum(_seconds(chunk, rates, fallback) for chunk in recordings.select(["file", "size"]).to_batches())
+    batches = recordings.select(["file", "size"]).to_batches()
+    return np.concatenate([np.empty(0), *(_durations(batch, rates, fallback) for batch in batches)])
 
 
 def _sample(recordings: pa.Table) -> list[dict[str, Any]]:
@@ -42,12 +53,12 @@ def _sample(recordings: pa.Table) -> list[dict[str, Any]]:
     return [row for i in at for row in recordings.slice(i, 1).to_pylist()]
 
 
-def _seconds(recordings: pa.RecordBatch, rates: dict[str, float], fallback: float) -> float:
+def _durations(recordings: pa.RecordBatch, rates: dict[str, float], fallback: float) -> NDArray[np.float64]:
     sizes = np.maximum(recordings["size"].to_numpy(), 0)
     if len(rates) < 2:  # the usual archive: one format
-        return float(sizes.sum()) / fallback
+        return sizes / fallback
     bytes_per_s = [rates.get(_suffix(file), fallback) for file in recordings["file"].to_pylist()]
-    return float((sizes / bytes_per_s).sum())
+    return sizes / bytes_per_s
 
 
 def _rates_apart(rows: list[dict[str, Any]]) -> list[float | None]:
@@ -57,9 +68,9 @@ def _rates_apart(rows: list[dict[str, Any]]) -> list[float | None]:
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     asked = json.dumps([{name: row[name] for name in ("file", "size")} for row in rows])
-    done = subprocess.run(
-        [sys.executable, "-m", __name__], input=asked, stdout=subprocess.PIPE, env=environment, text=True, check=False
-    )
+    command = [sys.executable, "-m", __name__]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}  # libmpg123 complains on stderr
+    done = subprocess.run(command, input=asked, env=environment, text=True, check=False, **streams)
     # If it died, the run itself will find the recording that did it.
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else [None] * len(rows)
 

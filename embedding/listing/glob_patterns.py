@@ -17,20 +17,27 @@ class Pattern:
             parts = (*parts[:-1], "*")  # a/** is what lies in a, not a
         parts = (*parts, "**")
         self._any_depth = [part == "**" for part in parts]
-        self._match = [
-            re.compile(("" if part.startswith(".") else r"(?!\.)") + fnmatch.translate(part)).match for part in parts
-        ]
+        patterns = [("" if part.startswith(".") else r"(?!\.)") + fnmatch.translate(part) for part in parts]
+        self._match = [re.compile(pattern).match for pattern in patterns]
+        self._match_any_case = [re.compile(pattern, re.IGNORECASE).match for pattern in patterns]
         # A part, and what may match in its place because a ** also stands for no folder at all.
         self._from: list[frozenset[int]] = [frozenset()]
         for i in reversed(range(len(self._match))):
             self._from.insert(0, frozenset({i}) | (self._from[0] if self._any_depth[i] else frozenset()))
         self.start = self._from[0]
 
-    def step(self, state: frozenset[int], name: str) -> frozenset[int]:
-        """The state after ``name``; empty where nothing below it can match."""
+    def step(self, state: frozenset[int], name: str, *, any_case: bool = False) -> frozenset[int]:
+        """Return the state after ``name``; empty where nothing below it can match.
+
+        Args:
+            state: the state before.
+            name: the next name.
+            any_case: take upper and lower case for the same.
+        """
         following: frozenset[int] = frozenset()
+        match = self._match_any_case if any_case else self._match
         for i in state:
-            if self._match[i](name):
+            if match[i](name):
                 following |= self._from[i if self._any_depth[i] else i + 1]
         return following
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import soundfile as sf
 
 from embedding import storage
@@ -28,7 +28,8 @@ from embedding.listing.glob_patterns import EVERYTHING, Pattern
 from embedding.listing.manifests import MANIFEST_SUFFIXES, manifest_files
 from embedding.schema.recordings import RECORDINGS
 from embedding.stopping import threads_of
-from embedding.storage import s3
+from embedding.storage import open_regular, s3
+from embedding.text import plural
 
 # libsndfile names formats, users name files; these are the further suffixes of the formats it reads.
 _MORE_SUFFIXES = {
@@ -46,6 +47,8 @@ _NOT_BY_SUFFIX = {"RAW", "MAT4", "MAT5", "WAVEX", "MPC2K"}
 
 UNKNOWN_SIZE = -1
 
+_HEAD_BYTES = 4096  # of a file, to find out whether it is text
+_SHORTEST_TEXT_BYTES = 16  # a few bytes may be anything
 _FOLDERS = 4096  # of a manifest, whose real names are kept
 _HEADS = 512  # objects of a manifest that are asked for at a time: what --limit 1 costs
 
@@ -53,8 +56,13 @@ _HEADS = 512  # objects of a manifest that are asked for at a time: what --limit
 _LONGEST_SUFFIX = 8
 _SUFFIXES_SHOWN = 8
 
+_NOT_FOUND_SHOWN = 3
+
 # Further names of files that are listed, among the files that are left out.
 LINKED = "linked a second time"
+
+# Files that a glob would match if upper and lower case were the same.
+OTHER_CASE = "with a name that differs from the pattern in case only"
 
 _Object = tuple[str, int, str]  # of S3: key, size in bytes, version
 # File, size in bytes, version, the name of the file without links on the way, and a number that hard links share.
@@ -80,6 +88,17 @@ class Listing:
     @property
     def n_bytes(self) -> int:
         return n_bytes(self.recordings)
+
+    @property
+    def n_not_found(self) -> int:
+        """Number of recordings that a manifest names and that are not there, or that we may not ask for."""
+        return sum(int((sizes.to_numpy() == UNKNOWN_SIZE).sum()) for sizes in self.recordings["size"].chunks)
+
+    @property
+    def not_found(self) -> list[str]:
+        """Some of them."""
+        rows = self.recordings.filter(pc.field("size") == UNKNOWN_SIZE)
+        return rows["file"].slice(0, _NOT_FOUND_SHOWN).to_pylist()
 
 
 def n_bytes(recordings: pa.Table) -> int:
@@ -113,6 +132,17 @@ def _row(entry: _Entry) -> Row:
     file, size, version, real, hard_link = entry
     own = file_id(file, size, version)
     return file, size, own, own if real == file else file_id(real, size, version), hard_link
+
+
+def describe_not_found(listing: Listing) -> str:
+    """Return a text like ``2 of 8 recordings were not found: /a/b.wav, /a/c.wav``."""
+    n, n_listed = listing.n_not_found, len(listing.recordings)
+    shown = ", ".join(listing.not_found) + (" …" if n > _NOT_FOUND_SHOWN else "")
+    verb = "was" if n == 1 else "were"
+    hint = ""
+    if any("\\" in file for file in listing.not_found):
+        hint = "; names with backslashes are Windows paths, and this system separates folders by /"
+    return f"{n:,} of {plural(n_listed, 'recording')} {verb} not found: {shown}{hint}"
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
@@ -164,8 +194,33 @@ def _from_disk(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
         yield from _glob(path, left_out)
     elif stat.S_ISDIR(mode):
         yield from _walk(path, EVERYTHING, left_out)
-    else:
-        yield from _file(path, real_name(path), left_out)  # named by itself: whatever its suffix
+    else:  # named by itself: whatever its suffix
+        _refuse_text(path)
+        yield from _file(path, real_name(path), left_out)
+
+
+def _refuse_text(path: str) -> None:
+    """Raise RequestError for a file of text that is named as an input: a list of recordings is a manifest."""
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 — as for all names here
+    if suffix in audio_suffixes():
+        return
+    try:
+        with open_regular(path) as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return  # reading the recording will report it
+    if len(head) >= _SHORTEST_TEXT_BYTES and b"\0" not in head and _is_text(head):
+        raise RequestError(
+            f"--input: {path} is text, not audio; a list of recordings is a .csv or .parquet with a column 'file'"
+        )
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        text = head[: error.start].decode() if error.start > len(head) - 4 else ""  # cut within a character
+    return bool(text) and all(character.isprintable() or character.isspace() for character in text)
 
 
 def _glob(path: str, left_out: Counter[str]) -> Iterator[_Entry]:
@@ -221,8 +276,11 @@ def _walk(directory: str, pattern: Pattern, left_out: Counter[str]) -> Iterator[
             if below and (found := _open_folder(path, folder.real_name(name), below, above)) is not None:
                 above.add(found.identity)
                 open_folders.append(found)
-        elif pattern.matches(below) and _wanted(path, left_out):
-            yield from _file(path, folder.real_name(name), left_out)
+        elif pattern.matches(below):
+            if _wanted(path, left_out):
+                yield from _file(path, folder.real_name(name), left_out)
+        elif pattern.matches(pattern.step(folder.state, name, any_case=True)):
+            left_out[OTHER_CASE] += 1
 
 
 def _open_folder(path: str, real: str, state: frozenset[int], above: Collection[tuple[int, int]]) -> _Folder | None:

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from embedding import storage
 from embedding.errors import RequestError
+from embedding.listing.csv_format import HOW_TO_SAVE, detect_format
 from embedding.storage import s3
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _CHUNK = 8192  # rows of a .parquet that are read at a time
 MOST_NAME_BYTES = 1 << 16  # sixteen times what a disk takes, sixty-four times what S3 takes
 MOST_BYTES = 4 << 30  # of a manifest that is read whole: ten million rows with some notes
-_QUOTING = pyarrow.csv.ParseOptions(newlines_in_values=True)  # a manifest's notes may have line ends in them
 
 
 def manifest_files(uri: str) -> Iterator[list[str]]:
@@ -60,7 +60,10 @@ def _readable(uri: str, option: str) -> Iterator[None]:
         reason = " ".join(str(error.strerror or error).split())  # Arrow says some damage so, in several lines
         raise RequestError(f"{option}: cannot read manifest {uri}: {reason}") from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise RequestError(f"{option}: manifest {uri} is damaged: {' '.join(str(error).split())}") from error
+        way_out = f"; {HOW_TO_SAVE}" if _is_csv(uri) else ""
+        raise RequestError(
+            f"{option}: manifest {uri} is damaged: {' '.join(str(error).split()).rstrip('.')}{way_out}"
+        ) from error
 
 
 def _is_csv(uri: str) -> bool:
@@ -78,12 +81,14 @@ def _named_in(manifest: str, file: str, option: str) -> str:
 
 
 def _csv_files(uri: str) -> Iterator[list[str]]:
-    # A manifest's notes may hold numbers that later are none: only `file` is converted.
+    # A manifest's notes may hold numbers that are none further down: only `file` is converted.
     text = pyarrow.csv.ConvertOptions(include_columns=["file"], column_types={"file": pa.string()})
-    with storage.open_stream(uri, 1 << 20) as stream, pyarrow.csv.open_csv(stream, parse_options=_QUOTING) as header:
-        _check_columns(uri, header.schema, "--input")
+    with storage.open_stream(uri, 1 << 20) as stream:
+        form = detect_format(stream)
+        with pyarrow.csv.open_csv(stream, form.read_options, form.parse_options) as header:
+            _check_columns(uri, header.schema, "--input")
     with storage.open_stream(uri) as stream:
-        for batch in pyarrow.csv.open_csv(stream, parse_options=_QUOTING, convert_options=text):
+        for batch in pyarrow.csv.open_csv(stream, form.read_options, form.parse_options, text):
             yield [file for file in batch["file"].to_pylist() if file]
 
 
@@ -102,12 +107,13 @@ def _parquet_files(uri: str) -> Iterator[list[str]]:
 
 
 def _csv_table(stream: BinaryIO, uri: str, option: str) -> pa.Table:
-    with pyarrow.csv.open_csv(stream, parse_options=_QUOTING) as header:
+    form = detect_format(stream)
+    with pyarrow.csv.open_csv(stream, form.read_options, form.parse_options) as header:
         names = header.schema.names
         _check_columns(uri, header.schema, option)
     stream.seek(0)
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True)
-    return pyarrow.csv.read_csv(stream, parse_options=_QUOTING, convert_options=text)
+    return pyarrow.csv.read_csv(stream, form.read_options, form.parse_options, text)
 
 
 def _parquet_table(stream: BinaryIO, uri: str, option: str) -> pa.Table:
@@ -163,11 +169,7 @@ def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _check_columns(uri: str, schema: pa.Schema, option: str) -> None:
     if schema.names.count("file") != 1:
-        is_one = len(schema.names) == 1 and any(mark in schema.names[0] for mark in ";\t")
-        hint = "; columns are separated by commas" if is_one else ""
-        raise RequestError(
-            f"{option}: manifest {uri} needs one column 'file' (it has: {', '.join(schema.names)}){hint}"
-        )
+        raise RequestError(f"{option}: manifest {uri} needs one column 'file' (it has: {', '.join(schema.names)})")
     holds = schema.field("file").type
     if not (_is_csv(uri) or _is_text(holds)):
         raise RequestError(f"{option}: column 'file' of manifest {uri} holds {holds}, not names")

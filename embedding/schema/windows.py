@@ -60,6 +60,18 @@ class WindowSpec:
             return 0 if n_samples < self.length else (n_samples - self.length) // self.hop + 1
         return -(-n_samples // self.hop)
 
+    def estimate_count(self, duration_s: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the number of windows of recordings whose durations are estimates, ``[recordings]``.
+
+        An estimate that exceeds a whole number of windows by less than 2 % of a hop does not add a window.
+        """
+        slack = 0.02 * self.hop
+        n_samples = np.asarray(duration_s * self.rate_hz)
+        if self.tail == "drop":
+            whole = np.floor((n_samples - self.length + slack) / self.hop) + 1
+            return np.where(n_samples + slack < self.length, 0, whole).astype(np.int64)
+        return np.where(n_samples > 0, np.maximum(np.ceil((n_samples - slack) / self.hop), 1), 0).astype(np.int64)
+
     def times(self, index: NDArray[np.integer], duration_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Start and end of windows ``index`` in seconds; no end lies past ``duration_s``."""
         start_s = np.asarray(index, dtype=np.int64) * self.hop / self.rate_hz

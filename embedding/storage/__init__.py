@@ -108,10 +108,10 @@ def open_stream(uri: str, range_bytes: int = s3.RANGE_BYTES) -> BinaryIO:
     """
     if is_s3(uri):
         return s3.open_stream(uri, range_bytes)
-    return _open_regular(uri)
+    return open_regular(uri)
 
 
-def _open_regular(path: str) -> BinaryIO:
+def open_regular(path: str) -> BinaryIO:
     """Open a file of a disk; a pipe, a socket or a device may never answer and is refused unopened.
 
     Raises:

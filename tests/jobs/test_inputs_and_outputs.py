@@ -13,6 +13,7 @@ from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.store import Store
 from embedding.storage import TEMPORARY_PREFIX
 from jobs.embed import main as embed
+from tests.support.audio import tone, write_audio
 from tests.support.listings import listing, make
 from tests.support.models import EFFICIENTNET
 from tests.support.shards import listing as listing_of
@@ -82,3 +83,25 @@ def test_a_run_over_other_inputs_leaves_what_the_first_one_stored(tmp_path: Path
     repair_shards(store, inventory, work.superseded(inventory), work.new_ids(set()))
     repair_failures(store, inventory, listed, work.todo, RUN_ID)
     assert tree(tmp_path) == before
+
+
+def test_a_manifest_of_which_nothing_is_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("file\na.wav\nb.wav\n")
+    assert embed(["--input", str(path), "--output", str(tmp_path / "out"), "--checkpoint", "random", "--dry-run"]) == 2
+    assert f"2 of 2 recordings were not found: {tmp_path}/a.wav, {tmp_path}/b.wav" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_windows_per_recording_and_names_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{number:02d}.wav" for number in range(12)]
+    for number, name in enumerate(names):
+        write_audio(tmp_path / name, tone(3.0, 16_000, seed=number), 16_000)
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join(["file", *names, "gone.wav"]))
+    options = ["--checkpoint", "random", "--window-s", "10", "--dry-run"]
+    assert embed(["--input", str(path), "--output", str(tmp_path / "out"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert f"1 of 13 recordings was not found: {tmp_path}/gone.wav" in printed
+    assert "about 36 s of audio, 12 windows, " in printed

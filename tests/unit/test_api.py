@@ -1,5 +1,6 @@
 """The Python interface, on a small Ray that is started for it."""
 
+import logging
 import signal
 import threading
 import warnings
@@ -29,7 +30,7 @@ def connected(ray_address: str) -> Iterator[None]:
         warnings.simplefilter("ignore")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAY_AUTH_MODE", "disabled")
-            ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=ray_address, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from embedding.listing import audio_estimate
-from embedding.listing.audio_estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE, audio_seconds
+from embedding.listing.audio_estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE, estimate_durations
 from embedding.listing.listing import UNKNOWN_SIZE, list_recordings
 from embedding.schema.recordings import RECORDINGS
 from embedding.storage import s3
@@ -18,7 +18,7 @@ def test_an_archive_of_one_format_is_estimated_by_its_bytes(tmp_path: Path) -> N
     for i in range(50):
         write_audio(tmp_path / f"{i}.wav", tone(1 + i % 5, 8_000), 8_000)
     recordings = list_recordings([str(tmp_path)]).recordings
-    assert audio_seconds(recordings) == pytest.approx(150, rel=0.01)
+    assert estimate_durations(recordings).sum() == pytest.approx(150, rel=0.01)
 
 
 def test_formats_are_estimated_each_by_itself(tmp_path: Path) -> None:
@@ -27,15 +27,15 @@ def test_formats_are_estimated_each_by_itself(tmp_path: Path) -> None:
         write_audio(tmp_path / f"{i}.ogg", tone(6, 16_000), 16_000)
     (tmp_path / "broken.flac").write_bytes(b"x" * 1000)
     recordings = list_recordings([str(tmp_path)]).recordings
-    assert audio_seconds(recordings) == pytest.approx(160, rel=0.02)
+    assert estimate_durations(recordings).sum() == pytest.approx(160, rel=0.02)
 
 
 def test_what_cannot_be_read_is_taken_for_common_wav() -> None:
     rows = [("/gone/a.wav", 10 * DEFAULT_BYTES_PER_S, 1), ("/gone/b.flac", 2 * DEFAULT_BYTES_PER_S, 2)]
     rows.append(("/gone/c.wav", UNKNOWN_SIZE, 3))
     recordings = pa.Table.from_pylist([dict(zip(RECORDINGS.names, row, strict=True)) for row in rows], RECORDINGS)
-    assert audio_seconds(recordings) == pytest.approx(12)
-    assert audio_seconds(recordings.slice(0, 0)) == 0
+    assert estimate_durations(recordings).sum() == pytest.approx(12)
+    assert estimate_durations(recordings.slice(0, 0)).sum() == 0
 
 
 def test_of_recordings_in_s3_only_headers_are_read(
@@ -52,7 +52,7 @@ def test_of_recordings_in_s3_only_headers_are_read(
         "before-parameter-build.s3.GetObject", lambda params, **_: asked.append(params["Range"])
     )
     other_s3.setattr(audio_estimate, "_rates_apart", audio_estimate._rates)  # here, where requests can be heard
-    assert audio_seconds(recordings) == pytest.approx(90, rel=0.01)
+    assert estimate_durations(recordings).sum() == pytest.approx(90, rel=0.01)
     ends = [int(of.rpartition("-")[2]) for of in asked]
     assert len(ends) == 3
     assert max(ends) < 2 * HEADER_BYTES
@@ -65,7 +65,7 @@ def test_a_listing_of_more_than_2_gib_of_names_is_sampled() -> None:
     recordings = pa.Table.from_batches([batch] * 130)  # which share their memory
     assert recordings["file"].nbytes > 1 << 31
     assert len(recordings) > SAMPLE
-    assert audio_seconds(recordings) == pytest.approx(130 * n)
+    assert estimate_durations(recordings).sum() == pytest.approx(130 * n)
 
 
 def test_a_recording_that_kills_its_reader_does_not_kill_who_asks(
@@ -78,4 +78,6 @@ def test_a_recording_that_kills_its_reader_does_not_kill_who_asks(
     )
     monkeypatch.syspath_prepend(tmp_path)
     n_bytes = path.stat().st_size
-    assert audio_seconds(list_recordings([str(path)]).recordings) == pytest.approx(n_bytes / DEFAULT_BYTES_PER_S)
+    assert estimate_durations(list_recordings([str(path)]).recordings).sum() == pytest.approx(
+        n_bytes / DEFAULT_BYTES_PER_S
+    )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding.errors import RequestError
-from embedding.listing.listing import UNKNOWN_SIZE, audio_suffixes, describe_left_out, file_id
+from embedding.listing.listing import OTHER_CASE, UNKNOWN_SIZE, audio_suffixes, describe_left_out, file_id
 from embedding.schema.recordings import RECORDINGS
 from tests.support.listings import ODD_NAMES, PATTERNS, TREE, below, listed, listing, make, manifest, refusal
 
@@ -313,3 +313,21 @@ def test_fifty_thousand_files_in_one_folder_take_little_memory(tmp_path: Path) -
     tracemalloc.stop()
     assert len(found.recordings) == 50_000
     assert most < 30e6
+
+
+def test_a_text_file_named_as_an_input_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("a.wav\nGrünspecht.wav\n" * 1_000)
+    assert refusal(path) == (
+        f"--input: {path} is text, not audio; a list of recordings is a .csv or .parquet with a column 'file'"
+    )
+    (tmp_path / "sound.bin").write_bytes(bytes(range(256)))
+    assert listed(tmp_path / "sound.bin") == [f"{tmp_path}/sound.bin"]
+
+
+def test_a_glob_counts_files_whose_names_differ_in_case_only(tmp_path: Path) -> None:
+    make(tmp_path, "a.wav", "b.WAV", "c.WAV", "d.txt")
+    found = listing(f"{tmp_path}/*.wav")
+    assert found.recordings["file"].to_pylist() == [f"{tmp_path}/a.wav"]
+    assert found.left_out == {OTHER_CASE: 2}
+    assert "3 with a name that differs from the pattern in case only" in refusal(f"{tmp_path}/*.Wav")

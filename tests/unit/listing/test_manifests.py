@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.errors import RequestError
-from embedding.listing.listing import UNKNOWN_SIZE
+from embedding.listing.listing import UNKNOWN_SIZE, describe_not_found
 from embedding.listing.manifests import read_manifest
 from tests.support.listings import ODD_NAMES, below, listed, listing, make, manifest, refusal
 from tests.unit.listing.test_listing_s3 import put
@@ -252,3 +252,57 @@ def test_a_manifest_that_cannot_be_read_names_its_option(name: str, content: str
 def test_a_manifest_that_is_not_there_names_its_option(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"^--labels: cannot read manifest .*/m.csv: No such file"):
         read_manifest(f"{tmp_path}/m.csv", "--labels")
+
+
+# --- as spreadsheet programs save them --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-bom"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_manifests_of_spreadsheet_programs_are_read(delimiter: str, encoding: str, tmp_path: Path) -> None:
+    make(tmp_path, "Grünspecht 1.wav", "b/2.wav")
+    lines = [("note", "file"), ("", "Grünspecht 1.wav"), ('"two\nlines"', '"b/2.wav"')]
+    text = "\r\n".join(delimiter.join(line) for line in lines) + "\r\n"
+    content = b"\xfe\xff" + text.encode("utf-16-be") if encoding == "utf-16-be-bom" else text.encode(encoding)
+    path = tmp_path / "m.csv"
+    path.write_bytes(content)
+    names = [f"{tmp_path}/Grünspecht 1.wav", f"{tmp_path}/b/2.wav"]
+    assert listing(path).recordings["file"].to_pylist() == names
+    table = read_manifest(str(path), "--manifest")
+    assert table["file"].to_pylist() == names
+    assert table["note"].to_pylist()[1] == "two\nlines"
+
+
+def test_quoted_backslashes_are_part_of_a_name(tmp_path: Path) -> None:
+    make(tmp_path, "a\\b.wav")
+    path = tmp_path / "m.csv"
+    path.write_text('file,note\n"a\\b.wav","c:\\d"\n')
+    assert listing(path).recordings["file"].to_pylist() == [f"{tmp_path}/a\\b.wav"]
+
+
+def test_a_manifest_that_cannot_be_read_is_one_line_that_says_how_to_save_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes("file\nGrünspecht.wav\n".encode("latin-1"))
+    line = refusal(path)
+    assert line.endswith("save it as CSV in UTF-8 with commas, semicolons or tabs between columns, or as Parquet")
+    assert "\n" not in line
+
+
+# --- recordings that are not there ------------------------------------------------------------------------------------
+
+
+def test_recordings_that_are_not_there_are_counted_and_named(manifest_path: Path) -> None:
+    make(manifest_path.parent, "a.wav")
+    found = listing(manifest(manifest_path, "a.wav", *(f"gone-{i}.wav" for i in range(4))))
+    assert (len(found.recordings), found.n_not_found) == (5, 4)
+    folder = manifest_path.parent
+    shown = f"{folder}/gone-0.wav, {folder}/gone-1.wav, {folder}/gone-2.wav …"
+    assert describe_not_found(found) == f"4 of 5 recordings were not found: {shown}"
+
+
+def test_names_of_windows_are_explained(manifest_path: Path) -> None:
+    found = listing(manifest(manifest_path, r"C:\rec\a.wav"))
+    assert describe_not_found(found) == (
+        rf"1 of 1 recording was not found: {manifest_path.parent}/C:\rec\a.wav; names with backslashes are Windows "
+        "paths, and this system separates folders by /"
+    )

@@ -184,3 +184,18 @@ def test_the_padded_windows_of_a_short_hop_share_their_memory() -> None:
     assert len(windows) == spec.count(159_999) == 10_000
     assert windows.strides == (64, 4)
     assert windows[-1].sum() == 15
+
+
+@pytest.mark.parametrize(
+    ("tail", "durations_s", "expected"),
+    [
+        ("pad", [3.0] * 12, [1] * 12),
+        ("pad", [2.0, 10.0, 10.003, 10.9, 25.0, 0.0], [1, 1, 1, 2, 3, 0]),
+        ("drop", [3.0, 9.99, 10.0, 19.7, 20.01], [0, 1, 1, 1, 2]),
+    ],
+)
+def test_windows_of_estimated_durations_are_counted_per_recording(
+    tail: str, durations_s: list[float], expected: list[int]
+) -> None:
+    spec = WindowSpec.from_seconds(16_000, 10.0, None, tail)
+    assert spec.estimate_count(np.array(durations_s)).tolist() == expected
