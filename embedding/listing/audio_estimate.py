@@ -68,9 +68,15 @@ def _rates_apart(rows: list[dict[str, Any]]) -> list[float | None]:
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     asked = json.dumps([{name: row[name] for name in ("file", "size")} for row in rows])
-    command = [sys.executable, "-m", __name__]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}  # libmpg123 complains on stderr
-    done = subprocess.run(command, input=asked, env=environment, text=True, check=False, **streams)
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=asked,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # libmpg123 complains there
+        env=environment,
+        text=True,
+        check=False,
+    )
     # If it died, the run itself will find the recording that did it.
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else [None] * len(rows)
 
