@@ -48,7 +48,8 @@ class Rows:
         """The columns of ``beside``, and the vectors as EMBEDDING.
 
         Raises:
-            RunError: a file is damaged, or there are more or fewer rows than a moment ago.
+            RequestError: a file is damaged.
+            RunError: there are more or fewer rows than a moment ago.
         """
         n, columns = 0, [*self.beside.names, self.vectors]
         for uri in self.uris:
@@ -102,15 +103,15 @@ def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
         for uri, (_, other) in zip(uris, shapes, strict=True):
             refuse_others(uri, other, column)
     elif not set(schema.names) >= {*RECORDING.names, column}:
-        raise RunError(f"{uris[0]} is no file of jobs.pool, by its columns: move it elsewhere")
+        raise RequestError(f"{uris[0]} is no file of jobs.pool, by its columns: move it elsewhere")
     vector = schema.field(column).type
     if not isinstance(vector, pa.FixedSizeListType):
         raise RequestError(f"--recordings: each row of {folder} is a list of vectors: export the windows instead")
     for uri, (_, other) in zip(uris, shapes, strict=True):
         if other.field(column).type != vector:
-            raise RunError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
+            raise RequestError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
         if lacking := set(schema.names) - set(other.names):
-            raise RunError(f"{uri} lacks columns that {uris[0]} has ({', '.join(sorted(lacking))}): {way_out}")
+            raise RequestError(f"{uri} lacks columns that {uris[0]} has ({', '.join(sorted(lacking))}): {way_out}")
     with undamaged(uris[0], way_out):
         settings = settings_of(uris[0], schema)
     beside = _with_times(schema.empty_table()).drop_columns(vector_columns(schema)).schema.remove_metadata()

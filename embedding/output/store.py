@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.config import MODEL_FOLDER, nearest
-from embedding.errors import RequestError, RunError
+from embedding.errors import RequestError
 from embedding.output import json_files
 from embedding.output.inventory import KEY_RANGE_BYTES, Inventory, ParallelMap, map_in_threads
 from embedding.output.json_files import ReportRecord, RunRecord
@@ -261,13 +261,13 @@ def undamaged(uri: str, way_out: str) -> Iterator[None]:
     """A block that reads a Parquet file.
 
     Raises:
-        RunError: it is no Parquet, or not all of it; ``way_out`` says what to do.
+        RequestError: the file is no Parquet, or not all of it; ``way_out`` says what to do.
     """
     try:
         with reading(uri, way_out):
             yield
     except BadShardError as error:
-        raise RunError(str(error)) from error
+        raise RequestError(str(error)) from error
 
 
 @contextmanager
@@ -278,7 +278,7 @@ def open_shard(
 
     Raises:
         OSError: the storage failed.
-        RunError: it is damaged, or none of ours.
+        RequestError: the shard is damaged, or none of ours.
     """
     with undamaged(uri, DO_ANEW), storage.open_stream(uri, range_bytes) as stream:
         file = pq.ParquetFile(stream, **options)
@@ -288,11 +288,11 @@ def open_shard(
 
 
 def refuse_others(uri: str, columns: pa.Schema, vectors: str) -> None:
-    """Raises RunError where a Parquet file among the shards has not their columns: somebody has put it there."""
+    """Raises RequestError where a Parquet file among the shards has not their columns: somebody has put it there."""
     with undamaged(uri, DO_ANEW):
         check_columns(uri, columns)
     if vectors not in vector_columns(columns):
-        raise RunError(f"{uri} holds no vectors of {vectors!r}, as others do: {DO_ANEW}")
+        raise RequestError(f"{uri} holds no vectors of {vectors!r}, as others do: {DO_ANEW}")
 
 
 def shards_of(root: str) -> list[str]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding.errors import RunError
+from embedding.errors import RequestError
 from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
 from embedding.output.shard_schema import DO_ANEW
 from embedding.output.store import open_shard
@@ -109,7 +109,7 @@ def vectors_of(windows: pa.Table, shards: list[str], column: str) -> NDArray[np.
 
     Raises:
         OSError: the storage failed.
-        RunError: a shard is damaged, or its vectors are not there, of another length, or not finite.
+        RequestError: a shard is damaged, or its vectors are not there, of another length, or not finite.
     """
     shard, row = windows["shard"].to_numpy(), windows["row"].to_numpy()
     found = np.empty((0, 0), np.float32)
@@ -119,11 +119,11 @@ def vectors_of(windows: pa.Table, shards: list[str], column: str) -> NDArray[np.
             if not found.size:
                 found = np.empty((len(windows), batch.shape[1]), np.float32)
             if batch.shape[1] != found.shape[1]:
-                raise RunError(f"{shards[number]} holds vectors of another length than the shards before it")
+                raise RequestError(f"{shards[number]} holds vectors of another length than the shards before it")
             some = own[slice(*np.searchsorted(row[own], (first, first + len(batch))))]
             found[some] = batch[row[some] - first]
         if not np.isfinite(found[own]).all():
-            raise RunError(f"{shards[number]} holds vectors that are not finite: {DO_ANEW}")
+            raise RequestError(f"{shards[number]} holds vectors that are not finite: {DO_ANEW}")
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.errors import RequestError, RunError, storage_failure
+from embedding.errors import RequestError, storage_failure
 from embedding.output.shard_schema import DO_ANEW
 from embedding.output.store import Store, open_shard, shards_of
 from embedding.schema.vectors import as_embedding
@@ -82,5 +82,5 @@ def _read(uri: str, column: str, dim: int) -> pa.Table:
     with open_shard(uri, vectors=column) as shard:
         length = shard.schema_arrow.field(column).type.list_size
         if length != dim:
-            raise RunError(f"{uri} holds vectors of {length:,} numbers, and the query's has {dim:,}: {DO_ANEW}")
+            raise RequestError(f"{uri} holds vectors of {length:,} numbers, and the query's has {dim:,}: {DO_ANEW}")
         return as_embedding(shard.read(columns=[*HITS.names[:-1], column], use_threads=False), column)

@@ -277,7 +277,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(export: Export, output: Pat
     shard.write_bytes(content)
     for to in ("npy", "pt", "opensoundscape", "lancedb"):
         done = export(output, "--to", to, tmp_path / "all" / to)
-        assert done.code == 1
+        assert done.code == 2
         assert done.stderr.startswith(f"avex-batch: {shard} is damaged (")
         assert done.stderr.count("\n") == 1
     assert {path: path.read_bytes() for path in (tmp_path / "all").rglob("*") if path.is_file()} == before

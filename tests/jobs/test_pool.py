@@ -215,7 +215,7 @@ def test_a_damaged_file_is_named_in_one_line(pool: Callable[..., Outcome], tmp_p
     content[start : start + 400] = bytes(400)
     shard.write_bytes(content)
     done = pool(tmp_path)
-    assert done.code == 1
+    assert done.code == 2
     assert done.stderr.startswith(f"avex-batch: {shard} is damaged (")
     assert done.stderr.endswith("delete it and run jobs.embed again, which does anew what was in it\n")
     assert done.stderr.count("\n") == 1

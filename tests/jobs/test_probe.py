@@ -334,7 +334,7 @@ def test_a_damaged_shard_is_named_in_one_line(probe: Probe, output: Path, labels
     shard = output / "embeddings" / "s1.parquet"
     shard.write_bytes(shard.read_bytes()[:-50])
     done = probe(output, "--labels", labels)
-    assert done.code == 1
+    assert done.code == 2
     assert done.stderr.startswith(f"avex-batch: {shard} is damaged (")
     assert done.stderr.count("\n") == 1
 
