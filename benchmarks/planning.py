@@ -61,7 +61,7 @@ def measure(n: int) -> dict[str, Any]:
     from embedding.listing.listing import list_recordings, n_bytes
     from embedding.output.backlog import Backlog, former_versions, pending_recordings
     from embedding.output.store import Store
-    from embedding.planning.work_sizes import legs, tasks
+    from embedding.planning.work_sizes import split_into_legs, split_into_tasks
 
     seconds: dict[str, float] = {}
 
@@ -81,8 +81,8 @@ def measure(n: int) -> dict[str, Any]:
         work = timed("compare", lambda: Backlog.of(recordings, former, inventory, retry_failed=False))
         todo = timed("what is left", lambda: pending_recordings([(work, inventory)]))
     batches_per_byte = len(todo) * WINDOWS_EACH / BATCH_SIZE / n_bytes(todo)
-    all_legs = timed("legs", lambda: legs(todo, batches_per_byte))
-    n_tasks = timed("tasks", lambda: sum(len(tasks(leg, N_DECODERS)) for leg in all_legs))
+    all_legs = timed("legs", lambda: split_into_legs(todo, batches_per_byte))
+    n_tasks = timed("tasks", lambda: sum(len(split_into_tasks(leg, N_DECODERS)) for leg in all_legs))
     assert len(todo) == n - n // 2
     return {"seconds": seconds, "peak_mb": peak_mb(), "n_legs": len(all_legs), "n_tasks": n_tasks}
 

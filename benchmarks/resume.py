@@ -106,10 +106,10 @@ def measure(root: str, n_recordings: int) -> dict[str, float]:
     read = time.perf_counter()
     recordings = stored.recordings()
     summed_up = time.perf_counter()
-    complete = recordings.complete(ids)
+    complete = recordings.is_complete(ids)
     ended = time.perf_counter()
     assert complete.all()
-    assert not recordings.complete(~ids[:1000]).any()
+    assert not recordings.is_complete(~ids[:1000]).any()
     return {
         "read_s": read - began,
         "recordings_s": summed_up - read,
@@ -117,7 +117,7 @@ def measure(root: str, n_recordings: int) -> dict[str, float]:
         "seconds": ended - began,
         "before_mb": before_mb,
         "peak_mb": peak_mb(),
-        "spans": len(stored.spans),
+        "spans": len(stored.window_ranges),
     }
 
 

@@ -28,7 +28,7 @@ from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.encoding.models import find_model
 from embedding.encoding.settings import Settings
 from embedding.job import Job, Target
-from embedding.output.claim import claimed
+from embedding.output.claim import hold_claim
 from embedding.output.store import Store
 from embedding.planning.placement import Placement
 from embedding.planning.work_sizes import LEG_BATCHES
@@ -154,7 +154,7 @@ def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str,
     shutil.rmtree(output, ignore_errors=True)
     store = Store(str(output), "{}")
     plan = Placement("cpu", 1, 0.5, 0.0, 1, 0.25, 2, 0.0625, 1)
-    with claimed(store.root, RUN_ID, lambda _: None), session(verbose=False) as nodes:
+    with hold_claim(store.root, RUN_ID, lambda _: None), session(verbose=False) as nodes:
         line = ProgressChannel()
         tables = [recordings.slice(start, TASK_RECORDINGS) for start in range(0, n, TASK_RECORDINGS)]
         found = [costs()]

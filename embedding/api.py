@@ -25,7 +25,8 @@ from embedding.driver import embed as run_embed
 from embedding.errors import RequestError
 from embedding.listing.start_times import recorded_at
 from embedding.output.balance import Balance
-from embedding.output.store import Store, open_shard, shards_of
+from embedding.output.shard_reading import list_shards, open_shard
+from embedding.output.store import Store
 from embedding.pooling.pool import pool as run_pool
 from embedding.pooling.poolings import parse_poolings
 from embedding.schema.vectors import matrix
@@ -138,7 +139,7 @@ def open_output(output: Path) -> "Output":
         RequestError: there are no embeddings.
     """
     root = storage.normalise(_plain(output), "output")
-    shards_of(root)
+    list_shards(root)
     return Output(root)
 
 
@@ -197,7 +198,7 @@ class Output:
         Raises:
             RequestError: there is no such column, or the condition makes no sense.
         """
-        shards = shards_of(self.root)
+        shards = list_shards(self.root)
         with open_shard(shards[0]) as first:
             schema = first.schema_arrow.remove_metadata()
         if unknown := [name for name in columns or () if name not in schema.names]:
@@ -230,7 +231,7 @@ class Output:
         name = _plain(file)
         column = Store(self.root, "").column_of(layer)
         rows = []
-        for batch in _read_shards(shards_of(self.root), ["file", "window_index", column]):
+        for batch in _read_shards(list_shards(self.root), ["file", "window_index", column]):
             names = [each for each in batch["file"].unique().to_pylist() if each == name or each.endswith(f"/{name}")]
             rows.append(batch.filter(pc.field("file").isin(names)))
         table = pa.Table.from_batches(rows).sort_by("window_index")

@@ -31,11 +31,11 @@ from embedding.listing.audio_estimate import estimate_durations
 from embedding.listing.listing import n_bytes
 from embedding.output.backlog import pending_recordings
 from embedding.output.balance import Balance
-from embedding.output.claim import LAPSE_S, Claim, Owner, claimed
+from embedding.output.claim import LAPSE_S, Claim, ClaimHolder, hold_claim
 from embedding.output.inventory import map_in_threads
 from embedding.planning.placement import ClusterResources, Placement, plan_placement
 from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
-from embedding.planning.work_sizes import legs, plan_sizes, tasks
+from embedding.planning.work_sizes import plan_sizes, split_into_legs, split_into_tasks
 from embedding.request import Request
 from embedding.schema.targets import TargetColumn
 from embedding.stopping import Stop, on_signals
@@ -72,13 +72,13 @@ def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
     run_id = uuid.uuid4().hex[:12]
     with ExitStack() as claims, on_signals() as stop, ExitStack() as ray_session:
         held = [
-            claims.enter_context(claimed(target.store.root, run_id, lambda owner: _say_waiting(terminal, owner)))
+            claims.enter_context(hold_claim(target.store.root, run_id, lambda holder: _say_waiting(terminal, holder)))
             for target in request.targets
         ]
         try:
             request = request.read_again()  # another run may have written while this run waited for its claims
             for target in request.targets:
-                target.store.sweep()
+                target.store.remove_unfinished_writes()
                 target.write_description(config)
             return _Run(request, terminal, held, stop, ray_session).embed()
         except OSError as error:
@@ -110,7 +110,7 @@ class _Run:
     ) -> None:
         self._request, self._terminal, self._stop = request, terminal, stop
         self._config = request.config
-        self._run_id = claims[0].owner.run_id
+        self._run_id = claims[0].holder.run_id
         self._ray_session = ray_session
         self._cluster: ClusterResources | None = None
         self._counters = Counters()
@@ -210,9 +210,9 @@ class _Run:
         leg_numbers = count()
         n_rounds = 0
         while n_rounds < MAX_ROUNDS:
-            for leg in legs(pending, plan.batches_per_byte):
+            for leg in split_into_legs(pending, plan.batches_per_byte):
                 job = replace(plan.job, leg=next(leg_numbers))
-                blocks = tasks(leg, placement.n_decoders)
+                blocks = split_into_tasks(leg, placement.n_decoders)
                 pipeline.embed(
                     blocks, job, placement, plan.cluster, channel, weights=plan.weights, verbose=self._config.verbose
                 )
@@ -247,7 +247,7 @@ class _Run:
         from embedding.ray_runtime.node_tasks import call_on_each_node
 
         paths = SharedPaths.of(pending, self._request.targets[0].store.root, self._run_id)
-        refuse_unshared(call_on_each_node(paths.missing))
+        refuse_unshared(call_on_each_node(paths.describe_missing))
         return paths
 
     def _connect(self) -> ClusterResources:
@@ -286,5 +286,5 @@ def _dry_run(terminal: Terminal, request: Request) -> None:
     announce_dry_run(terminal, request, durations_s)
 
 
-def _say_waiting(terminal: Terminal, owner: Owner) -> None:
-    terminal.say(f"another run has claimed this output ({owner}): waiting up to {LAPSE_S:.0f} s for a sign of life")
+def _say_waiting(terminal: Terminal, holder: ClaimHolder) -> None:
+    terminal.say(f"another run has claimed this output ({holder}): waiting up to {LAPSE_S:.0f} s for a sign of life")

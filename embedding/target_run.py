@@ -26,7 +26,7 @@ class TargetRun:
 
     def __init__(self, request: Request, target: Target, claim: Claim, parallel_map: ParallelMap) -> None:
         self._claim, self._parallel_map = claim, parallel_map
-        self._run_id = claim.owner.run_id
+        self._run_id = claim.holder.run_id
         self.target = target
         self.report = RunReport(target.store, self._run_id, listed=len(request.listing.recordings))
         thorough = not self.report.last_run_was_complete
@@ -83,5 +83,5 @@ class TargetRun:
     def _read_changed(self, shards: list[str]) -> None:
         """Read again the shards (URIs) whose content has changed."""
         if shards:
-            self.inventory = self.inventory.only(set(self.inventory.shards) - set(shards))
+            self.inventory = self.inventory.restrict_to(set(self.inventory.shards) - set(shards))
             self.read()

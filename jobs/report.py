@@ -17,7 +17,7 @@ from embedding.stopping import end_process
 from embedding.text import audio_length, duration, plural
 
 if TYPE_CHECKING:
-    from embedding.output.consistency import Audit
+    from embedding.output.consistency import ConsistencyReport
 
 # Windows that are drawn; more are neither clearer nor quick in a browser.
 DEFAULT_SAMPLE, MOST_SAMPLE = 5_000, 10_000
@@ -64,12 +64,12 @@ def report(arguments: Sequence[str] | None) -> int:
     elif given.manifest is not None or given.sample is not None:
         raise RequestError("--manifest and --sample are for pictures: say with --html FILE or --png DIR where they go")
     from embedding import storage  # numpy and pyarrow: not for --help
-    from embedding.output.consistency import audit
+    from embedding.output.consistency import check_consistency
     from embedding.output.store import Store
 
     store = Store(storage.normalise(given.output, "OUTPUT"), "")
     inventory = store.read()
-    found = audit(store, inventory)
+    found = check_consistency(store, inventory)
     terminal = Terminal.on_stdout()
     if given.json:
         sys.stdout.write(json.dumps(redact_all(found.as_json()), indent=2, ensure_ascii=False) + "\n")
@@ -80,7 +80,7 @@ def report(arguments: Sequence[str] | None) -> int:
     return EXIT_INCOMPLETE if found.disagreements else EXIT_COMPLETE
 
 
-def tell(found: "Audit", terminal: Terminal) -> None:
+def tell(found: "ConsistencyReport", terminal: Terminal) -> None:
     """The counts, the runs, and what disagrees."""
     output = found.output
     kinds = ", ".join(f"{kind} {failure['recordings']:,}" for kind, failure in found.failures.items())

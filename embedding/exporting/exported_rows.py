@@ -12,8 +12,9 @@ from embedding import storage
 from embedding.config import at_layer
 from embedding.errors import RequestError, RunError
 from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
-from embedding.output.shard_schema import DO_ANEW, check_values, settings_of
-from embedding.output.store import Store, no_embeddings, refuse_others, undamaged
+from embedding.output.shard_reading import no_embeddings_error, refuse_damage, refuse_other_columns
+from embedding.output.shard_schema import EMBED_AGAIN, check_values, settings_of
+from embedding.output.store import Store
 from embedding.pooling.partial_tables import RECORDING
 from embedding.pooling.pooled_output import DELETE_POOLED, FOLDER
 from embedding.schema.vectors import EMBEDDING, as_embedding, vector_columns
@@ -53,7 +54,7 @@ class Rows:
         """
         n, columns = 0, [*self.beside.names, self.vectors]
         for uri in self.uris:
-            with undamaged(uri, self.way_out), storage.open_stream(uri) as stream:
+            with refuse_damage(uri, self.way_out), storage.open_stream(uri) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS, columns=columns):
                     check_values(uri, pa.table(batch))
                     table = as_embedding(_with_times(pa.table(batch)).select(columns), self.vectors)
@@ -79,9 +80,9 @@ def rows_of(wanted: Wanted) -> Rows:
 
 
 def _windows(root: str, layer: str | None) -> Rows:
-    rows = _rows("window", storage.join(root, "embeddings"), Store(root, "").column_of(layer), DO_ANEW)
+    rows = _rows("window", storage.join(root, "embeddings"), Store(root, "").column_of(layer), EMBED_AGAIN)
     if rows is None:
-        raise no_embeddings(root)
+        raise no_embeddings_error(root)
     return rows
 
 
@@ -101,7 +102,7 @@ def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
     schema = shapes[0][1]
     if noun == "window":
         for uri, (_, other) in zip(uris, shapes, strict=True):
-            refuse_others(uri, other, column)
+            refuse_other_columns(uri, other, column)
     elif not set(schema.names) >= {*RECORDING.names, column}:
         raise RequestError(f"{uris[0]} is no file of jobs.pool, by its columns: move it elsewhere")
     vector = schema.field(column).type
@@ -112,20 +113,20 @@ def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
             raise RequestError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
         if lacking := set(schema.names) - set(other.names):
             raise RequestError(f"{uri} lacks columns that {uris[0]} has ({', '.join(sorted(lacking))}): {way_out}")
-    with undamaged(uris[0], way_out):
+    with refuse_damage(uris[0], way_out):
         settings = settings_of(uris[0], schema)
     beside = _with_times(schema.empty_table()).drop_columns(vector_columns(schema)).schema.remove_metadata()
     return Rows(noun, uris, way_out, sum(n for n, _ in shapes), vector.list_size, column, beside, settings)
 
 
 def _shape(uri: str, way_out: str) -> tuple[int, pa.Schema]:
-    with undamaged(uri, way_out), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
+    with refuse_damage(uri, way_out), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
         file = pq.ParquetFile(stream)
         return file.metadata.num_rows, file.schema_arrow
 
 
 def _files(uri: str, way_out: str) -> list[str]:
-    with undamaged(uri, way_out), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
+    with refuse_damage(uri, way_out), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
         return pq.ParquetFile(stream).read(columns=["file"], use_threads=False)["file"].unique().to_pylist()
 
 

@@ -1,1 +1,1 @@
-"""The output: what it holds, what is left to do, who may write, the books."""
+"""The output of a run: claim, shards, inventory, backlog, repair, balance and run report."""

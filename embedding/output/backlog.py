@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from embedding.output.balance import EXAMPLES_PER_KIND, Balance
 from embedding.output.inventory import Inventory, ParallelMap, map_in_threads
-from embedding.output.store import Store, find_hashes
+from embedding.output.shard_reading import look_up_hashes
+from embedding.output.store import Store
 from embedding.schema.batches import AUDIO_HASH
 from embedding.schema.recordings import PENDING, RECORDINGS
 from embedding.schema.targets import TargetColumn
@@ -49,23 +50,23 @@ def former_versions(
     Returns:
         A table of FORMER, with a row for each former version.
     """
-    if not len(inventory.spans):
+    if not len(inventory.window_ranges):
         return FORMER.empty_table()
     recordings = inventory.recordings()
     ids = listed["file_id"].to_numpy()
     candidates = listed.select(["file", "file_id"])
     if not thorough:
-        candidates = candidates.filter(pa.array(~recordings.present(ids)))
-    is_unlisted = ~np.isin(inventory.spans["file_id"].to_numpy(), ids)
+        candidates = candidates.filter(pa.array(~recordings.is_present(ids)))
+    is_unlisted = ~np.isin(inventory.window_ranges["file_id"].to_numpy(), ids)
     if not len(candidates) or not is_unlisted.any():
         return FORMER.empty_table()
-    shards = np.unique(inventory.spans["shard"].to_numpy()[is_unlisted])
+    shards = np.unique(inventory.window_ranges["shard"].to_numpy()[is_unlisted])
     versions = pa.concat_tables(parallel_map(_versions, [(store, inventory.shards[shard]) for shard in shards]))
     versions = versions.filter(pa.array(~np.isin(versions["former_id"].to_numpy(), ids)))
     versions = versions.group_by(["file", "former_id"]).aggregate([(AUDIO_HASH[0], "max")])
     versions = versions.join(candidates, "file", join_type="inner")
     former = versions["former_id"].to_numpy()
-    is_whole = recordings.complete(former) & ~inventory.is_failed(former)
+    is_whole = recordings.is_complete(former) & ~inventory.is_failed(former)
     former_hash = versions[f"{AUDIO_HASH[0]}_max"].combine_chunks()
     hashes = pa.array(former_hash.fill_null(0).to_numpy(), mask=~is_whole | former_hash.is_null().to_numpy(False))
     return pa.table([versions["file_id"], versions["former_id"], hashes], schema=FORMER)
@@ -109,7 +110,7 @@ class Backlog:
         ids = listed["file_id"].to_numpy()
         has_failure = inventory.is_failed(ids)
         failed = has_failure & (not retry_failed)
-        complete = inventory.recordings().complete(ids) & ~has_failure
+        complete = inventory.recordings().is_complete(ids) & ~has_failure
         return cls(listed, former, ~(failed | complete), ids[complete], ids[failed])
 
     @property
@@ -133,11 +134,11 @@ class Backlog:
         if run_id is None:
             return self.is_todo
         ids = self.listed["file_id"].to_numpy()
-        return self.is_todo & ~(inventory.recordings().complete(ids) | inventory.is_failed(ids, run_id))
+        return self.is_todo & ~(inventory.recordings().is_complete(ids) | inventory.is_failed(ids, run_id))
 
     def known_hashes(self, ids: NDArray[np.int64]) -> pa.Array:
         """Return for each of ``ids`` the hash of its former version's audio; null where none is known."""
-        return find_hashes(ids, self._comparable())
+        return look_up_hashes(ids, self._comparable())
 
     def _comparable(self) -> pa.Table:
         """Return the rows of FORMER with a hash, one per recording.
@@ -163,7 +164,7 @@ class Backlog:
         # A failure of the kinds io and crash says nothing about the audio.
         known = inventory.failures.filter(~pc.field("kind").isin(["io", "crash"]))
         is_unusable = np.isin(ids, known["file_id"].to_numpy())
-        return self.former["former_id"].to_numpy()[inventory.recordings().complete(ids) | is_unusable]
+        return self.former["former_id"].to_numpy()[inventory.recordings().is_complete(ids) | is_unusable]
 
     def balance(self, inventory: Inventory, unchanged_ids: set[int]) -> Balance:
         """Return the balance of the output now.
@@ -173,11 +174,11 @@ class Backlog:
             unchanged_ids: ``file_id`` of recordings whose audio was found to be unchanged.
         """
         recordings = inventory.recordings()
-        complete = self.todo[recordings.complete(self.todo) & ~inventory.is_failed(self.todo)]
+        complete = self.todo[recordings.is_complete(self.todo) & ~inventory.is_failed(self.todo)]
         unchanged = np.isin(complete, np.fromiter(unchanged_ids, np.int64, len(unchanged_ids)))
         former = self.former["file_id"].to_numpy()
         done = np.concatenate([self.done_before, complete])
-        expected, present, repeated = recordings.windows_of(done)
+        expected, present, repeated = recordings.count_windows(done)
         return Balance(
             listed=len(self.listed),
             already_done=len(self.done_before) + int(unchanged.sum()),
@@ -237,10 +238,10 @@ def _listed_by_target(columns: list[pa.Array]) -> pa.Array:
 
 def _windows_stored(inventory: Inventory, ids: NDArray[np.int64]) -> pa.Array:
     """Return for each recording the indices of its stored windows; null, as for nearly all, where none is stored."""
-    is_begun = inventory.recordings().present(ids)
+    is_begun = inventory.recordings().is_present(ids)
     if not is_begun.any():
         return pa.nulls(len(ids), pa.list_(pa.int32()))
-    windows = pa.array([inventory.windows(i) for i in ids[is_begun]], pa.list_(pa.int32()))
+    windows = pa.array([inventory.window_indices(i) for i in ids[is_begun]], pa.list_(pa.int32()))
     return windows.take(pa.array(np.cumsum(is_begun) - 1, mask=~is_begun))
 
 

@@ -1,7 +1,7 @@
-"""The JSON files of an output, and the schema that each of them is checked against when it is read back.
+"""The JSON files of an output, and a schema for each; files are checked against their schema when they are read.
 
-Anybody may have written or damaged these files, so no value of theirs is used before it has passed here. Keys that a
-schema does not name stay as they are: another version may have written them.
+Any program may have written or damaged these files, so values are checked before they are used. Keys that a schema does
+not name stay as they are: another version may have written them.
 """
 
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-# Larger than any of these files: run.json lists the inputs, report.json the runs, a kilobyte each.
+# More than any of these files has: run.json lists the inputs and report.json the runs, with a kilobyte for each.
 MOST_BYTES = 256 << 20
 _MESSAGE_CHARACTERS = 200
 
@@ -33,7 +33,7 @@ def _checked_time(text: str) -> str:
     return text
 
 
-# Twelve hex digits, as a run draws them; names of files are made of this identifier.
+# Twelve hex digits. Names of files contain this identifier, so no other characters are allowed.
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 ProcessId = Annotated[int, Field(ge=1, lt=1 << 31)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -42,7 +42,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class SettingsRecord(BaseModel, extra="allow"):
-    """The settings of vectors, in ``run.json`` and in shards; other settings than these are only compared."""
+    """The settings of vectors, in ``run.json`` and in shards; settings without a field here are only compared."""
 
     model: str = ""
     checkpoint: str = ""
@@ -54,7 +54,7 @@ class SettingsRecord(BaseModel, extra="allow"):
 
 
 class OptionsRecord(BaseModel, extra="allow"):
-    """The options of a run, as far as they are read back."""
+    """The options of a run that are read back."""
 
     input: list[str] = []
 
@@ -66,12 +66,12 @@ class RunRecord(BaseModel, extra="allow"):
     options: OptionsRecord = OptionsRecord()
 
     def content(self) -> dict[str, Any]:
-        """The file, without what it does not say."""
+        """Return the content of the file, without fields that the file does not have."""
         return self.model_dump(exclude_unset=True)
 
 
 class PastRunRecord(BaseModel, extra="allow"):
-    """One run in the history of ``report.json``; report.Run says what each field means."""
+    """One run in the history of ``report.json``; docs/schema.md explains the fields."""
 
     run_id: RunId
     host: str
@@ -85,7 +85,7 @@ class PastRunRecord(BaseModel, extra="allow"):
 
 
 class BalanceRecord(BaseModel, extra="allow"):
-    """The balance of the last run; a run that goes on knows only how many recordings are listed."""
+    """The balance of the last run; while the run goes on, only the number of listed recordings."""
 
     listed: Count = 0
     already_done: Count = 0
@@ -95,9 +95,9 @@ class BalanceRecord(BaseModel, extra="allow"):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "BalanceRecord":
-        lacking = set(BalanceRecord.model_fields) - self.model_fields_set
-        if lacking and "balanced" in self.model_fields_set:
-            raise ValueError(f"{min(lacking)} is missing")
+        missing = set(BalanceRecord.model_fields) - self.model_fields_set
+        if missing and "balanced" in self.model_fields_set:
+            raise ValueError(f"{min(missing)} is missing")
         return self
 
 
@@ -110,7 +110,7 @@ class ReportRecord(BaseModel, extra="allow"):
     runs: list[PastRunRecord] = []
 
     def content(self) -> dict[str, Any]:
-        """The file, without what it does not say; of its runs every field."""
+        """Return the content of the file, without fields that the file does not have; runs have every field."""
         return self.model_dump(exclude_unset=True) | {"runs": [run.model_dump() for run in self.runs]}
 
 
@@ -122,7 +122,7 @@ class ExportRecord(BaseModel):
 
 
 class BadRecordError(ValueError):
-    """Content that its schema refuses; the message is one line that says where and why."""
+    """Content that does not fit its schema; the message is one line with the place and the reason."""
 
 
 def parse(schema: type[_T], content: bytes) -> _T:

@@ -1,11 +1,11 @@
-"""The output: its schema, its atomic shards, what is already done, and the settings it belongs to.
+"""The store: it writes and reads an output.
 
     OUTPUT/embeddings/*.parquet   one row per window
-    OUTPUT/failures/*.parquet     one row per recording that has no vectors, or fewer than it should
-    OUTPUT/run.json               every setting, and the versions of what computed it
-    OUTPUT/report.json            the accounting
+    OUTPUT/failures/*.parquet     one row per recording that has no vectors, or fewer than it should have
+    OUTPUT/run.json               every setting, and the versions of the packages that computed the vectors
+    OUTPUT/report.json            the run report
 
-A shard is complete or absent, so the shards are their own log: what is done is read from their key columns.
+A shard is complete or absent, so the shards themselves say what is done: their key columns are read back.
 """
 
 import base64
@@ -20,58 +20,57 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.config import MODEL_FOLDER, nearest
+from embedding.config import nearest
 from embedding.errors import RequestError
-from embedding.output import json_files
-from embedding.output.inventory import KEY_RANGE_BYTES, Inventory, ParallelMap, map_in_threads
+from embedding.output import json_files, shard_reading
+from embedding.output.inventory import Inventory, ParallelMap, map_in_threads
 from embedding.output.json_files import ReportRecord, RunRecord
-from embedding.output.shard_schema import (
-    AUDIO_HASHES_KEY,
-    DO_ANEW,
-    SETTINGS_KEY,
-    BadShardError,
-    check_columns,
-    check_form,
-    check_values,
-    check_vectors,
-    hashes_of,
-    reading,
-    settings_of,
-)
+from embedding.output.shard_reading import STORED_FAILURES, no_embeddings_error
+from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY, settings_of
 from embedding.redact import redact, redact_all
 from embedding.schema.batches import AUDIO_HASH, WINDOW_COLUMNS
 from embedding.schema.failures import FAILURES, Failure
 from embedding.schema.vectors import EMBEDDING, vector_columns
-from embedding.storage import s3
 
-# Read back, each with the run that recorded it.
-STORED_FAILURES = FAILURES.append(pa.field("run_id", pa.string()))
-
-_BUFFER_BYTES = 64 << 10  # of a column, read at a time where only its first vectors are needed
 _RECORDS = {"run.json": RunRecord, "report.json": ReportRecord}
-_EXPECTED = {name for name, _ in WINDOW_COLUMNS} | {EMBEDDING}
+_FIXED_COLUMNS = {name for name, _ in WINDOW_COLUMNS} | {EMBEDDING}
 
 
 def embeddings_schema(dim: int, *more: tuple[str, pa.DataType]) -> pa.Schema:
-    """Columns of a shard; ``dim`` is the length of a vector, ``more`` what else the run was asked for."""
+    """Return the columns of a shard.
+
+    Args:
+        dim: length of a vector.
+        more: further columns that the run stores, such as inner layers.
+    """
     return pa.schema([*WINDOW_COLUMNS, (EMBEDDING, pa.list_(pa.float32(), dim)), *more])
 
 
 @dataclass(frozen=True)
 class Store:
-    """An output directory or prefix. Small and picklable: it travels to every task that writes."""
+    """The store of one output. Small and picklable: each task that writes gets a copy.
 
-    root: str  # absolute path or s3:// URI
-    settings: str  # JSON, into the metadata of every shard
+    Attributes:
+        root: absolute path or ``s3://`` URI of the output.
+        settings: the settings of its vectors as JSON, for the metadata of every shard.
+    """
+
+    root: str
+    settings: str
+
+    # --- shards and failures ------------------------------------------------------------------------------------------
 
     def write_shard(self, table: pa.Table, name: str) -> str:
-        """Write one shard of windows, complete or not at all; the same name again replaces it. Returns its URI.
+        """Write one shard, completely or not at all; a shard with the same name is replaced.
 
         Args:
             table: the columns of ``embeddings_schema`` and, optionally, AUDIO_HASH, which goes into the metadata.
+            name: name of the shard, without suffix.
+
+        Returns:
+            The URI of the shard.
         """
         uri = storage.child(storage.join(self.root, "embeddings"), f"{name}.parquet")
         metadata = {}
@@ -79,62 +78,98 @@ class Store:
             metadata[AUDIO_HASHES_KEY] = _pack_hashes(table)
             table = table.drop_columns(AUDIO_HASH[0])
         vectors = table.schema.field(EMBEDDING)
-        more = [(field.name, field.type) for field in table.schema if field.name not in _EXPECTED]
+        more = [(field.name, field.type) for field in table.schema if field.name not in _FIXED_COLUMNS]
         schema = embeddings_schema(vectors.type.list_size, *more)
-        storage.write_bytes(uri, self._parquet(table.select(schema.names).cast(schema), metadata))
+        storage.write_bytes(uri, self._encode(table.select(schema.names).cast(schema), metadata))
         return uri
 
     def read_shard(self, uri: str, columns: list[str] | None = None) -> pa.Table:
-        """A shard's rows as they were given to ``write_shard``, AUDIO_HASH included; of ``columns`` only those."""
-        with self._readable(), reading(uri), storage.open_stream(uri) as stream:
-            file = pq.ParquetFile(stream)
-            check_form(uri, file)
-            table = file.read(columns=columns, use_threads=False)
-            table.validate(full=True)
-            check_values(uri, table)
-            hashes = hashes_of(uri, file.schema_arrow)
-        column = find_hashes(table["file_id"].to_numpy(), hashes)
-        return table.append_column(AUDIO_HASH[0], column).replace_schema_metadata(None)
+        """Return the rows of a shard as ``write_shard`` got them, AUDIO_HASH included.
+
+        Args:
+            uri: the shard.
+            columns: read only these columns; they must include ``file_id``.
+
+        Raises:
+            RequestError: the shard cannot be read, or is damaged.
+        """
+        with self._refusing_unreadable():
+            return shard_reading.read_shard(uri, columns)
+
+    def examine_shard(self, uri: str) -> dict[str, Any]:
+        """Check a whole shard except the numbers in its vectors, most of which are not read; return its settings.
+
+        Raises:
+            RequestError: the shard cannot be read, or is damaged.
+        """
+        with self._refusing_unreadable():
+            return shard_reading.examine_shard(uri)
 
     def write_failures(self, failures: Iterable[Failure], run_id: str) -> None:
-        """Record failures, under a name that a second try of the same task overwrites."""
+        """Store failures in a file that a second try of the same task overwrites.
+
+        Args:
+            failures: the failures; where there are none, no file is written.
+            run_id: identifier of the run.
+        """
         rows = [asdict(failure) | {"message": redact(failure.message)} for failure in failures]
         if not rows:
             return
-        told = repr([(row["file_id"], row["stage"]) for row in rows]).encode()
-        key = hashlib.blake2b(told, digest_size=10).hexdigest()
-        self._write_failures(pa.Table.from_pylist(rows, FAILURES), f"{run_id}-{key}")
+        keys = repr([(row["file_id"], row["stage"]) for row in rows]).encode()
+        name = hashlib.blake2b(keys, digest_size=10).hexdigest()
+        self._write_failures(pa.Table.from_pylist(rows, FAILURES), f"{run_id}-{name}")
 
     def replace_failures(self, failures: pa.Table, run_id: str) -> None:
-        """``failures`` (FAILURES) in one file, in the place of all there are."""
-        former = list(self._names("failures"))
+        """Replace all failure files by a single file.
+
+        Args:
+            failures: the columns of FAILURES; where there are no rows, no file remains.
+            run_id: identifier of the run.
+        """
+        former = list(self._list("failures"))
         kept = self._write_failures(failures, run_id) if len(failures) else None
-        for uri in former:  # only now: a reader may see a row twice, but never miss one
+        for uri in former:  # last: a reader may find a row twice meanwhile, but never misses one
             if uri != kept:
                 storage.delete(uri)
 
     def n_failure_files(self) -> int:
-        return sum(1 for _ in self._names("failures"))
+        """Return the number of failure files."""
+        return sum(1 for _ in self._list("failures"))
 
-    def _write_failures(self, table: pa.Table, name: str) -> str:
-        uri = storage.child(storage.join(self.root, "failures"), f"{name}.parquet")
-        storage.write_bytes(uri, self._parquet(table.select(FAILURES.names), {}))
-        return uri
+    def read(self, known: Inventory | None = None, parallel_map: ParallelMap = map_in_threads) -> Inventory:
+        """Return the inventory of the output.
 
-    def _parquet(self, table: pa.Table, metadata: dict[str, str]) -> bytes:
-        return as_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings, **metadata}))
-
-    def _names(self, folder: str) -> Iterator[str]:
-        return storage.list_names(storage.join(self.root, folder), ".parquet")
-
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
-        storage.write_bytes(storage.join(self.root, name), as_json(content))
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """``run.json`` or ``report.json``, checked against its schema, or None where there is none yet.
+        Args:
+            known: an earlier inventory; its shards are not read again.
+            parallel_map: calls a function for many shards.
 
         Raises:
-            RequestError: the file is there and cannot be read, or is none of ours.
+            RequestError: the output cannot be read: no such bucket, no permission, a damaged shard.
+        """
+        with self._refusing_unreadable():
+            calls = [(uri,) for uri in self._list("failures")]
+            failures = [STORED_FAILURES.empty_table(), *parallel_map(shard_reading.read_failures, calls)]
+            return Inventory.read(list(self._list("embeddings")), pa.concat_tables(failures), known, parallel_map)
+
+    def remove_unfinished_writes(self) -> None:
+        """Remove temporary files of runs that died.
+
+        Only for the holder of the claim: the temporary files of a run that goes on look the same.
+        """
+        for folder in ("", "embeddings", "failures"):
+            storage.sweep(storage.join(self.root, folder) if folder else self.root)
+
+    # --- settings and JSON files --------------------------------------------------------------------------------------
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write ``run.json`` or ``report.json``."""
+        storage.write_bytes(storage.join(self.root, name), encode_json(content))
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Return the content of ``run.json`` or ``report.json``, checked against its schema; None where there is none.
+
+        Raises:
+            RequestError: the file cannot be read, or does not fit its schema.
         """
         uri = storage.join(self.root, name)
         try:
@@ -147,94 +182,78 @@ class Store:
             return json_files.parse(_RECORDS[name], content).content()
         except json_files.BadRecordError as error:
             raise RequestError(
-                f"--output: cannot read {uri}: {error}; move it elsewhere and run jobs.embed again, which makes another"
+                f"--output: cannot read {uri}: {error}; move it elsewhere and run jobs.embed again, which writes a new "
+                "file"
             ) from error
 
+    def stored_settings(self) -> dict[str, Any] | None:
+        """Return the settings in the metadata of the first shard; None where there are no vectors.
+
+        Raises:
+            RequestError: the shard cannot be read, or its metadata is damaged.
+        """
+        with self._refusing_unreadable():
+            uri = next(self._list("embeddings"), None)
+            return None if uri is None else settings_of(uri, shard_reading.read_schema(uri))
+
     def refuse_other_settings(self, guarded: dict[str, Any]) -> None:
-        """Raises RequestError when the output holds vectors of other settings, naming each difference."""
+        """Refuse settings that differ from the settings of the stored vectors.
+
+        Args:
+            guarded: the settings of the request.
+
+        Raises:
+            RequestError: a setting differs; the message names each difference.
+        """
         run, of_vectors = self.read_json("run.json"), self.stored_settings()
-        if of_vectors is None:  # a run.json alone is that of a run that came to nothing
+        if of_vectors is None:  # a run.json without vectors is that of a run that stored nothing
             return
-        was = run["settings"] if run is not None else of_vectors
+        stored = run["settings"] if run is not None else of_vectors
         changed = [
-            f"{name} was {was.get(name)}, is {value}" for name, value in guarded.items() if was.get(name) != value
+            f"{name} was {stored.get(name)}, is {value}" for name, value in guarded.items() if stored.get(name) != value
         ]
         if changed:
             raise RequestError(
                 f"--output: {self.root} holds vectors of other settings: {'; '.join(changed)}; choose another --output"
             )
 
-    def stored_settings(self) -> dict[str, Any] | None:
-        """The settings of the first shard; None where there are no vectors."""
-        with self._readable():
-            uri = next(self._names("embeddings"), None)
-        return None if uri is None else self.settings_of_shard(uri)
-
-    def settings_of_shard(self, uri: str) -> dict[str, Any]:
-        """The settings in the metadata of a shard.
-
-        Raises:
-            RequestError: the shard cannot be read, or its metadata is damaged.
-        """
-        with self._readable(), reading(uri), storage.open_stream(uri) as stream:
-            return settings_of(uri, pq.read_schema(stream))
-
-    def examine_shard(self, uri: str) -> dict[str, Any]:
-        """Check all of a shard but the numbers in its vectors, which are not all read; return its settings.
-
-        Raises:
-            RequestError: the shard cannot be read, or is damaged.
-        """
-        self.read_shard(uri, [name for name, _ in WINDOW_COLUMNS])
-        with self._readable(), reading(uri), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
-            file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
-            check_vectors(uri, file)
-            return settings_of(uri, file.schema_arrow)
-
     def column_of(self, layer: str | None) -> str:
-        """The column with the vectors of an inner layer, or without one with those of what the model ends in.
+        """Return the name of the column with the vectors of a layer.
+
+        Args:
+            layer: an inner layer; None: the output of the model.
 
         Raises:
-            RequestError: the first shard has none of ``layer``, or there are no shards.
+            RequestError: the first shard does not have the layer, or there are no shards.
         """
         if layer is None:
             return EMBEDDING
-        schema = self._schema()
+        with self._refusing_unreadable():
+            uri = next(self._list("embeddings"), None)
+            schema = None if uri is None else shard_reading.read_schema(uri)
         if schema is None:
-            raise no_embeddings(self.root)
-        # A folder is named after the layer, so a column with a slash in its name is nobody's layer.
+            raise no_embeddings_error(self.root)
+        # Folders are named after layers, so no layer has a slash in its name.
         layers = [name for name in vector_columns(schema) if name != EMBEDDING and "/" not in name]
         if layer not in layers:
-            there = f"there are {', '.join(layers)}" if layers else "jobs.embed --layers stores some"
-            raise RequestError(f"--layer: {self.root} has no vectors of {layer!r}{nearest(layer, layers)}; {there}")
+            known = f"there are {', '.join(layers)}" if layers else "jobs.embed --layers stores some"
+            raise RequestError(f"--layer: {self.root} has no vectors of {layer!r}{nearest(layer, layers)}; {known}")
         return layer
 
-    def _schema(self) -> pa.Schema | None:
-        """Of the first shard, if there is one."""
-        with self._readable():
-            uri = next(self._names("embeddings"), None)
-            if uri is None:
-                return None
-            with reading(uri), storage.open_stream(uri) as stream:
-                return pq.read_schema(stream)
+    def _write_failures(self, table: pa.Table, name: str) -> str:
+        uri = storage.child(storage.join(self.root, "failures"), f"{name}.parquet")
+        storage.write_bytes(uri, self._encode(table.select(FAILURES.names), {}))
+        return uri
 
-    def read(self, known: Inventory | None = None, parallel_map: ParallelMap = map_in_threads) -> Inventory:
-        """What the shards and failure rows hold; shards that ``known`` has are not read again.
+    def _encode(self, table: pa.Table, metadata: dict[str, str]) -> bytes:
+        return encode_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings, **metadata}))
 
-        Raises:
-            RequestError: the output cannot be read: no such bucket, no permission, a damaged shard.
-        """
-        with self._readable():
-            failures = pa.concat_tables(
-                [
-                    STORED_FAILURES.empty_table(),
-                    *parallel_map(_read_failures, [(uri,) for uri in self._names("failures")]),
-                ]
-            )
-            return Inventory.read(list(self._names("embeddings")), failures, known, parallel_map)
+    def _list(self, folder: str) -> Iterator[str]:
+        return storage.list_names(storage.join(self.root, folder), ".parquet")
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _refusing_unreadable(self) -> Iterator[None]:
+        """Raise RequestError where the block cannot read the output."""
         try:
             yield
         except (OSError, pa.ArrowInvalid) as error:
@@ -242,114 +261,35 @@ class Store:
             where = f" ({name})" if isinstance(name, str) else ""
             raise RequestError(f"--output: cannot read what {self.root} holds: {reason}{where}") from error
 
-    def sweep(self) -> None:
-        """Remove what dead runs left half-written. For the holder of the claim: a live run's would look the same."""
-        for folder in ("", "embeddings", "failures"):
-            storage.sweep(storage.join(self.root, folder) if folder else self.root)
 
-
-def no_embeddings(root: str) -> RequestError:
-    """That there are none at ``root``, and where there may be some: of a run with several models each has a folder."""
-    folder = storage.first_folder(root, MODEL_FOLDER)
-    if folder is None:
-        return RequestError(f"{root} holds no embeddings: write them with jobs.embed")
-    return RequestError(f"{root} holds the outputs of several models: name one of them, like {root}/{folder}")
-
-
-@contextmanager
-def undamaged(uri: str, way_out: str) -> Iterator[None]:
-    """A block that reads a Parquet file.
-
-    Raises:
-        RequestError: the file is no Parquet, or not all of it; ``way_out`` says what to do.
-    """
-    try:
-        with reading(uri, way_out):
-            yield
-    except BadShardError as error:
-        raise RequestError(str(error)) from error
-
-
-@contextmanager
-def open_shard(
-    uri: str, range_bytes: int = s3.RANGE_BYTES, *, vectors: str = EMBEDDING, **options: Any
-) -> Iterator[pq.ParquetFile]:
-    """A shard to read from, with the column ``vectors``; ``options`` are those of ``ParquetFile``.
-
-    Raises:
-        OSError: the storage failed.
-        RequestError: the shard is damaged, or none of ours.
-    """
-    with undamaged(uri, DO_ANEW), storage.open_stream(uri, range_bytes) as stream:
-        file = pq.ParquetFile(stream, **options)
-        check_form(uri, file)
-        refuse_others(uri, file.schema_arrow, vectors)
-        yield file
-
-
-def refuse_others(uri: str, columns: pa.Schema, vectors: str) -> None:
-    """Raises RequestError where a Parquet file among the shards has not their columns: somebody has put it there."""
-    with undamaged(uri, DO_ANEW):
-        check_columns(uri, columns)
-    if vectors not in vector_columns(columns):
-        raise RequestError(f"{uri} holds no vectors of {vectors!r}, as others do: {DO_ANEW}")
-
-
-def shards_of(root: str) -> list[str]:
-    """URIs of the shards of embeddings, in order.
-
-    Raises:
-        OSError: the storage failed.
-        RequestError: there are none.
-    """
-    shards = list(storage.list_names(storage.join(root, "embeddings"), ".parquet"))
-    if not shards:
-        raise no_embeddings(root)
-    return shards
-
-
-def as_json(content: dict[str, Any]) -> bytes:
-    """The file of a record, without secrets."""
+def encode_json(content: dict[str, Any]) -> bytes:
+    """Return a JSON file with this content, without secrets."""
     return (json.dumps(redact_all(content), indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def as_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
-    """The file of a table, compressed; ``row_group_size`` in rows, if not Arrow's own."""
+def encode_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
+    """Return a compressed Parquet file.
+
+    Args:
+        table: its rows.
+        row_group_size: rows per group; None: Arrow's default.
+    """
     sink = pa.BufferOutputStream()
     # Vectors do not compress (random mantissas) and have no repeated values: a dictionary only costs time.
-    plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    columns_with_dictionary = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
     pq.write_table(
         table,
         sink,
         compression="zstd",
-        use_dictionary=plain,  # type: ignore[arg-type] — a list of columns is documented; the stubs know bool only
+        use_dictionary=columns_with_dictionary,  # type: ignore[arg-type] — documented; the stubs know bool only
         write_page_index=True,
         row_group_size=row_group_size,
     )
     return sink.getvalue().to_pybytes()
 
 
-def _read_failures(uri: str) -> pa.Table:
-    with storage.open_stream(uri) as stream, reading(uri):
-        table = pq.read_table(stream, schema=FAILURES, use_threads=False)
-        table.validate(full=True)
-        check_values(uri, table)
-    run_id = uri.rpartition("/")[2].removesuffix(".parquet").partition("-")[0]
-    return table.append_column("run_id", pa.repeat(run_id, len(table))).cast(STORED_FAILURES)
-
-
 def _pack_hashes(table: pa.Table) -> str:
-    """The hashes of a table's recordings, as text: metadata that is not UTF-8 makes some readers refuse the file."""
+    """Return the hashes of a table's recordings as text: some readers refuse a file whose metadata is not UTF-8."""
     known = table.select(["file_id", AUDIO_HASH[0]]).filter(pc.field(AUDIO_HASH[0]).is_valid())
     pairs = known.group_by(["file_id", AUDIO_HASH[0]]).aggregate([])
     return base64.b64encode(np.column_stack([column.to_numpy() for column in pairs.columns]).tobytes()).decode()
-
-
-def find_hashes(ids: NDArray[np.int64], hashes: pa.Table) -> pa.Array:
-    """AUDIO_HASH of each of ``ids`` from a table with ``file_id`` and AUDIO_HASH; null where it is not there."""
-    if not len(hashes):
-        return pa.nulls(len(ids), pa.int64())
-    hashes = hashes.sort_by("file_id")
-    known = hashes["file_id"].to_numpy()
-    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return pa.array(hashes[AUDIO_HASH[0]].to_numpy()[at], mask=known[at] != ids)

@@ -64,7 +64,7 @@ def look(inventory: Inventory, known: Columns, n_drawn: int, count: Callable[[in
 
 
 def _sums(inventory: Inventory, known: Columns, n_drawn: int, count: Callable[[int], None]) -> Sums:
-    read = partial(sums_of, last_number=last_number(inventory.spans, n_drawn), recorded_at=known.recorded_at)
+    read = partial(sums_of, last_number=last_number(inventory.window_ranges, n_drawn), recorded_at=known.recorded_at)
     total: Sums | None = None
     # As many at once as there are cores: reading is decompressing, and each holds some vectors.
     with threads_of(min(READERS, os.cpu_count() or 1)) as pool:

@@ -13,7 +13,7 @@ from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, storage_failure
 from embedding.listing.manifests import MANIFEST_SUFFIXES, read_manifest
 from embedding.output import run_report
-from embedding.output.consistency import Audit
+from embedding.output.consistency import ConsistencyReport
 from embedding.output.inventory import Inventory
 from embedding.output.store import Store
 from embedding.overview.manifest_columns import Columns
@@ -60,7 +60,7 @@ class Wanted:
             n_drawn,
         )
 
-    def publish(self, store: Store, inventory: Inventory, audit: Audit, terminal: Terminal) -> None:
+    def publish(self, store: Store, inventory: Inventory, audit: ConsistencyReport, terminal: Terminal) -> None:
         """Look at the output, and write.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedding.config import RANDOM_CHECKPOINT
-from embedding.output.consistency import Audit
+from embedding.output.consistency import ConsistencyReport
 from embedding.overview import projections
 from embedding.overview.build import Overview
 from embedding.overview.point_colours import at_time, below
@@ -30,7 +30,7 @@ class Output:
     """What an output says of itself."""
 
     root: str
-    audit: Audit
+    audit: ConsistencyReport
     settings: dict[str, Any]  # of run.json, else of its shards
     recordings: dict[str, Any]  # of report.json: the balance of the last run
     failures: pa.Table  # store.FAILURES

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedding.output.store import embeddings_schema, open_shard
+from embedding.output.shard_reading import open_shard
+from embedding.output.store import embeddings_schema
 from embedding.overview.sample_choice import numbers
 from embedding.overview.weighted_values import Weighted, rounded, seconds_by_hour
 from embedding.schema.batches import WINDOW_COLUMNS

@@ -1,1 +1,1 @@
-"""Arithmetic of a run's size: resources per stage, batches, shards, tasks. No Ray."""
+"""Placement and sizes of a run's work: CPUs and GPUs per stage, batches, shards, tasks, legs. No Ray."""

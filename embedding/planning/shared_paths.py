@@ -1,7 +1,7 @@
-"""Local paths on a cluster: whether every node sees what the driver sees.
+"""Local paths on a cluster: a check that every node sees what the driver sees.
 
-A folder of the same name on another machine need not be the same folder. So some recordings are looked for with their
-sizes, and the output by the claim that this run has put there.
+A folder of the same name on another machine may be another folder. So a node looks for some recordings with their
+sizes, and for the claim of this run in the output.
 """
 
 import os
@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from embedding import storage
 from embedding.errors import RequestError, RunError
-from embedding.output.claim import NAME, read_owner
+from embedding.output.claim import NAME, read_holder
+from embedding.text import plural
 
-# Recordings that are looked for: spread over the listing, so that of several mounts each is likely among them.
+# Recordings that a node looks for. They are spread over the listing, so that most likely each of several mounts has
+# one.
 N_RECORDINGS = 16
 
 ADVICE = (
@@ -28,7 +30,13 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class SharedPaths:
-    """Some local ``recordings`` with their sizes in bytes (-1: unknown), and the local ``output`` of run ``run_id``."""
+    """Local paths that every node has to see.
+
+    Attributes:
+        recordings: some local recordings, each with its size in bytes (-1 where unknown).
+        output: the output; None where it is not local.
+        run_id: the run that has claimed the output.
+    """
 
     recordings: tuple[tuple[str, int], ...] = ()
     output: str | None = None
@@ -36,31 +44,38 @@ class SharedPaths:
 
     @classmethod
     def of(cls, recordings: pa.Table, output: str, run_id: str) -> "SharedPaths":
-        """Of a listing, ``sources.RECORDINGS``, as this machine sees it now."""
-        at = np.unique(np.linspace(0, len(recordings) - 1, N_RECORDINGS, dtype=np.int64))
-        some = recordings.select(["file", "size"]).take(at).to_pylist()
-        local = tuple((row["file"], row["size"]) for row in some if not storage.is_s3(row["file"]))
-        seen = tuple(each for each in local if _is_there(*each))  # others were removed since, and fail by themselves
-        return cls(seen, None if storage.is_s3(output) else output, run_id)
+        """Choose some recordings that this machine sees.
 
-    def missing(self) -> str:
-        """What this machine does not see, for a sentence; nothing if all is well."""
+        Args:
+            recordings: the columns of ``schema.recordings.RECORDINGS``.
+            output: directory or ``s3://`` prefix.
+            run_id: the run that has claimed the output.
+        """
+        rows = np.unique(np.linspace(0, len(recordings) - 1, N_RECORDINGS, dtype=np.int64))
+        chosen = recordings.select(["file", "size"]).take(rows).to_pylist()
+        local = ((row["file"], row["size"]) for row in chosen if not storage.is_s3(row["file"]))
+        # A recording that was removed after the listing is a failure of its own.
+        present = tuple((path, n_bytes) for path, n_bytes in local if _exists(path, n_bytes))
+        return cls(present, None if storage.is_s3(output) else output, run_id)
+
+    def describe_missing(self) -> str:
+        """Return the first path that this machine does not see, as the end of a sentence; empty if it sees all."""
         for path, n_bytes in self.recordings:
-            if not _is_there(path, n_bytes):
+            if not _exists(path, n_bytes):
                 return f"no such recording as {path} with {n_bytes:,} bytes"
         if self.output is not None:
-            owner = read_owner(storage.join(self.output, NAME))
-            if owner is None or owner.run_id != self.run_id:
+            holder = read_holder(storage.join(self.output, NAME))
+            if holder is None or holder.run_id != self.run_id:
                 return f"another {self.output} than the driver's, or none"
             if not os.access(self.output, os.W_OK):
                 return f"no right to write to {self.output}"
         return ""
 
     def check(self) -> None:
-        """Once per process, which may be on a node that came after the run had begun.
+        """Check once per process, because its node may have joined after the run began.
 
         Raises:
-            RunError: this machine does not see them.
+            RunError: this machine does not see the paths.
         """
         _check(self)
 
@@ -68,26 +83,30 @@ class SharedPaths:
 NOTHING_LOCAL = SharedPaths()
 
 
-@cache  # of what passes; what raises is looked for again
+@cache  # caches a check that passes; a check that raises is repeated by the next call
 def _check(paths: SharedPaths) -> None:
-    if missing := paths.missing():
+    if missing := paths.describe_missing():
         raise RunError(f"node {socket.gethostname()} has {missing}; {ADVICE}")
 
 
 def refuse_unshared(missing_by_node: list[tuple[str, str]]) -> None:
-    """Whether every node sees the paths, from what each of them misses.
+    """Refuse paths that some nodes do not see.
+
+    Args:
+        missing_by_node: for each node its host name and what ``SharedPaths.describe_missing`` returned there.
 
     Raises:
-        RequestError: some do not; the message names them.
+        RequestError: a node does not see the paths; the message names it.
     """
     lacking = [(node, missing) for node, missing in missing_by_node if missing]
     if lacking:
         node, missing = lacking[0]
-        others = f" (nor have {len(lacking) - 1} more nodes)" if len(lacking) > 1 else ""
+        others = f" ({plural(len(lacking) - 1, 'more node')} affected)" if len(lacking) > 1 else ""
         raise RequestError(f"--input, --output: node {node} has {missing}{others}; {ADVICE}")
 
 
-def _is_there(path: str, n_bytes: int) -> bool:
+def _exists(path: str, n_bytes: int) -> bool:
+    """Return whether there is a file of this size; any size if ``n_bytes`` is -1."""
     try:
         return n_bytes in (-1, Path(path).stat().st_size)
     except OSError:

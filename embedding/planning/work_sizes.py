@@ -1,6 +1,6 @@
-"""How large the pieces of a run are: batches, shards, decode tasks, legs. Arithmetic only.
+"""Sizes of the pieces of a run: batches, shards, decode tasks, legs. Arithmetic only.
 
-Pieces must be few, since the driver pays for each; and small, since each is lost as a whole and fills memory.
+Pieces must be few, because each costs the driver time; and small, because each is lost as a whole and fills memory.
 """
 
 from collections.abc import Sequence
@@ -16,42 +16,48 @@ from embedding.listing.listing import n_bytes as bytes_of
 from embedding.planning.placement import ClusterResources, Placement
 from embedding.schema.batches import by_rate
 
-# Windows handed to an encoder at once: on a CPU some seconds of work, on a GPU enough for any micro-batch. What is not
-# listed: BATCH_FALLBACK.
+# Windows per batch in a short run, by architecture: on a CPU some seconds of work, on a GPU enough for any micro-batch.
 BATCH_ON_CPU = {"efficientnet": 64, "beats": 8}
 BATCH_FALLBACK = 8
 BATCH_ON_GPU = 256
-# A batch costs the driver 15 ms, whatever is in it (benchmarks/results/scale.md): of a long run batches are up to so
-# many times as large, ...
+# A batch costs the driver 15 ms, whatever its size (benchmarks/results/scale.md). So a long run has batches of up to
+# this many times the windows, ...
 BATCH_GROWTH = 4
-# ... as long as each encoder has so many of them, or at the end of the run one would work while the others wait; ...
+# ... as long as each encoder gets this many batches: otherwise one encoder works at the end while the others wait; ...
 BATCHES_PER_ENCODER = 128
-# ... and a node's object store holds so many: each of its decoders makes one while others wait for their encoder.
+# ... and a node's object store holds this many: each decoder of the node makes a batch while others wait for an
+# encoder.
 BATCHES_PER_STORE = 16
 
-# About this many shards per run, within these rows: an interruption then costs about 1/256 of the work.
+# A run has about this many shards, within these numbers of rows: an interruption then costs about 1/256 of the work.
 SHARDS_PER_RUN = 256
 SHARD_ROWS = (256, 32_768)
-# And no more than this, which a write task holds several times over: of BEATs with all layers a row is 43 kB.
+# A shard is not larger than this, because a write task holds it several times. With all layers of BEATs a row is 43 kB.
 SHARD_BYTES = 256 << 20
 
-# A decode task's work: enough to amortise a task (some ms), little enough that cores finish together.
+# The work of a decode task: enough to amortise a task (some ms), little enough that cores finish together.
 TASK_BYTES = 64 << 20
 TASK_RECORDINGS = 256
-# Where that makes more tasks than these in a leg, they become longer: each takes some 10 kB and 1 ms of the driver
-# before the first one runs.
+# Tasks become longer where a leg would have more than this many: each takes some 10 kB and 1 ms of the driver before
+# the first task runs.
 MAX_TASKS = 16_384
 
-# A leg's work. Ray keeps some 13 kB of every batch on the driver, and of every recording its name in the driver's store
-# of objects, until the last one is done; so a long run goes in legs. Between two of them the encoders load anew, which
-# is half a minute after hours.
+# The work of a leg. Until a leg ends Ray keeps some 13 kB on the driver for every batch, and the name of every
+# recording in the driver's object store; so a long run has several legs. Encoders load again for each leg, which takes
+# half a minute after hours of work.
 LEG_BATCHES = 100_000
 LEG_RECORDINGS = 1_000_000
 
 
 @dataclass(frozen=True)
 class WorkSizes:
-    """Of a run: ``batch_size`` in windows, ``shard_rows``, and about how many batches there are."""
+    """Sizes of the pieces of a run.
+
+    Attributes:
+        batch_size: windows per batch.
+        shard_rows: rows per shard.
+        n_batches: estimated number of batches.
+    """
 
     batch_size: int
     shard_rows: int
@@ -61,48 +67,69 @@ class WorkSizes:
 def plan_sizes(
     config: EmbedConfig, targets: Sequence[Settings], placement: Placement, nodes: ClusterResources, audio_s: float
 ) -> WorkSizes:
-    """For a run over about ``audio_s`` seconds of audio; what ``config`` asks for stands."""
+    """Choose the sizes that the request leaves open.
+
+    Args:
+        config: the request; sizes that it names are kept.
+        targets: the settings of each target.
+        placement: CPUs and GPUs of each stage.
+        nodes: the resources that Ray has.
+        audio_s: estimated seconds of audio in the run.
+    """
     specs = by_rate(settings.windows for settings in targets)
     n_windows = int(audio_s * specs[0].rate_hz / specs[0].hop)
     window_bytes = sum(spec.n_bytes for spec in specs)
     batch_size, shard_rows = config.batch_size, config.shard_rows
     if batch_size == AUTO:
-        least = min(least_batch(placement.device, settings.model.architecture) for settings in targets)
+        smallest = min(smallest_batch(placement.device, settings.model.architecture) for settings in targets)
         most_in_store = nodes.store_bytes // (BATCHES_PER_STORE * window_bytes)
-        batch_size = grown(least, min(n_windows // (placement.n_actors * BATCHES_PER_ENCODER), most_in_store))
+        most = min(n_windows // (placement.n_actors * BATCHES_PER_ENCODER), most_in_store)
+        batch_size = smallest * np.clip(most // smallest, 1, BATCH_GROWTH)
     if shard_rows == AUTO:
         most = SHARD_BYTES // sum(settings.row_bytes for settings in targets)
         shard_rows = np.clip(min(n_windows // SHARDS_PER_RUN, most), *SHARD_ROWS)
     return WorkSizes(int(batch_size), int(shard_rows), n_windows // int(batch_size))
 
 
-def least_batch(device: str, architecture: str) -> int:
-    """Windows per batch where a run is short."""
+def smallest_batch(device: str, architecture: str) -> int:
+    """Return the windows per batch of a short run."""
     return BATCH_ON_GPU if device == "cuda" else BATCH_ON_CPU.get(architecture, BATCH_FALLBACK)
 
 
-def grown(least: int, most: int) -> int:
-    """The largest batch up to ``most`` windows that is a multiple of ``least``, and not too large."""
-    return least * int(np.clip(most // least, 1, BATCH_GROWTH))
+def split_into_legs(recordings: pa.Table, batches_per_byte: float) -> list[pa.Table]:
+    """Split the recordings of a run into legs of about the same work.
 
+    Args:
+        recordings: the recordings, with a column ``size``.
+        batches_per_byte: estimated number of batches per byte of recordings.
 
-def legs(todo: pa.Table, batches_per_byte: float) -> list[pa.Table]:
-    """One table per leg of a run over ``todo``, all of them about as much work."""
-    load = np.cumsum(np.maximum(todo["size"].to_numpy(), 0) * (batches_per_byte / LEG_BATCHES) + 1 / LEG_RECORDINGS)
+    Returns:
+        A table for each leg.
+    """
+    sizes = np.maximum(recordings["size"].to_numpy(), 0)
+    load = np.cumsum(sizes * (batches_per_byte / LEG_BATCHES) + 1 / LEG_RECORDINGS)
     n_legs = int(np.ceil(load[-1] - 1e-9))
-    ends = [*np.searchsorted(load, load[-1] / n_legs * np.arange(1, n_legs), side="right"), len(todo)]
-    return [todo.slice(start, end - start) for start, end in pairwise([0, *ends]) if end > start]
+    ends = [*np.searchsorted(load, load[-1] / n_legs * np.arange(1, n_legs), side="right"), len(recordings)]
+    return [recordings.slice(start, end - start) for start, end in pairwise([0, *ends]) if end > start]
 
 
-def tasks(leg: pa.Table, n_decoders: int) -> list[pa.Table]:
-    """One table per decode task: about TASK_BYTES each, and enough of them that no decoder is idle early."""
+def split_into_tasks(leg: pa.Table, n_decoders: int) -> list[pa.Table]:
+    """Split the recordings of a leg into decode tasks of about TASK_BYTES, enough of them that no decoder is idle.
+
+    Args:
+        leg: the recordings, with a column ``size``.
+        n_decoders: decode tasks at once.
+
+    Returns:
+        A table for each task.
+    """
     n_tasks = max(4 * n_decoders, MAX_TASKS)
     task_bytes = max(TASK_BYTES, bytes_of(leg) // n_tasks)
     most = int(np.clip(-(-len(leg) // (4 * n_decoders)), 1, max(TASK_RECORDINGS, -(-len(leg) // n_tasks))))
     tables, start, n_bytes = [], 0, 0
-    for at, n in enumerate(leg["size"].to_numpy()):
-        if at > start and (at - start == most or n_bytes + n > task_bytes):
-            tables.append(leg.slice(start, at - start))
-            start, n_bytes = at, 0
-        n_bytes += max(int(n), 0)
+    for row, size in enumerate(leg["size"].to_numpy()):
+        if row > start and (row - start == most or n_bytes + size > task_bytes):
+            tables.append(leg.slice(start, row - start))
+            start, n_bytes = row, 0
+        n_bytes += max(int(size), 0)
     return [*tables, leg.slice(start)]

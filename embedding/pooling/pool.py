@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from embedding.cli.terminal import Terminal
 from embedding.errors import RunError, storage_failure
 from embedding.output import run_report
-from embedding.output.claim import LAPSE_S, claimed
-from embedding.output.store import Store, no_embeddings, open_shard
+from embedding.output.claim import LAPSE_S, hold_claim
+from embedding.output.shard_reading import no_embeddings_error, open_shard
+from embedding.output.store import Store
 from embedding.pooling.partial_tables import COLUMNS, merged, parts_of_windows, recordings_of
 from embedding.pooling.pooled_output import Plan, Pooled, complete, plan
 from embedding.schema.vectors import as_embedding
@@ -47,10 +48,10 @@ def pool(
     inventory = store.read()
     settings = store.stored_settings()
     if settings is None:
-        raise no_embeddings(root)
+        raise no_embeddings_error(root)
     pooled = Pooled(root, poolings, json.dumps(settings, sort_keys=True), store.column_of(layer))
     is_settled = run_report.is_settled(store)
-    with claimed(
+    with hold_claim(
         pooled.folder,
         uuid.uuid4().hex[:12],
         lambda owner: terminal.say(

@@ -19,8 +19,9 @@ from embedding import storage
 from embedding.config import at_layer
 from embedding.errors import RunError
 from embedding.output.inventory import Inventory, Recordings
+from embedding.output.shard_reading import refuse_damage
 from embedding.output.shard_schema import SETTINGS_KEY
-from embedding.output.store import as_parquet, undamaged
+from embedding.output.store import encode_parquet
 from embedding.pooling.partial_sums import SEQUENCE
 from embedding.schema.vectors import EMBEDDING
 
@@ -74,18 +75,18 @@ class Pooled:
         tables = []
         for name in names:
             uri = storage.join(self.folder, PARTS, f"{name}.parquet")
-            with undamaged(uri, DELETE_POOLED), storage.open_stream(uri) as stream:
+            with refuse_damage(uri, DELETE_POOLED), storage.open_stream(uri) as stream:
                 tables.append(pq.read_table(stream, filters=[("file_id", "in", ids.tolist())], use_threads=False))
         return pa.concat_tables(tables)
 
     def _parquet(self, table: pa.Table, row_group_size: int | None = None) -> bytes:
-        return as_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings}), row_group_size)
+        return encode_parquet(table.replace_schema_metadata({SETTINGS_KEY: self.settings}), row_group_size)
 
     def files(self) -> dict[str, NDArray[np.int64]]:
         """URI of each file, and ``file_id`` of the recordings in it; of one made with other settings none."""
         found = {}
         for uri in storage.list_names(self.folder, ".parquet"):
-            with undamaged(uri, DELETE_POOLED), storage.open_stream(uri) as stream:
+            with refuse_damage(uri, DELETE_POOLED), storage.open_stream(uri) as stream:
                 file = pq.ParquetFile(stream)
                 schema = file.schema_arrow
                 if "file_id" not in schema.names or schema.field("file_id").type != pa.int64():
@@ -140,7 +141,7 @@ def complete(recordings: Recordings) -> NDArray[np.int64]:
 
 def plan(pooled: Pooled, inventory: Inventory, recordings: Recordings, todo: NDArray[np.int64]) -> Plan:
     """For recordings ``todo`` (``file_id``), which are complete; ``recordings`` are those of ``stored``."""
-    id_, shard = inventory.spans["file_id"].to_numpy(), inventory.spans["shard"].to_numpy()
+    id_, shard = inventory.window_ranges["file_id"].to_numpy(), inventory.window_ranges["shard"].to_numpy()
     wanted = np.isin(id_, todo)
     pairs = np.unique(np.column_stack([id_[wanted], shard[wanted]]), axis=0)  # by recording
     _, first, n_shards = np.unique(pairs[:, 0], return_index=True, return_counts=True)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from embedding.errors import RequestError
 from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
-from embedding.output.shard_schema import DO_ANEW
-from embedding.output.store import open_shard
+from embedding.output.shard_reading import open_shard
+from embedding.output.shard_schema import EMBED_AGAIN
 from embedding.probing.labels import Labels, Names, Truth
 from embedding.probing.stratified_sample import Sample
 from embedding.schema.vectors import matrix
@@ -123,7 +123,7 @@ def vectors_of(windows: pa.Table, shards: list[str], column: str) -> NDArray[np.
             some = own[slice(*np.searchsorted(row[own], (first, first + len(batch))))]
             found[some] = batch[row[some] - first]
         if not np.isfinite(found[own]).all():
-            raise RequestError(f"{shards[number]} holds vectors that are not finite: {DO_ANEW}")
+            raise RequestError(f"{shards[number]} holds vectors that are not finite: {EMBED_AGAIN}")
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedding import storage
-from embedding.output.store import as_json, as_parquet
+from embedding.output.store import encode_json, encode_parquet
 from embedding.probing.label_manifest import SPLIT
 from embedding.probing.labelled_windows import COLUMNS
 from embedding.probing.labels import TEST, TRAIN, Names, Truth
@@ -42,12 +42,12 @@ def write(result: Result) -> None:
     where = folder(result.wanted.root, result.wanted.name)
     contents = {
         "weights.npz": _weights(result),
-        "predictions.parquet": as_parquet(_predictions(result)),
-        "split.parquet": as_parquet(_split(result)),
+        "predictions.parquet": encode_parquet(_predictions(result)),
+        "split.parquet": encode_parquet(_split(result)),
     }
     digests = {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in contents.items()}
     about = described(result) | {"files": digests}
-    contents["probe.json"] = as_json(about)
+    contents["probe.json"] = encode_json(about)
     storage.write_together({storage.join(where, name): content for name, content in contents.items()})
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, storage_failure
 from embedding.output import run_report
-from embedding.output.store import Store, no_embeddings, shards_of
+from embedding.output.shard_reading import list_shards, no_embeddings_error
+from embedding.output.store import Store
 from embedding.probing import probe_files
 from embedding.probing.label_manifest import Manifest, read_labels
 from embedding.probing.labelled_windows import draw, first_file, once, places, vectors_of, which_are_stored
@@ -34,11 +35,11 @@ def probe(wanted: Wanted, terminal: Terminal) -> Result:
     store = Store(wanted.root, "")
     settings = store.stored_settings()
     if settings is None:
-        raise no_embeddings(wanted.root)
+        raise no_embeddings_error(wanted.root)
     if not run_report.is_settled(store):
         terminal.warn("a run of jobs.embed is going on, or died: windows may be missing, or be of former versions")
     try:
-        shards = shards_of(wanted.root)
+        shards = list_shards(wanted.root)
         vectors = store.column_of(wanted.layer)
         labels = _of_stored(manifest.labels, shards, wanted)
         for_test = is_test(labels, wanted.test_share, wanted.seed)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from embedding.errors import RunError
-from embedding.planning.placement import Placement, encoders_on
+from embedding.planning.placement import Placement, count_encoders_on_gpus
 from embedding.ray_runtime.gpus import Gpu, hold_gpus
 from embedding.ray_runtime.progress_actor import GPU_FAULTS
 
@@ -55,7 +55,7 @@ class BrokenGpus:
         n_actors = (
             placement.n_actors
             if placement.may_wait
-            else min(placement.n_actors, encoders_on(n_left, placement.encoder_gpus))
+            else min(placement.n_actors, count_encoders_on_gpus(n_left, placement.encoder_gpus))
         )
         if not n_actors:
             raise RunError(

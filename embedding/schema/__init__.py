@@ -1,1 +1,1 @@
-"""Vocabulary of the stages: windows, batches, targets, failures, vectors."""
+"""Tables that all stages share: recordings, windows, batches, targets, failures, vectors."""

@@ -1,4 +1,4 @@
-"""Failures of recordings: a row each, with the stage, the kind and a message."""
+"""Failures of recordings: a row for each, with the stage, the kind and a message."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,14 @@ FAILURES = pa.schema(
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a recording has no vectors, or fewer than it should. ``stage`` is where, ``kind`` what, for counting.
+    """The reason why a recording has no vectors, or fewer than it should have.
 
-    Kinds of the stage ``decode``: those of ``AudioFault``, and ``io``, the storage did not deliver it.
+    Attributes:
+        file: the recording, as listed. file_id: identity of this version of the recording. size: bytes, -1 where
+        unknown. stage: stage of the pipeline in which the recording failed. kind: kind of the failure, for counting; in
+        the stage ``decode`` the kinds of ``AudioFault``, and ``io`` where the
+            storage failed.
+        message: one line for the user.
     """
 
     file: str

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from embedding.schema.targets import FIELD, TargetColumn, Targets, all_targets
 
+# Columns of a listing.
 RECORDINGS = pa.schema([("file", pa.string()), ("size", pa.int64()), ("file_id", pa.int64())])
 
 
@@ -50,8 +51,8 @@ def read_pending(table: pa.Table, n_targets: int) -> list[PendingRecording]:
     def values(name: str) -> Sequence[list | None]:
         return table[name].to_pylist() if name in table.column_names else [None] * len(table)
 
-    is_given = FIELD.name in table.column_names
-    targets = TargetColumn.of(table).as_list() if is_given else [all_targets(n_targets)] * len(table)
+    has_targets = FIELD.name in table.column_names
+    targets = TargetColumn.of(table).as_list() if has_targets else [all_targets(n_targets)] * len(table)
     rows = zip(
         table["file"].to_pylist(),
         table["file_id"].to_pylist(),

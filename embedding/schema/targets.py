@@ -1,4 +1,4 @@
-"""Targets: the models of a run, each with an output of its own, known by their numbers 0, 1, 2 …
+"""Targets: the models of a run, numbered from 0, each with an output of its own.
 
 A recording or a window may be needed by some targets and not by others, for example when one output already holds it.
 This module alone knows how the sets are stored: as one number per row, whose bit ``t`` says that target ``t`` is a

@@ -1,15 +1,16 @@
-"""Vectors as columns of fixed-size lists: which columns those are; as arrays, and back, without a copy."""
+"""Vectors as columns of fixed-size lists, and conversions to arrays and back without a copy."""
 
 from typing import Any
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
-# The column with what a model ends in; those of inner layers have the layers' names.
+# The column with the output of a model; columns of inner layers have the names of the layers.
 EMBEDDING = "embedding"
 
 
 def vector_columns(schema: pa.Schema) -> list[str]:
+    """Return the names of the columns that hold vectors."""
     return [field.name for field in schema if pa.types.is_fixed_size_list(field.type) and _is_float32(field.type)]
 
 
@@ -18,17 +19,21 @@ def _is_float32(vector: pa.FixedSizeListType) -> bool:
 
 
 def count_missing(column: pa.ChunkedArray) -> int:
-    """Return how many vectors of a column, or numbers in them, are missing; 0 of a column without vectors."""
+    """Return the number of vectors and of numbers in vectors that are missing; 0 for a column without vectors."""
     if not pa.types.is_fixed_size_list(column.type):
         return 0
     return column.null_count + sum(chunk.flatten().null_count for chunk in column.chunks)
 
 
 def as_embedding(windows: pa.Table, column: str) -> pa.Table:
-    """With the vectors in ``column`` under the name of those that a model ends in.
+    """Return the windows with their vectors under the name EMBEDDING.
+
+    Args:
+        windows: the windows.
+        column: name of the column of vectors, for example of an inner layer.
 
     Raises:
-        pa.ArrowInvalid: a vector is missing, or a number in one.
+        pa.ArrowInvalid: a vector or a number in a vector is missing.
     """
     if count_missing(windows[column]):
         raise pa.ArrowInvalid(f"values of {column!r} are missing")
@@ -36,10 +41,10 @@ def as_embedding(windows: pa.Table, column: str) -> pa.Table:
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray[Any]:
-    """``[rows, length]``, without a copy where the column is one chunk.
+    """Return a column of vectors as an array ``[rows, length]``, without a copy where the column is one chunk.
 
     Raises:
-        pa.ArrowInvalid: a vector is missing, or a number in one.
+        pa.ArrowInvalid: a vector or a number in a vector is missing.
     """
     if count_missing(column):
         raise pa.ArrowInvalid("values of a vector are missing")
@@ -48,5 +53,5 @@ def matrix(column: pa.ChunkedArray) -> NDArray[Any]:
 
 
 def column(rows: NDArray[Any]) -> pa.FixedSizeListArray:
-    """``[rows, length]`` as lists."""
+    """Return an array ``[rows, length]`` as a column of lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])

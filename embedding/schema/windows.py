@@ -1,7 +1,7 @@
 """Window arithmetic in integer samples. Pure functions over NumPy arrays.
 
-Window ``i`` of a recording starts at ``i * hop`` samples, for every start that lies inside the audio (``tail="pad"``,
-the last window is zero-padded) or for every window that fits whole (``tail="drop"``).
+Window ``i`` of a recording starts at ``i * hop`` samples. With ``tail="pad"`` there is a window for every start inside
+the audio, and the last window is padded with zeros; with ``tail="drop"`` only windows that lie inside the audio count.
 """
 
 from dataclasses import dataclass
@@ -11,27 +11,40 @@ from numpy.typing import NDArray
 
 from embedding.errors import RequestError
 
-# A window is a list of Arrow, whose length has 31 bits.
+# A window is an Arrow list, whose length has 31 bits.
 MOST_SAMPLES = 2**31 - 1
-# A thousand windows of each second of audio: of an hour 3.6 million. The index of a window has 31 bits, too: 24 days.
+# A thousand windows per second of audio are 3.6 million per hour. The index of a window has 31 bits, too: 24 days.
 SHORTEST_HOP_S = 0.001
 
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """How audio at ``rate_hz`` is cut: ``length`` and ``hop`` in samples at that rate."""
+    """The length and the hop of windows.
+
+    Attributes:
+        rate_hz: sample rate of the audio.
+        length: samples of a window.
+        hop: samples from the start of one window to the start of the next.
+        tail: ``pad`` or ``drop``.
+    """
 
     rate_hz: int
     length: int
     hop: int
-    tail: str  # "pad" or "drop"
+    tail: str
 
     @classmethod
     def from_seconds(cls, rate_hz: int, window_s: float, hop_s: float | None, tail: str) -> "WindowSpec":
-        """The nearest whole number of samples for each length in seconds.
+        """Return the windows with the nearest whole number of samples.
+
+        Args:
+            rate_hz: sample rate of the audio.
+            window_s: length of a window in seconds.
+            hop_s: hop in seconds; None: the length.
+            tail: ``pad`` or ``drop``.
 
         Raises:
-            RequestError: a length below one sample, or above MOST_SAMPLES; a hop below SHORTEST_HOP_S.
+            RequestError: a length is below one sample or above MOST_SAMPLES, or the hop is below SHORTEST_HOP_S.
         """
         if hop_s is not None and hop_s < SHORTEST_HOP_S:
             raise RequestError(
@@ -51,11 +64,11 @@ class WindowSpec:
 
     @property
     def n_bytes(self) -> int:
-        """Of a window's samples in memory."""
+        """Bytes of a window's samples in memory."""
         return 4 * self.length
 
     def count(self, n_samples: int) -> int:
-        """Number of windows of a recording of ``n_samples``."""
+        """Return the number of windows of a recording of ``n_samples``."""
         if self.tail == "drop":
             return 0 if n_samples < self.length else (n_samples - self.length) // self.hop + 1
         return -(-n_samples // self.hop)
@@ -73,16 +86,34 @@ class WindowSpec:
         return np.where(n_samples > 0, np.maximum(np.ceil((n_samples - slack) / self.hop), 1), 0).astype(np.int64)
 
     def times(self, index: NDArray[np.integer], duration_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Start and end of windows ``index`` in seconds; no end lies past ``duration_s``."""
+        """Return start and end of windows of a recording in seconds.
+
+        Args:
+            index: indices of the windows, ``[windows]``.
+            duration_s: seconds of audio in the recording; no window ends later.
+
+        Returns:
+            Starts and ends, ``[windows]`` each.
+        """
         start_s = np.asarray(index, dtype=np.int64) * self.hop / self.rate_hz
         return start_s, np.minimum(start_s + self.length / self.rate_hz, duration_s)
 
     def covered_s(self, start_s: NDArray[np.float64], duration_s: NDArray[np.float64]) -> float:
-        """Seconds of recordings that windows stand for: up to the next one's start, so overlaps count once."""
+        """Return the seconds of audio that windows cover; each window counts up to the start of the next window.
+
+        Args:
+            start_s: starts of the windows, ``[windows]``.
+            duration_s: seconds of audio in their recordings, ``[windows]``.
+        """
         return float((np.minimum(start_s + self.hop / self.rate_hz, duration_s) - start_s).sum())
 
     def audio_samples(self, start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> NDArray[np.int64]:
-        """How many samples of each window are audio rather than padding, from its times in seconds."""
-        # Times are rounded by less than 1e-5 samples (for 24 days); the fraction of a sample that a recording may end
-        # with is larger (from 44.1 to 16 kHz a multiple of 1/441).
+        """Return the number of samples of each window that are audio and not padding, ``[windows]``.
+
+        Args:
+            start_s: starts of the windows, ``[windows]``.
+            end_s: ends of their audio, ``[windows]``.
+        """
+        # Times are rounded by less than 1e-5 samples (for 24 days); the fraction of a sample at the end of a recording
+        # is larger (from 44.1 to 16 kHz a multiple of 1/441).
         return np.clip(np.ceil((end_s - start_s) * self.rate_hz - 1e-5), 1, self.length).astype(np.int64)

@@ -15,8 +15,9 @@ from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
 from embedding.listing.listing import list_recordings
 from embedding.output.inventory import map_in_threads
+from embedding.output.shard_reading import open_shard
 from embedding.output.shard_schema import check_values
-from embedding.output.store import Store, open_shard
+from embedding.output.store import Store
 from embedding.schema.batches import WINDOW_COLUMNS, window_column
 from embedding.schema.recordings import read_pending
 from embedding.schema.vectors import EMBEDDING, matrix

@@ -12,8 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.errors import RequestError, storage_failure
-from embedding.output.shard_schema import DO_ANEW
-from embedding.output.store import Store, open_shard, shards_of
+from embedding.output.shard_reading import list_shards, open_shard
+from embedding.output.shard_schema import EMBED_AGAIN
+from embedding.output.store import Store
 from embedding.schema.vectors import as_embedding
 from embedding.search.nearest_windows import HITS, best, nearest
 from embedding.search.query import of_clip, of_window
@@ -40,7 +41,7 @@ def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
     """
     store = Store(wanted.root, "")
     try:
-        shards = shards_of(wanted.root)
+        shards = list_shards(wanted.root)
         column = store.column_of(wanted.layer)
         itself: dict[str, Any] = {}
         if wanted.like is not None:
@@ -82,5 +83,5 @@ def _read(uri: str, column: str, dim: int) -> pa.Table:
     with open_shard(uri, vectors=column) as shard:
         length = shard.schema_arrow.field(column).type.list_size
         if length != dim:
-            raise RequestError(f"{uri} holds vectors of {length:,} numbers, and the query's has {dim:,}: {DO_ANEW}")
+            raise RequestError(f"{uri} holds vectors of {length:,} numbers, and the query's has {dim:,}: {EMBED_AGAIN}")
         return as_embedding(shard.read(columns=[*HITS.names[:-1], column], use_threads=False), column)

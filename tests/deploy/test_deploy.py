@@ -93,7 +93,7 @@ def test_all_stages_fit_on_its_nodes(cluster: dict[str, Any]) -> None:
         n_cpus=sum(node["CPU"] for node in resources),
         n_gpus=sum(node.get("GPU", 0) for node in resources),
         memory_bytes=100 << 30,
-        node_cpus=min(node["CPU"] for node in resources),
+        smallest_node_cpus=min(node["CPU"] for node in resources),
         n_nodes=len(resources),
         is_own=False,
     )

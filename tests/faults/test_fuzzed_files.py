@@ -26,7 +26,7 @@ from embedding.errors import RequestError
 from embedding.exporting.destination import taking
 from embedding.listing.listing import list_recordings
 from embedding.output import claim
-from embedding.output.claim import Owner, claimed
+from embedding.output.claim import ClaimHolder, hold_claim
 from embedding.probing.label_manifest import read_labels
 from jobs.embed import parse
 from jobs.export import main as export
@@ -175,7 +175,7 @@ def check_claim(folder: Path, content: bytes) -> None:
     runs(report, root)
 
     def take() -> None:
-        with claimed(str(root), "0000000000bb", lambda _: None):
+        with hold_claim(str(root), "0000000000bb", lambda _: None):
             pass
 
     with pytest.MonkeyPatch.context() as patched:
@@ -214,7 +214,7 @@ def check_export(folder: Path, content: bytes) -> None:
     assert (destination / "export.json").read_bytes() == content
 
 
-OWNER = asdict(Owner.this_process("0000000000aa")) | {"process_start": 1.0}  # its process has ended
+OWNER = asdict(ClaimHolder.this_process("0000000000aa")) | {"process_start": 1.0}  # its process has ended
 MANIFEST = pa.table(
     {"file": ["/a.wav", "b.wav"], "label": ["x", "y"], "start_time": [0.0, 1.0], "end_time": [1.0, 2.0]}
 )

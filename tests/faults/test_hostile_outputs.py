@@ -14,8 +14,8 @@ from embedding.cli.terminal import Terminal
 from embedding.config import make_config
 from embedding.driver import embed as run_embed
 from embedding.encoding.settings import Settings
+from embedding.output.shard_reading import open_shard
 from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY
-from embedding.output.store import open_shard
 from embedding.schema.failures import FAILURES
 from embedding.schema.vectors import matrix
 from jobs.embed import main as embed

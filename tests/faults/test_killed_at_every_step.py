@@ -17,7 +17,7 @@ import pytest
 
 from embedding import storage
 from embedding.output import claim
-from embedding.output.claim import Owner, claimed, read_owner
+from embedding.output.claim import ClaimHolder, hold_claim, read_holder
 from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.store import Store
 from tests.support.shards import ids, listing, shard
@@ -129,44 +129,44 @@ def rows_of(store: Store) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def dead() -> Owner:
+def dead() -> ClaimHolder:
     """A process of this machine that has ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = replace(Owner.this_process("0" * 12), pid=process.pid)
+    owner = replace(ClaimHolder.this_process("0" * 12), pid=process.pid)
     process.communicate()
     return owner
 
 
 @contextmanager
-def dead_soon(owner: Owner, run_id: str) -> Iterator[None]:
+def dead_soon(owner: ClaimHolder, run_id: str) -> Iterator[None]:
     """Claims in this block are those of ``owner``, which lives until they are looked at."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Owner, "this_process", lambda _: replace(owner, run_id=run_id))
+        patched.setattr(ClaimHolder, "this_process", lambda _: replace(owner, run_id=run_id))
         patched.setattr(claim, "RENEW_S", 0.05)
         yield
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("lapsed", [False, True], ids=["a free output", "an output with a lapsed claim"])
-def test_a_claim(place: str, dead: Owner, moment: Moment, *, lapsed: bool) -> None:
+def test_a_claim(place: str, dead: ClaimHolder, moment: Moment, *, lapsed: bool) -> None:
     """Taking, taking over and releasing; whoever comes next takes over at once, and leaves nothing."""
 
     def hold(step: int) -> None:
         root = f"{place}/{step}"
         if lapsed:
             ORIGINAL["write_bytes"](f"{root}/claim.json", claim._encode(replace(dead, run_id="1" * 12)))
-        with dead_soon(dead, "2" * 12), claimed(root, "2" * 12, refuse_to_wait):
+        with dead_soon(dead, "2" * 12), hold_claim(root, "2" * 12, refuse_to_wait):
             pass
 
     def check(step: int) -> None:
         root = f"{place}/{step}"
-        with claimed(root, "3" * 12, refuse_to_wait) as held:
+        with hold_claim(root, "3" * 12, refuse_to_wait) as held:
             held.check()
-        assert read_owner(f"{root}/claim.json") is None
+        assert read_holder(f"{root}/claim.json") is None
         assert not list(storage.list_names(root, ""))
 
     assert at_every_step(moment, hold, check) >= (5 if lapsed else 2)
 
 
-def refuse_to_wait(owner: Owner) -> None:
+def refuse_to_wait(owner: ClaimHolder) -> None:
     raise AssertionError(f"{owner} is known to be dead")

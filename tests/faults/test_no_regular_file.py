@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from embedding.errors import RequestError
-from embedding.output.claim import check_holder, claimed
+from embedding.output.claim import check_holder, hold_claim
 from jobs.embed import main as embed
 from jobs.export import main as export
 from jobs.probe import main as probe
@@ -73,7 +73,7 @@ def test_a_claim_that_is_no_file_is_named(tmp_path: Path, make: Callable[[Path],
     make(tmp_path / "claim.json")
     with (
         pytest.raises(RequestError, match=rf"cannot write to {tmp_path}: .* \({tmp_path}/claim\.json\)"),
-        claimed(str(tmp_path), "0000000000aa", lambda _: None),
+        hold_claim(str(tmp_path), "0000000000aa", lambda _: None),
     ):
         pass
     with pytest.raises(OSError, match=r"a pipe, a socket or a device|a link that leads nowhere"):

@@ -8,7 +8,7 @@ import pytest
 
 from embedding.errors import RequestError
 from embedding.output.backlog import Backlog, former_versions
-from embedding.output.claim import claimed
+from embedding.output.claim import hold_claim
 from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.store import Store
 from embedding.storage import TEMPORARY_PREFIX
@@ -65,7 +65,7 @@ def test_an_output_that_may_not_be_written_is_refused_and_left_as_it_is(unprivil
     (unprivileged / "out").chmod(0o555)
     with (
         pytest.raises(RequestError, match=rf"--output: cannot write to {unprivileged}/out: Permission denied"),
-        claimed(str(unprivileged / "out"), RUN_ID, lambda _: None),
+        hold_claim(str(unprivileged / "out"), RUN_ID, lambda _: None),
     ):
         pass
     assert not list((unprivileged / "out").iterdir())

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedding.output.inventory import Inventory, spans_of
+from embedding.output.inventory import Inventory, find_window_ranges
 from embedding.output.shard_schema import SETTINGS_KEY
 from embedding.output.store import Store, embeddings_schema
 from embedding.pooling import pooled_output
@@ -217,7 +217,7 @@ def test_a_damaged_file_is_named_in_one_line(pool: Callable[..., Outcome], tmp_p
     done = pool(tmp_path)
     assert done.code == 2
     assert done.stderr.startswith(f"avex-batch: {shard} is damaged (")
-    assert done.stderr.endswith("delete it and run jobs.embed again, which does anew what was in it\n")
+    assert done.stderr.endswith("delete it and run jobs.embed again, which embeds its recordings again\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -271,7 +271,7 @@ def test_a_plan_has_every_recording_once(
     for number in range(n_shards):
         own = rows[shard == number]
         keys = {"file_id": own[:, 0], "window_index": own[:, 1], "n_windows": own[:, 2], "duration": own[:, 2] * 1.0}
-        spans.append(spans_of(pa.table(keys), number))
+        spans.append(find_window_ranges(pa.table(keys), number))
     inventory = Inventory.of(
         [f"/out/embeddings/s{at}.parquet" for at in range(n_shards)], spans, pa.table({"file_id": []})
     )

@@ -184,7 +184,7 @@ def test_the_report_is_counted_from_the_shards_and_says_what_disagrees(embedded:
     shutil.copy(shard, shard.with_name("again.parquet"))
     twice = report(output)
     assert twice.code == 1
-    assert "2 rows too many: the next run mends that" in twice.stdout
+    assert "2 repeated rows: removed by the next run" in twice.stdout
     assert json.loads(report(output, "--json").stdout)["output"]["repeated"] == 2
     (output / "report.json").unlink()
     rebuilt = report(output)

@@ -37,7 +37,7 @@ def counters(**counts: float) -> Counters:
 
 
 def look() -> ClusterResources:
-    return ClusterResources(n_cpus=16, n_gpus=2, memory_bytes=0, node_cpus=4, n_nodes=4, is_own=False)
+    return ClusterResources(n_cpus=16, n_gpus=2, memory_bytes=0, smallest_node_cpus=4, n_nodes=4, is_own=False)
 
 
 def test_a_log_gets_one_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

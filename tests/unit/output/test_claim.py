@@ -20,7 +20,7 @@ import pytest
 from embedding import storage
 from embedding.errors import RequestError, RunError
 from embedding.output import claim as module
-from embedding.output.claim import Claim, Owner, check_holder, claimed, read_owner
+from embedding.output.claim import Claim, ClaimHolder, check_holder, hold_claim, read_holder
 from tests.support.commands import ROOT
 
 # Run ids, as runs draw them.
@@ -29,9 +29,9 @@ SECOND, THIRD, FASTER, SLOWER = (f"{number:012x}" for number in range(1, 5))
 
 HOLDER = """
 import sys
-from embedding.output.claim import claimed
+from embedding.output.claim import hold_claim
 
-with claimed(sys.argv[1], "0000000000bb", print):
+with hold_claim(sys.argv[1], "0000000000bb", print):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -51,22 +51,22 @@ def holding_process(root: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def nobody_waits(owner: Owner) -> None:
+def nobody_waits(owner: ClaimHolder) -> None:
     raise AssertionError(f"its life can be looked up, and was waited for: {owner}")
 
 
-def leave(root: Path, owner: Owner) -> None:
+def leave(root: Path, owner: ClaimHolder) -> None:
     """A claim as a dead run leaves it."""
     storage.write_bytes(str(root / "claim.json"), json.dumps(asdict(owner)).encode())
 
 
-def elsewhere(**changes: Any) -> Owner:
-    return replace(Owner.this_process(THEIRS), machine="another", host="far-away", **changes)
+def elsewhere(**changes: Any) -> ClaimHolder:
+    return replace(ClaimHolder.this_process(THEIRS), machine="another", host="far-away", **changes)
 
 
-def dead(run_id: str = THEIRS) -> Owner:
+def dead(run_id: str = THEIRS) -> ClaimHolder:
     """A former process that had this one's number."""
-    return replace(Owner.this_process(run_id), process_start=Owner.this_process(OURS).process_start - 1)
+    return replace(ClaimHolder.this_process(run_id), process_start=ClaimHolder.this_process(OURS).process_start - 1)
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> bool:
 
 def test_a_claim_is_there_while_the_block_runs_and_gone_afterwards(tmp_path: Path) -> None:
     root = tmp_path / "out"
-    with claimed(str(root), OURS, nobody_waits) as claim:
-        owner = read_owner(str(root / "claim.json"))
-        assert owner == claim.owner
+    with hold_claim(str(root), OURS, nobody_waits) as claim:
+        owner = read_holder(str(root / "claim.json"))
+        assert owner == claim.holder
         assert owner is not None
         assert (owner.run_id, owner.pid) == (OURS, os.getpid())
         claim.check()
@@ -100,17 +100,17 @@ def test_a_claim_is_there_while_the_block_runs_and_gone_afterwards(tmp_path: Pat
 
 
 def test_a_claim_is_released_also_when_the_block_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), claimed(str(tmp_path), OURS, nobody_waits):
+    with pytest.raises(ZeroDivisionError), hold_claim(str(tmp_path), OURS, nobody_waits):
         raise ZeroDivisionError
-    with claimed(str(tmp_path), AGAIN, nobody_waits):
+    with hold_claim(str(tmp_path), AGAIN, nobody_waits):
         pass
 
 
 def test_the_second_is_refused_naming_the_first(tmp_path: Path) -> None:
-    with claimed(str(tmp_path), OURS, nobody_waits) as claim:
-        with pytest.raises(RequestError) as refused, claimed(str(tmp_path), SECOND, nobody_waits):
+    with hold_claim(str(tmp_path), OURS, nobody_waits) as claim:
+        with pytest.raises(RequestError) as refused, hold_claim(str(tmp_path), SECOND, nobody_waits):
             pass
-        owner = claim.owner
+        owner = claim.holder
         assert f"process {os.getpid()} on {owner.host}, since {owner.started}" in str(refused.value)
         assert "--output" in str(refused.value)
         check_holder(str(tmp_path), OURS)
@@ -121,16 +121,16 @@ def test_a_live_process_is_refused_and_its_claim_left_alone(tmp_path: Path) -> N
     with holding_process(tmp_path) as process:
         before = (tmp_path / "claim.json").read_bytes()
         with pytest.raises(RequestError, match=f"process {process.pid} on "):
-            Claim(str(tmp_path), Owner.this_process(OURS))._take(nobody_waits)
+            Claim(str(tmp_path), ClaimHolder.this_process(OURS))._take(nobody_waits)
         assert json.loads((tmp_path / "claim.json").read_bytes()) | {"renewals": 0} == json.loads(before)
 
 
 @pytest.mark.usefixtures("fast")
 def test_a_claim_is_renewed(tmp_path: Path) -> None:
-    with claimed(str(tmp_path), OURS, nobody_waits) as claim:
+    with hold_claim(str(tmp_path), OURS, nobody_waits) as claim:
 
         def renewals() -> int:
-            owner = read_owner(str(tmp_path / "claim.json"))
+            owner = read_holder(str(tmp_path / "claim.json"))
             assert owner is not None
             return owner.renewals
 
@@ -140,7 +140,7 @@ def test_a_claim_is_renewed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with claimed(str(tmp_path), OURS, nobody_waits) as claim:
+    with hold_claim(str(tmp_path), OURS, nobody_waits) as claim:
         with monkeypatch.context() as broken:
 
             def fail(*_: object) -> None:
@@ -148,8 +148,8 @@ def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest
 
             broken.setattr(storage, "write_bytes", fail)
             time.sleep(0.3)
-        renewals = claim.owner.renewals
-        assert eventually(lambda: claim.owner.renewals > renewals + 1)
+        renewals = claim.holder.renewals
+        assert eventually(lambda: claim.holder.renewals > renewals + 1)
         claim.check()
 
 
@@ -160,7 +160,7 @@ def test_the_claim_of_a_killed_process_lapses_at_once(tmp_path: Path) -> None:
     with holding_process(tmp_path) as process:
         process.kill()
         process.wait()
-        with claimed(str(tmp_path), OURS, nobody_waits):
+        with hold_claim(str(tmp_path), OURS, nobody_waits):
             check_holder(str(tmp_path), OURS)
     assert list(tmp_path.iterdir()) == []
 
@@ -169,13 +169,13 @@ def test_the_claim_of_a_zombie_lapses_at_once(tmp_path: Path) -> None:
     with holding_process(tmp_path) as process:
         process.kill()
         assert eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
-        with claimed(str(tmp_path), OURS, nobody_waits):
+        with hold_claim(str(tmp_path), OURS, nobody_waits):
             check_holder(str(tmp_path), OURS)
 
 
 def test_the_claim_of_a_process_whose_number_another_has_now_lapses_at_once(tmp_path: Path) -> None:
     leave(tmp_path, dead())
-    with claimed(str(tmp_path), OURS, nobody_waits):
+    with hold_claim(str(tmp_path), OURS, nobody_waits):
         check_holder(str(tmp_path), OURS)
 
 
@@ -184,7 +184,7 @@ def test_a_process_stays_the_same_when_the_clock_is_set(tmp_path: Path, monkeypa
     with holding_process(tmp_path):
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: time.time() + 3600)  # type: ignore[attr-defined]
         with pytest.raises(RequestError):
-            Claim(str(tmp_path), Owner.this_process(OURS))._take(nobody_waits)
+            Claim(str(tmp_path), ClaimHolder.this_process(OURS))._take(nobody_waits)
 
 
 def test_a_process_that_is_hidden_from_us_lives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_a_process_that_is_hidden_from_us_lives(monkeypatch: pytest.MonkeyPatch)
     def forbidden(pid: int, _: int) -> None:
         raise PermissionError(1, "Operation not permitted", str(pid))
 
-    owner = Owner.this_process(THEIRS)
+    owner = ClaimHolder.this_process(THEIRS)
     monkeypatch.setattr(module, "_start_of", hidden)
     monkeypatch.setattr(os, "kill", forbidden)
     assert owner.is_dead() is False
@@ -203,9 +203,9 @@ def test_a_process_that_is_hidden_from_us_lives(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("fast")
 def test_the_claim_of_another_machine_lapses_without_renewals_and_is_waited_for(tmp_path: Path) -> None:
     leave(tmp_path, elsewhere())
-    waited_for: list[Owner] = []
+    waited_for: list[ClaimHolder] = []
     began = time.monotonic()
-    with claimed(str(tmp_path), OURS, waited_for.append):
+    with hold_claim(str(tmp_path), OURS, waited_for.append):
         assert time.monotonic() - began >= module.LAPSE_S
         check_holder(str(tmp_path), OURS)
     assert [owner.host for owner in waited_for] == ["far-away"]
@@ -215,18 +215,18 @@ def test_the_claim_of_another_machine_lapses_without_renewals_and_is_waited_for(
 def test_a_renewed_claim_of_another_machine_is_refused(tmp_path: Path) -> None:
     leave(tmp_path, elsewhere())
 
-    def renew(_: Owner) -> None:
+    def renew(_: ClaimHolder) -> None:
         threading.Timer(module.LAPSE_S / 2, leave, (tmp_path, elsewhere(renewals=1))).start()
 
     with pytest.raises(RequestError, match="far-away"):
-        Claim(str(tmp_path), Owner.this_process(OURS))._take(renew)
+        Claim(str(tmp_path), ClaimHolder.this_process(OURS))._take(renew)
     check_holder(str(tmp_path), THEIRS)
 
 
 @pytest.mark.usefixtures("fast")
 def test_a_claim_that_is_released_while_it_is_watched_can_be_taken(tmp_path: Path) -> None:
     leave(tmp_path, elsewhere())
-    with claimed(str(tmp_path), OURS, lambda _: (tmp_path / "claim.json").unlink()):
+    with hold_claim(str(tmp_path), OURS, lambda _: (tmp_path / "claim.json").unlink()):
         check_holder(str(tmp_path), OURS)
 
 
@@ -234,8 +234,8 @@ def test_a_claim_that_is_released_while_it_is_watched_can_be_taken(tmp_path: Pat
 @pytest.mark.parametrize("content", [b"", b'{"run_id": "the', b"[]", b'{"run_id": THEIRS}', b"\xff\xfe"])
 def test_a_half_written_claim_lapses_when_nobody_goes_on_with_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "claim.json").write_bytes(content)
-    waited_for: list[Owner] = []
-    with claimed(str(tmp_path), OURS, waited_for.append):
+    waited_for: list[ClaimHolder] = []
+    with hold_claim(str(tmp_path), OURS, waited_for.append):
         check_holder(str(tmp_path), OURS)
     assert len(waited_for) == 1
     assert list(tmp_path.iterdir()) == []
@@ -245,7 +245,7 @@ def test_a_half_written_claim_lapses_when_nobody_goes_on_with_it(tmp_path: Path,
 def test_a_half_written_claim_that_somebody_goes_on_with_is_refused_naming_who(tmp_path: Path) -> None:
     (tmp_path / "claim.json").touch()
     with pytest.raises(RequestError, match="far-away"):
-        Claim(str(tmp_path), Owner.this_process(OURS))._take(lambda _: leave(tmp_path, elsewhere()))
+        Claim(str(tmp_path), ClaimHolder.this_process(OURS))._take(lambda _: leave(tmp_path, elsewhere()))
 
 
 # --- lost -------------------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_a_half_written_claim_that_somebody_goes_on_with_is_refused_naming_who(t
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "another's"])
 def test_a_run_that_lost_its_claim_is_told_and_leaves_the_other_alone(tmp_path: Path, *, gone: bool) -> None:
-    with claimed(str(tmp_path), OURS, nobody_waits) as claim:
+    with hold_claim(str(tmp_path), OURS, nobody_waits) as claim:
         if gone:
             (tmp_path / "claim.json").unlink()
         else:
@@ -269,12 +269,12 @@ def test_a_run_that_lost_its_claim_is_told_and_leaves_the_other_alone(tmp_path: 
 
         assert eventually(lambda: bool(told()))
         assert ("lost this run's claim" if gone else "belongs to another run now (process ") in told()
-    owner = read_owner(str(tmp_path / "claim.json"))
+    owner = read_holder(str(tmp_path / "claim.json"))
     assert (owner and owner.run_id) == (None if gone else THEIRS)
 
 
 def test_a_claim_that_is_another_s_by_the_end_is_not_removed(tmp_path: Path) -> None:
-    with claimed(str(tmp_path), OURS, nobody_waits):
+    with hold_claim(str(tmp_path), OURS, nobody_waits):
         leave(tmp_path, elsewhere())
     check_holder(str(tmp_path), THEIRS)
 
@@ -298,12 +298,12 @@ def test_whoever_is_slower_leaves_the_claim_of_whoever_was_faster(
 ) -> None:
     """Both find it lapsed; then one is done before the other removes it."""
     leave(tmp_path, dead())
-    faster = Claim(str(tmp_path), Owner.this_process(FASTER))
-    slower = Claim(str(tmp_path), Owner.this_process(SLOWER))
+    faster = Claim(str(tmp_path), ClaimHolder.this_process(FASTER))
+    slower = Claim(str(tmp_path), ClaimHolder.this_process(SLOWER))
     looks = 0
     has_lapsed = module._has_lapsed
 
-    def overtaken(uri: str, holder: Owner, on_wait: Callable[[Owner], None]) -> bool:
+    def overtaken(uri: str, holder: ClaimHolder, on_wait: Callable[[ClaimHolder], None]) -> bool:
         nonlocal looks
         looks += 1
         lapsed = has_lapsed(uri, holder, on_wait)
@@ -325,7 +325,7 @@ def test_a_run_that_died_taking_a_claim_over_is_no_obstacle(tmp_path: Path) -> N
     leave(tmp_path, dead())
     for name, owner in ((f"claim.json.{THEIRS}", dead(SECOND)), (f"claim.json.{THEIRS}.{SECOND}", dead(THIRD))):
         storage.write_bytes(str(tmp_path / name), json.dumps(asdict(owner)).encode())
-    with claimed(str(tmp_path), OURS, nobody_waits):
+    with hold_claim(str(tmp_path), OURS, nobody_waits):
         check_holder(str(tmp_path), OURS)
     assert list(tmp_path.iterdir()) == []
 
@@ -348,7 +348,7 @@ def _race(root: str, runner: int, n_races: int, barrier: Any, results: Any) -> N
         if runner == 0:
             leave(folder, dead())
         barrier.wait(60)
-        claim = Claim(str(folder), Owner.this_process(f"{runner:012x}"))
+        claim = Claim(str(folder), ClaimHolder.this_process(f"{runner:012x}"))
         try:
             claim._take(lambda _: None)
             won = True

@@ -9,7 +9,7 @@ import pytest
 
 from embedding import storage
 from embedding.output import claim as module
-from embedding.output.claim import UNKNOWN, Owner, check_holder, claimed, read_owner
+from embedding.output.claim import UNKNOWN_HOLDER, ClaimHolder, check_holder, hold_claim, read_holder
 from embedding.storage import s3
 from tests.unit.output.test_claim import OURS, THEIRS, dead, leave
 
@@ -36,7 +36,7 @@ HOSTILE_RUN_IDS = [
 def test_a_claim_with_an_identifier_of_another_form_leads_to_no_file_outside(tmp_path: Path, run_id: str) -> None:
     (tmp_path / "victim.txt").write_text("mine")
     leave(tmp_path / "out", dead(run_id))
-    with claimed(str(tmp_path / "out"), OURS, lambda _: None):
+    with hold_claim(str(tmp_path / "out"), OURS, lambda _: None):
         check_holder(str(tmp_path / "out"), OURS)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "victim.txt"]
     assert (tmp_path / "victim.txt").read_text() == "mine"
@@ -55,7 +55,7 @@ def test_in_s3_a_claim_with_an_identifier_of_another_form_leads_to_no_other_obje
     create = storage.create_bytes
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(storage, "create_bytes", note)
-        with claimed(f"s3://{bucket}/out", OURS, lambda _: None):
+        with hold_claim(f"s3://{bucket}/out", OURS, lambda _: None):
             check_holder(f"s3://{bucket}/out", OURS)
     assert {uri for uri in asked if ".." in uri} == set()
     assert [key for key, _, _ in s3.objects(f"s3://{bucket}/")] == [f"{bucket}/victim.txt"]
@@ -74,16 +74,16 @@ def test_in_s3_a_claim_with_an_identifier_of_another_form_leads_to_no_other_obje
 def test_a_claim_with_a_value_of_another_kind_is_one_of_an_unknown_owner(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    content = asdict(Owner.this_process(THEIRS)) | changes
+    content = asdict(ClaimHolder.this_process(THEIRS)) | changes
     storage.write_bytes(str(tmp_path / "claim.json"), json.dumps(content).encode())
-    assert read_owner(str(tmp_path / "claim.json")) == UNKNOWN
-    waited_for: list[Owner] = []
-    with claimed(str(tmp_path), OURS, waited_for.append):
+    assert read_holder(str(tmp_path / "claim.json")) == UNKNOWN_HOLDER
+    waited_for: list[ClaimHolder] = []
+    with hold_claim(str(tmp_path), OURS, waited_for.append):
         check_holder(str(tmp_path), OURS)
-    assert waited_for == [UNKNOWN]
+    assert waited_for == [UNKNOWN_HOLDER]
 
 
 def test_a_claim_of_a_later_version_may_say_more(tmp_path: Path) -> None:
-    owner = Owner.this_process(THEIRS)
+    owner = ClaimHolder.this_process(THEIRS)
     storage.write_bytes(str(tmp_path / "claim.json"), json.dumps(asdict(owner) | {"zone": "eu"}).encode())
-    assert read_owner(str(tmp_path / "claim.json")) == owner
+    assert read_holder(str(tmp_path / "claim.json")) == owner

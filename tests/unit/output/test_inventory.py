@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding.output.inventory import KEYS, Inventory, map_in_threads, spans_of
+from embedding.output.inventory import KEYS, Inventory, map_in_threads, find_window_ranges
 from embedding.output.store import STORED_FAILURES, Store
 from embedding.schema.failures import Failure
 from tests.support.shards import shard
@@ -23,7 +23,7 @@ KEY = st.tuples(st.integers(-3, 3), st.integers(0, 9))
 
 @given(shards=st.lists(st.lists(KEY, max_size=30), max_size=4), n_windows=st.integers(1, 10))
 def test_spans_count_what_a_set_of_keys_counts(shards: list[list[tuple[int, int]]], n_windows: int) -> None:
-    spans = [spans_of(keys_of(*((*key, n_windows) for key in keys)), at) for at, keys in enumerate(shards)]
+    spans = [find_window_ranges(keys_of(*((*key, n_windows) for key in keys)), at) for at, keys in enumerate(shards)]
     inventory = Inventory.of([str(at) for at in range(len(shards))], spans, NO_FAILURES)
     keys = [key for shard in shards for key in shard]
     recordings = inventory.recordings()
@@ -33,10 +33,10 @@ def test_spans_count_what_a_set_of_keys_counts(shards: list[list[tuple[int, int]
         assert recordings.n_present[at] == len(set(index))
         assert recordings.n_repeated[at] == len(index) - len(set(index))
         assert recordings.n_windows[at] == n_windows
-        assert inventory.windows(int(file_id)) == sorted(set(index))
+        assert inventory.window_indices(int(file_id)) == sorted(set(index))
     ids = np.arange(-4, 5)
     expected = [len({i for id_, i in keys if id_ == file_id}) == n_windows for file_id in ids]
-    assert recordings.complete(ids).tolist() == [done and bool(keys) for done in expected]
+    assert recordings.is_complete(ids).tolist() == [done and bool(keys) for done in expected]
 
 
 def keys_of(*windows: tuple[int, int, int], duration_s: float = 60.0) -> pa.Table:
@@ -46,12 +46,12 @@ def keys_of(*windows: tuple[int, int, int], duration_s: float = 60.0) -> pa.Tabl
 
 def test_the_row_of_the_last_window_says_how_many_there_are_and_how_long() -> None:
     """A long recording that ends early: its first rows still carry what the header promised."""
-    early = spans_of(keys_of((7, 0, 9), (7, 1, 9), duration_s=45.0), 0)
-    late = spans_of(keys_of((7, 2, 3), duration_s=14.5), 1)
+    early = find_window_ranges(keys_of((7, 0, 9), (7, 1, 9), duration_s=45.0), 0)
+    late = find_window_ranges(keys_of((7, 2, 3), duration_s=14.5), 1)
     recordings = Inventory.of(["a", "b"], [late, early], NO_FAILURES).recordings()
     assert recordings.n_windows.tolist() == [3]
     assert recordings.duration_s.tolist() == [14.5]
-    assert recordings.complete(np.array([7])).tolist() == [True]
+    assert recordings.is_complete(np.array([7])).tolist() == [True]
     assert recordings.consistent.tolist() == [False]
 
 
@@ -59,17 +59,17 @@ def test_the_row_of_the_last_window_says_how_many_there_are_and_how_long() -> No
 def test_rows_that_differ_in_duration_alone_do_not_agree(*, together: bool) -> None:
     """A header's promise may be off by less than a window."""
     early, late = keys_of((7, 0, 2), duration_s=9.5), keys_of((7, 1, 2), duration_s=9.0)
-    spans = [spans_of(pa.concat_tables([early, late]), 0)] if together else [spans_of(early, 0), spans_of(late, 1)]
+    spans = [find_window_ranges(pa.concat_tables([early, late]), 0)] if together else [find_window_ranges(early, 0), find_window_ranges(late, 1)]
     recordings = Inventory.of(["a", "b"], spans, NO_FAILURES).recordings()
     assert recordings.duration_s.tolist() == [9.0]
     assert recordings.consistent.tolist() == [False]
 
 
 def test_what_recordings_have_together_is_counted() -> None:
-    spans = spans_of(keys_of((1, 0, 3), (1, 1, 3), (1, 1, 3), (2, 0, 1), (3, 0, 9)), 0)
+    spans = find_window_ranges(keys_of((1, 0, 3), (1, 1, 3), (1, 1, 3), (2, 0, 1), (3, 0, 9)), 0)
     recordings = Inventory.of(["a"], [spans], NO_FAILURES).recordings()
-    assert recordings.windows_of(np.array([1, 2, 99])) == (4, 3, 1)
-    assert recordings.windows_of(np.array([], np.int64)) == (0, 0, 0)
+    assert recordings.count_windows(np.array([1, 2, 99])) == (4, 3, 1)
+    assert recordings.count_windows(np.array([], np.int64)) == (0, 0, 0)
 
 
 SHARD = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 9), st.integers(1, 10)), max_size=12)
@@ -102,7 +102,7 @@ def test_shards_that_are_known_are_not_read_again_and_nothing_else_differs(
 
 def _by_name(inventory: Inventory) -> list[tuple[Any, ...]]:
     """The spans, with the shard's name in the place of its number."""
-    rows = inventory.spans.to_pylist()
+    rows = inventory.window_ranges.to_pylist()
     assert [row["file_id"] for row in rows] == sorted(row["file_id"] for row in rows)
     return sorted((*(row | {"shard": inventory.shards[row["shard"]]}).values(),) for row in rows)
 
@@ -119,5 +119,5 @@ def test_failures_of_one_run_can_be_told_from_those_of_others(tmp_path: Path) ->
 def test_an_empty_output_holds_nothing() -> None:
     inventory = Inventory.read([], NO_FAILURES)
     assert len(inventory.recordings().file_id) == 0
-    assert inventory.windows(1) == []
-    assert not inventory.recordings().complete(np.array([1, 2])).any()
+    assert inventory.window_indices(1) == []
+    assert not inventory.recordings().is_complete(np.array([1, 2])).any()

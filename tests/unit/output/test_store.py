@@ -64,13 +64,13 @@ def test_a_recording_is_done_when_each_of_its_windows_is_stored_once_or_more(sto
     store.write_shard(shard((5, 0, 3), (5, 1, 3), (9, 0, 1), (-2, 0, 2)), "a")
     store.write_shard(shard((5, 2, 3), (5, 2, 3), (-2, 0, 2)), "b")
     inventory = store.read()
-    assert inventory.recordings().complete(np.array([5, 9, -2, 7])).tolist() == [True, True, False, False]
-    assert inventory.windows(-2) == [0]
+    assert inventory.recordings().is_complete(np.array([5, 9, -2, 7])).tolist() == [True, True, False, False]
+    assert inventory.window_indices(-2) == [0]
 
 
 def test_nothing_is_done_in_an_output_that_does_not_exist(store: Store) -> None:
     inventory = store.read()
-    assert not inventory.recordings().complete(np.array([1, 2])).any()
+    assert not inventory.recordings().is_complete(np.array([1, 2])).any()
     assert not inventory.is_failed(np.array([1, 2])).any()
 
 
@@ -166,12 +166,12 @@ def test_sweeping_removes_unfinished_writes_alone(store: Store) -> None:
     for folder in ("", "embeddings", "failures"):
         (root / folder / f".tmp-{'01' * 16}-a.parquet").write_bytes(b"half a")
     (root / "embeddings" / ".tmp.parquet").write_bytes(b"somebody's")
-    store.sweep()
+    store.remove_unfinished_writes()
     assert {path for path in root.rglob("*") if path.is_file()} == before | {root / "embeddings" / ".tmp.parquet"}
 
 
 def test_sweeping_an_output_that_does_not_exist_is_nothing(store: Store) -> None:
-    store.sweep()
+    store.remove_unfinished_writes()
     assert not Path(store.root).exists()
 
 
@@ -241,5 +241,5 @@ def test_json_keeps_names_readable(store: Store) -> None:
 def test_sweeping_leaves_the_folder_of_an_export_alone(store: Store) -> None:
     folder = Path(store.root, ".tmp-export")
     folder.mkdir(parents=True)
-    store.sweep()
+    store.remove_unfinished_writes()
     assert folder.is_dir()

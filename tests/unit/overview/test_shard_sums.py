@@ -62,7 +62,7 @@ WINDOWS = [(recording, window) for recording in range(1, 12) for window in range
 
 def summed(root: Path, n: int) -> Sums:
     stored = Store(str(root), "").read()
-    last = last_number(stored.spans, n)
+    last = last_number(stored.window_ranges, n)
     return reduce(Sums.plus, [sums_of(uri, last, recorded_at) for uri in stored.shards])
 
 

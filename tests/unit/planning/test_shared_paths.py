@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from embedding.errors import RequestError, RunError
-from embedding.output.claim import Claim, claimed
+from embedding.output.claim import Claim, hold_claim
 from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.schema.recordings import RECORDINGS
 
@@ -31,12 +31,12 @@ def recordings(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def claim(tmp_path: Path) -> Iterator[Claim]:
     (tmp_path / "out").mkdir()
-    with claimed(str(tmp_path / "out"), "0000000000aa", lambda _: None) as claim:
+    with hold_claim(str(tmp_path / "out"), "0000000000aa", lambda _: None) as claim:
         yield claim
 
 
 def test_what_the_driver_sees_itself_is_complete(recordings: list[Path], tmp_path: Path, claim: Claim) -> None:
-    shared = SharedPaths.of(listing(*recordings), str(tmp_path / "out"), claim.owner.run_id)
+    shared = SharedPaths.of(listing(*recordings), str(tmp_path / "out"), claim.holder.run_id)
     assert shared.missing() == ""
     shared.check()
 

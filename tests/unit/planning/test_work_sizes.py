@@ -12,10 +12,10 @@ from embedding.config import make_config
 from embedding.encoding.settings import Settings
 from embedding.planning import work_sizes
 from embedding.planning.placement import ClusterResources, Placement
-from embedding.planning.work_sizes import WorkSizes, legs, plan_sizes, tasks
+from embedding.planning.work_sizes import WorkSizes, plan_sizes, split_into_legs, split_into_tasks
 from tests.support.models import EFFICIENTNET
 
-GPU_NODES = ClusterResources(n_cpus=64, n_gpus=4, memory_bytes=256 << 30, node_cpus=16, n_nodes=4, is_own=False)
+GPU_NODES = ClusterResources(n_cpus=64, n_gpus=4, memory_bytes=256 << 30, smallest_node_cpus=16, n_nodes=4, is_own=False)
 ON_GPUS = Placement("cuda", 4, 0.0, 1.0, 1, 0.9, 64, 0.0625, 4)
 ON_CPUS = replace(ON_GPUS, device="cpu", n_actors=2, encoder_gpus=0.0)
 WINDOW_S = 5
@@ -91,7 +91,7 @@ def test_legs_are_of_about_the_same_work_and_none_is_longer_than_it_may(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work_sizes, "LEG_RECORDINGS", most)
         todo = table(sizes_)
-        found = legs(todo, batches_per_byte)
+        found = split_into_legs(todo, batches_per_byte)
     assert pa.concat_tables(found).equals(todo)
     assert all(len(leg) for leg in found)
     assert max(len(leg) for leg in found) <= most + 1  # one that ends on the border may be in either
@@ -103,12 +103,12 @@ def test_legs_are_of_about_the_same_work_and_none_is_longer_than_it_may(
 
 def test_an_ordinary_run_is_one_leg() -> None:
     todo = table([6_000_000] * 40_000)  # minutes of AudioMoth files
-    assert len(legs(todo, 12 / 64 / 6_000_000)) == 1
+    assert len(split_into_legs(todo, 12 / 64 / 6_000_000)) == 1
 
 
 def test_a_billion_windows_in_large_batches_are_eleven_legs() -> None:
     todo = table([60_000_000] * 100_000)  # each stands for a hundred of 10⁷ recordings, with 10,000 windows
-    found = [len(leg) for leg in legs(todo, 10_000 / 1_000 / 60_000_000)]
+    found = [len(leg) for leg in split_into_legs(todo, 10_000 / 1_000 / 60_000_000)]
     assert len(found) == 11  # ten for the batches, and a tenth of one for the recordings' names
     assert max(found) - min(found) <= 1
 
@@ -119,7 +119,7 @@ def test_a_billion_windows_in_large_batches_are_eleven_legs() -> None:
 @given(sizes_=sizes_of_files, n_decoders=st.integers(1, 64))
 def test_every_recording_is_in_one_task_and_no_task_is_large(sizes_: list[int], n_decoders: int) -> None:
     leg = table(sizes_)
-    tables = tasks(leg, n_decoders)
+    tables = split_into_tasks(leg, n_decoders)
     assert pa.concat_tables(tables).equals(leg)
     assert all(len(table) for table in tables) or not sizes_
     for each in tables:
@@ -131,15 +131,15 @@ def test_every_recording_is_in_one_task_and_no_task_is_large(sizes_: list[int], 
 
 
 def test_many_small_recordings_fill_tasks() -> None:
-    assert {len(each) for each in tasks(table([1000] * 10_000), 2)[:-1]} == {work_sizes.TASK_RECORDINGS}
+    assert {len(each) for each in split_into_tasks(table([1000] * 10_000), 2)[:-1]} == {work_sizes.TASK_RECORDINGS}
 
 
 def test_an_archive_of_millions_does_not_become_millions_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_sizes, "MAX_TASKS", 100)
     n_large = 2_000
     leg = pa.table({"file_id": range(n_large), "size": np.full(n_large, work_sizes.TASK_BYTES)})
-    assert len(tasks(leg, 2)) <= 2 * 100
+    assert len(split_into_tasks(leg, 2)) <= 2 * 100
     n_small = 100 * work_sizes.TASK_RECORDINGS * 10
     leg = pa.table({"file_id": range(n_small), "size": np.full(n_small, 1000)})
-    assert len(tasks(leg, 2)) <= 2 * 100
-    assert len(tasks(leg, 50)) >= 4 * 50, "as many as the decoders of a large cluster need"
+    assert len(split_into_tasks(leg, 2)) <= 2 * 100
+    assert len(split_into_tasks(leg, 50)) >= 4 * 50, "as many as the decoders of a large cluster need"
