@@ -20,8 +20,8 @@ from embedding.output import claim
 from embedding.output.claim import ClaimHolder, hold_claim, read_holder
 from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.store import Store
+from tests.support.outputs import store_failures, stored_failures, stored_windows
 from tests.support.shards import ids, listing, shard
-from tests.unit.output.test_repair import contents, fail, failures
 
 STEPS = ("create_bytes", "write_bytes", "delete")
 MOST_STEPS = 40
@@ -82,8 +82,8 @@ def write_disorder(root: str) -> Store:
     store.write_shard(shard((1, 0, 2), (1, 1, 2), (3, 0, 1)), "a")
     store.write_shard(shard((1, 1, 2), (2, 0, 1), (5, 0, 1)), "b")
     store.write_shard(shard((3, 0, 1)), "c")  # nothing is left of this shard
-    fail(store, "before", (1, "decode", "io"), (7, "decode", "corrupt"), (8, "decode", "corrupt"))
-    fail(store, "now", (8, "decode", "empty"))
+    store_failures(store, "before", (1, "decode", "io"), (7, "decode", "corrupt"), (8, "decode", "corrupt"))
+    store_failures(store, "now", (8, "decode", "empty"))
     return store
 
 
@@ -96,7 +96,7 @@ def settle_all(store: Store) -> None:
 def test_settling(place: str, moment: Moment) -> None:
     whole = write_disorder(f"{place}/whole")
     settle_all(whole)
-    rows, failed = contents(whole), failures(whole)
+    rows, failed = stored_windows(whole), stored_failures(whole)
     assert rows.keys() == {(1, 0), (1, 1), (2, 0), (105, 0)}
 
     def check(step: int) -> None:
@@ -106,7 +106,7 @@ def test_settling(place: str, moment: Moment) -> None:
         assert present >= rows.keys()
         assert {row["file_id"] for row in stored.failures.to_pylist()} >= {each[0] for each in failed}
         settle_all(store)
-        assert (contents(store), failures(store)) == (rows, failed)
+        assert (stored_windows(store), stored_failures(store)) == (rows, failed)
 
     n_steps = at_every_step(moment, lambda step: settle_all(write_disorder_unharmed(f"{place}/{step}")), check)
     assert n_steps >= 6  # two shards are written, one is removed; one file of failures takes the place of several

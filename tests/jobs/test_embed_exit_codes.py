@@ -7,7 +7,7 @@ import pytest
 import embedding.driver
 from embedding.errors import RequestError, RunError
 from jobs.embed import main
-from tests.unit.output.test_counters import BALANCE
+from tests.support.balances import BALANCE
 
 SMALL = replace(BALANCE, listed=8, already_done=0, embedded=8, failed=0)
 

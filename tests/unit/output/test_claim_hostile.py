@@ -1,4 +1,4 @@
-"""A claim.json that somebody has damaged, or written to do harm."""
+"""A claim.json that is damaged, or written to do harm."""
 
 import json
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from embedding import storage
 from embedding.output import claim as module
 from embedding.output.claim import UNKNOWN_HOLDER, ClaimHolder, check_holder, hold_claim, read_holder
 from embedding.storage import s3
-from tests.unit.output.test_claim import OURS, THEIRS, dead, leave
+from tests.support.claims import OURS, THEIRS, dead_holder, leave_claim
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ HOSTILE_RUN_IDS = [
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("run_id", HOSTILE_RUN_IDS)
-def test_a_claim_with_an_identifier_of_another_form_leads_to_no_file_outside(tmp_path: Path, run_id: str) -> None:
+def test_a_run_id_of_another_form_reaches_no_file_outside_the_output(tmp_path: Path, run_id: str) -> None:
     (tmp_path / "victim.txt").write_text("mine")
-    leave(tmp_path / "out", dead(run_id))
+    leave_claim(tmp_path / "out", dead_holder(run_id))
     with hold_claim(str(tmp_path / "out"), OURS, lambda _: None):
         check_holder(str(tmp_path / "out"), OURS)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "victim.txt"]
@@ -43,21 +43,21 @@ def test_a_claim_with_an_identifier_of_another_form_leads_to_no_file_outside(tmp
 
 
 @pytest.mark.usefixtures("fast")
-def test_in_s3_a_claim_with_an_identifier_of_another_form_leads_to_no_other_object(bucket: str) -> None:
+def test_in_s3_a_run_id_of_another_form_reaches_no_other_object(bucket: str) -> None:
     storage.write_bytes(f"s3://{bucket}/victim.txt", b"mine")
-    storage.write_bytes(f"s3://{bucket}/out/claim.json", json.dumps(asdict(dead("d/../../victim.txt"))).encode())
-    asked: list[str] = []
+    storage.write_bytes(f"s3://{bucket}/out/claim.json", json.dumps(asdict(dead_holder("d/../../victim.txt"))).encode())
+    created: list[str] = []
 
-    def note(uri: str, data: bytes) -> bool:
-        asked.append(uri)
+    def record(uri: str, data: bytes) -> bool:
+        created.append(uri)
         return create(uri, data)
 
     create = storage.create_bytes
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(storage, "create_bytes", note)
+        patched.setattr(storage, "create_bytes", record)
         with hold_claim(f"s3://{bucket}/out", OURS, lambda _: None):
             check_holder(f"s3://{bucket}/out", OURS)
-    assert {uri for uri in asked if ".." in uri} == set()
+    assert {uri for uri in created if ".." in uri} == set()
     assert [key for key, _, _ in s3.objects(f"s3://{bucket}/")] == [f"{bucket}/victim.txt"]
 
 
@@ -71,9 +71,7 @@ def test_in_s3_a_claim_with_an_identifier_of_another_form_leads_to_no_other_obje
     ],
     ids=str,
 )
-def test_a_claim_with_a_value_of_another_kind_is_one_of_an_unknown_owner(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_a_claim_with_an_impossible_value_has_an_unknown_holder(tmp_path: Path, changes: dict[str, Any]) -> None:
     content = asdict(ClaimHolder.this_process(THEIRS)) | changes
     storage.write_bytes(str(tmp_path / "claim.json"), json.dumps(content).encode())
     assert read_holder(str(tmp_path / "claim.json")) == UNKNOWN_HOLDER
@@ -83,7 +81,7 @@ def test_a_claim_with_a_value_of_another_kind_is_one_of_an_unknown_owner(
     assert waited_for == [UNKNOWN_HOLDER]
 
 
-def test_a_claim_of_a_later_version_may_say_more(tmp_path: Path) -> None:
-    owner = ClaimHolder.this_process(THEIRS)
-    storage.write_bytes(str(tmp_path / "claim.json"), json.dumps(asdict(owner) | {"zone": "eu"}).encode())
-    assert read_holder(str(tmp_path / "claim.json")) == owner
+def test_a_claim_of_a_later_version_may_have_more_fields(tmp_path: Path) -> None:
+    holder = ClaimHolder.this_process(THEIRS)
+    storage.write_bytes(str(tmp_path / "claim.json"), json.dumps(asdict(holder) | {"zone": "eu"}).encode())
+    assert read_holder(str(tmp_path / "claim.json")) == holder

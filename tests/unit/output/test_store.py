@@ -1,4 +1,4 @@
-"""The output: schema, atomic shards, failure rows, what is read back, the settings guard."""
+"""The store: shards, failures, JSON files, and the guard of the settings."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding import storage
-from embedding.errors import RequestError, RunError
+from embedding.errors import RequestError
+from embedding.output.shard_reading import open_shard
 from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY
-from embedding.output.store import Store, embeddings_schema, open_shard
+from embedding.output.store import Store, embeddings_schema
 from embedding.schema.failures import FAILURES, Failure
 from tests.support.shards import DIM, shard
 
@@ -24,7 +25,7 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "out"), '{"model": "m"}')
 
 
-def test_a_shard_reads_back_as_it_was_with_plain_types_and_the_settings(store: Store) -> None:
+def test_a_shard_holds_its_rows_with_plain_types_and_its_settings(store: Store) -> None:
     table = shard((1, 0, 2), (1, 1, 2))
     uri = store.write_shard(table, "run-0")
     read = pq.read_table(uri)
@@ -41,7 +42,7 @@ def test_writing_a_shard_again_replaces_it(store: Store) -> None:
     assert [path.name for path in folder.iterdir()] == ["run-0.parquet"]
 
 
-def test_failures_are_rows_and_a_second_try_overwrites_them(store: Store) -> None:
+def test_a_second_try_of_a_task_overwrites_its_failures(store: Store) -> None:
     failure = Failure("/a/b.wav", -7, 12, "decode", "corrupt", "not readable as audio")
     store.write_failures([failure], "run")
     store.write_failures([failure], "run")
@@ -60,7 +61,7 @@ def test_failures_are_rows_and_a_second_try_overwrites_them(store: Store) -> Non
     ]
 
 
-def test_a_recording_is_done_when_each_of_its_windows_is_stored_once_or_more(store: Store) -> None:
+def test_a_recording_is_complete_when_each_of_its_windows_is_stored(store: Store) -> None:
     store.write_shard(shard((5, 0, 3), (5, 1, 3), (9, 0, 1), (-2, 0, 2)), "a")
     store.write_shard(shard((5, 2, 3), (5, 2, 3), (-2, 0, 2)), "b")
     inventory = store.read()
@@ -68,7 +69,7 @@ def test_a_recording_is_done_when_each_of_its_windows_is_stored_once_or_more(sto
     assert inventory.window_indices(-2) == [0]
 
 
-def test_nothing_is_done_in_an_output_that_does_not_exist(store: Store) -> None:
+def test_an_output_that_does_not_exist_holds_nothing(store: Store) -> None:
     inventory = store.read()
     assert not inventory.recordings().is_complete(np.array([1, 2])).any()
     assert not inventory.is_failed(np.array([1, 2])).any()
@@ -79,7 +80,7 @@ def test_failures_are_read_back_by_recording(store: Store) -> None:
     assert store.read().is_failed(np.array([1, 3])).tolist() == [False, True]
 
 
-def test_failures_come_back_with_the_run_that_recorded_them(store: Store) -> None:
+def test_failures_are_read_back_with_their_run(store: Store) -> None:
     failure = Failure("/a", 3, 1, "decode", "empty", "")
     store.write_failures([failure], "one")
     store.write_failures([failure], "two")
@@ -91,24 +92,24 @@ def test_failures_come_back_with_the_run_that_recorded_them(store: Store) -> Non
     assert store.n_failure_files() == 0
 
 
-def test_while_failures_are_replaced_each_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_failure_can_be_read_while_failures_are_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write_failures([Failure("/a", 1, 1, "decode", "io", "x")], "one")
     store.write_failures([Failure("/b", 2, 1, "decode", "io", "x")], "two")
     rows = store.read().failures
-    monkeypatch.setattr(storage, "delete", _raise)
+    monkeypatch.setattr(storage, "delete", _fail)
     with pytest.raises(OSError, match="storage"):
         store.replace_failures(rows, "three")
     assert set(store.read().failures["file_id"].to_pylist()) == {1, 2}
 
 
-def _raise(_: str) -> None:
+def _fail(_: str) -> None:
     raise OSError("the storage failed")
 
 
 EXTREMES = {1: -(2**63), 2: 2**63 - 1, 3: 0, 4: -1}
 
 
-def test_hashes_of_audio_travel_in_the_metadata_of_a_shard(store: Store) -> None:
+def test_audio_hashes_are_stored_in_the_metadata_of_a_shard(store: Store) -> None:
     table = shard(*((i, 0, 1) for i in (*EXTREMES, 9)), hashes=EXTREMES)
     uri = store.write_shard(table, "a")
     assert store.read_shard(uri).equals(table)
@@ -119,20 +120,20 @@ def test_hashes_of_audio_travel_in_the_metadata_of_a_shard(store: Store) -> None
         assert value.decode("utf-8").isprintable()
 
 
-@pytest.mark.parametrize("hashes", [{}, None], ids=["null", "not given"])
-def test_hashes_that_are_not_known_are_null(store: Store, hashes: dict[int, int] | None) -> None:
+@pytest.mark.parametrize("hashes", [{}, None], ids=["null", "no column"])
+def test_unknown_audio_hashes_are_null(store: Store, hashes: dict[int, int] | None) -> None:
     uri = store.write_shard(shard((1, 0, 2), (2, 0, 1), hashes=hashes), "a")
     assert store.read_shard(uri)["audio_hash"].to_pylist() == [None, None]
 
 
-def test_a_hash_that_only_the_last_row_has_is_that_of_the_recording(store: Store) -> None:
-    """A long recording's first windows leave before its audio is known to the end."""
+def test_all_rows_of_a_recording_get_the_hash_of_its_last_row(store: Store) -> None:
+    """The first windows of a long recording are yielded before all of its audio is decoded."""
     early, late = shard((1, 0, 2), hashes={}), shard((1, 1, 2), (2, 0, 1), hashes={1: 5, 2: 6})
     uri = store.write_shard(pa.concat_tables([early, late]), "a")
     assert store.read_shard(uri)["audio_hash"].to_pylist() == [5, 5, 6]
 
 
-def test_every_reader_reads_a_shard_with_hashes(store: Store) -> None:
+def test_other_readers_read_a_shard_with_audio_hashes(store: Store) -> None:
     uri = store.write_shard(shard(*((i, 0, 1) for i in EXTREMES), hashes=EXTREMES), "a")
     assert AUDIO_HASHES_KEY.encode() in pq.read_schema(uri).metadata
     ids = list(EXTREMES)
@@ -146,38 +147,38 @@ def test_every_reader_reads_a_shard_with_hashes(store: Store) -> None:
     assert (AUDIO_HASHES_KEY,) in metadata
 
 
-def test_vectors_without_a_run_json_still_belong_to_their_settings(store: Store) -> None:
+def test_other_settings_are_refused_without_a_run_json(store: Store) -> None:
     store.write_shard(shard((1, 0, 1)), "a")
     store.refuse_other_settings({"model": "m"})
     with pytest.raises(RequestError, match="model was m, is n; choose another --output"):
         store.refuse_other_settings({"model": "n"})
 
 
-def test_an_output_without_anything_belongs_to_any_settings(store: Store) -> None:
+def test_an_empty_output_accepts_any_settings(store: Store) -> None:
     store.refuse_other_settings({"model": "n"})
 
 
-def test_sweeping_removes_unfinished_writes_alone(store: Store) -> None:
+def test_only_unfinished_writes_are_removed(store: Store) -> None:
     store.write_shard(shard((1, 0, 1)), "a")
     store.write_failures([Failure("/a", 3, 1, "decode", "empty", "")], "run")
     store.write_json("run.json", {})
     root = Path(store.root)
     before = {path for path in root.rglob("*") if path.is_file()}
     for folder in ("", "embeddings", "failures"):
-        (root / folder / f".tmp-{'01' * 16}-a.parquet").write_bytes(b"half a")
-    (root / "embeddings" / ".tmp.parquet").write_bytes(b"somebody's")
+        (root / folder / f".tmp-{'01' * 16}-a.parquet").write_bytes(b"unfinished")
+    (root / "embeddings" / ".tmp.parquet").write_bytes(b"of another program")
     store.remove_unfinished_writes()
     assert {path for path in root.rglob("*") if path.is_file()} == before | {root / "embeddings" / ".tmp.parquet"}
 
 
-def test_sweeping_an_output_that_does_not_exist_is_nothing(store: Store) -> None:
+def test_removing_unfinished_writes_does_not_create_an_output(store: Store) -> None:
     store.remove_unfinished_writes()
     assert not Path(store.root).exists()
 
 
-def test_an_output_of_other_settings_is_refused_naming_each_difference(store: Store) -> None:
+def test_other_settings_are_refused_with_each_difference(store: Store) -> None:
     store.write_json("run.json", {"settings": {"model": "a", "window_s": 5.0, "hop_s": 5.0}})
-    store.refuse_other_settings({"model": "b"})  # a run that came to nothing binds nobody
+    store.refuse_other_settings({"model": "b"})  # a run that stored no vectors does not bind later runs
     store.write_shard(shard((1, 0, 1)), "a")
     store.refuse_other_settings({"model": "a", "window_s": 5.0, "hop_s": 5.0})
     with pytest.raises(RequestError) as caught:
@@ -185,7 +186,7 @@ def test_an_output_of_other_settings_is_refused_naming_each_difference(store: St
     assert "model was a, is b; hop_s was 5.0, is 2.5; choose another --output" in str(caught.value)
 
 
-def test_a_damaged_run_json_is_named(store: Store) -> None:
+def test_a_damaged_run_json_is_refused_by_name(store: Store) -> None:
     path = Path(store.root, "run.json")
     path.parent.mkdir()
     path.write_text("{")
@@ -193,7 +194,7 @@ def test_a_damaged_run_json_is_named(store: Store) -> None:
         store.refuse_other_settings({})
 
 
-def test_a_shard_that_is_none_is_named_before_any_work(store: Store) -> None:
+def test_a_file_that_is_no_parquet_is_refused(store: Store) -> None:
     path = Path(store.root, "embeddings", "x.parquet")
     path.parent.mkdir(parents=True)
     path.write_text("not parquet")
@@ -201,7 +202,7 @@ def test_a_shard_that_is_none_is_named_before_any_work(store: Store) -> None:
         store.read()
 
 
-def test_a_shard_with_damaged_keys_is_named_with_what_to_do(store: Store) -> None:
+def test_a_shard_with_damaged_keys_is_refused_with_advice(store: Store) -> None:
     path = Path(store.write_shard(shard((1, 0, 1)), "a"))
     content = path.read_bytes()
     path.write_bytes(content[:4] + bytes(300) + content[304:])  # the footer can be read
@@ -209,17 +210,17 @@ def test_a_shard_with_damaged_keys_is_named_with_what_to_do(store: Store) -> Non
         store.read()
 
 
-def test_a_parquet_file_of_somebody_else_among_the_shards_is_named(store: Store) -> None:
+def test_a_parquet_file_of_another_program_is_refused_by_name(store: Store) -> None:
     store.write_shard(shard((1, 0, 1)), "a")
     other = Path(store.root, "embeddings", "labels.parquet")
     pq.write_table(pa.table({"file": ["/a/1.wav"], "label": ["wren"]}), other)
     with pytest.raises(RequestError, match=f"{other} is no shard of jobs.embed"):
         store.read()
-    with pytest.raises(RunError, match=f"{other} is no shard of jobs.embed"), open_shard(str(other)):
+    with pytest.raises(RequestError, match=f"{other} is no shard of jobs.embed"), open_shard(str(other)):
         pass
 
 
-def test_json_that_is_no_object_is_refused(store: Store) -> None:
+def test_a_run_json_that_is_no_object_is_refused(store: Store) -> None:
     path = Path(store.root, "run.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[]")
@@ -227,18 +228,18 @@ def test_json_that_is_no_object_is_refused(store: Store) -> None:
         store.read_json("run.json")
 
 
-def test_a_bucket_that_does_not_exist_is_a_bad_request(s3_server: str) -> None:
+def test_a_bucket_that_does_not_exist_is_refused(s3_server: str) -> None:
     with pytest.raises(RequestError, match="--output: cannot read what s3://no-such-bucket/out holds"):
         Store("s3://no-such-bucket/out", "{}").read()
 
 
-def test_json_keeps_names_readable(store: Store) -> None:
+def test_json_files_keep_names_readable(store: Store) -> None:
     store.write_json("run.json", {"input": ["/Vögel"]})
     assert "/Vögel" in Path(store.root, "run.json").read_text()
     assert json.loads(Path(store.root, "run.json").read_text()) == {"input": ["/Vögel"]}
 
 
-def test_sweeping_leaves_the_folder_of_an_export_alone(store: Store) -> None:
+def test_the_temporary_folder_of_an_export_is_not_removed(store: Store) -> None:
     folder = Path(store.root, ".tmp-export")
     folder.mkdir(parents=True)
     store.remove_unfinished_writes()
