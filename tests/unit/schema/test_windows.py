@@ -1,4 +1,4 @@
-"""Window arithmetic against a naive loop, over any way to split the audio into blocks."""
+"""Window arithmetic, compared with a naive loop over audio in blocks of any length."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ MODEL_RATES_HZ = st.sampled_from([16_000, 32_000])
 
 
 def naive_windows(audio: NDArray[np.float32], spec: WindowSpec) -> NDArray[np.float32]:
-    """One window at a time, as the reference loop has it. Shape ``[n_windows, spec.length]``."""
+    """Cut one window at a time, as the reference loop does; return ``[n_windows, spec.length]``."""
     windows = []
     start = 0
     while start < len(audio):
@@ -41,14 +41,14 @@ def cut_whole(blocks: list[NDArray[np.float32]], spec: WindowSpec) -> NDArray[np
 
 @st.composite
 def split_audio(draw: st.DrawFn) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-    """Audio in which no two samples are equal, and the same in blocks of any length, empty ones among them."""
+    """Draw audio in which no two samples are equal, and the same audio in blocks of any length, also empty ones."""
     audio = np.arange(1, draw(st.integers(0, 200)) + 1, dtype=np.float32)
     ends = sorted(draw(st.lists(st.integers(0, len(audio)), max_size=12)))
     return audio, np.split(audio, ends)
 
 
 @given(split_audio(), st.integers(1, 40), st.integers(1, 90), TAILS)
-def test_windows_are_those_of_a_naive_loop_however_the_audio_is_split(
+def test_windows_equal_those_of_a_naive_loop_for_any_blocks(
     split: tuple[NDArray[np.float32], list[NDArray[np.float32]]], length: int, hop: int, tail: str
 ) -> None:
     audio, blocks = split
@@ -57,7 +57,7 @@ def test_windows_are_those_of_a_naive_loop_however_the_audio_is_split(
 
 
 @given(split_audio(), st.integers(1, 40), st.integers(1, 90), TAILS)
-def test_the_count_of_windows_is_known_before_they_are_cut(
+def test_the_number_of_windows_follows_from_the_number_of_samples(
     split: tuple[NDArray[np.float32], list[NDArray[np.float32]]], length: int, hop: int, tail: str
 ) -> None:
     audio, blocks = split
@@ -75,12 +75,12 @@ def test_the_count_of_windows_is_known_before_they_are_cut(
         (11, 10, 10, 2, 1),
         (20, 10, 5, 4, 3),  # the start at 15 lies inside the audio, its window does not
         (21, 10, 5, 5, 3),
-        (30, 10, 25, 2, 1),  # hop > window: five samples of the second one are there
-        (25, 10, 25, 1, 1),  # … the start at 25 lies at the end, not inside
+        (30, 10, 25, 2, 1),  # hop > window: the second window has five samples
+        (25, 10, 25, 1, 1),  # hop > window: the start at 25 lies at the end, not inside
         (12, 10, 25, 1, 1),
     ],
 )
-def test_windows_start_while_their_start_lies_inside_the_audio(
+def test_there_is_a_window_for_every_start_inside_the_audio(
     n_samples: int, length: int, hop: int, padded: int, dropped: int
 ) -> None:
     assert WindowSpec(16_000, length, hop, "pad").count(n_samples) == padded
@@ -93,19 +93,19 @@ def test_the_last_window_is_padded_with_zeros() -> None:
     assert windows.dtype == np.float32
 
 
-def test_at_most_a_window_and_a_block_are_held_at_a_time() -> None:
-    made = 0
+def test_windows_are_yielded_as_soon_as_their_audio_is_there() -> None:
+    n_blocks = 0
 
     def blocks() -> Iterator[NDArray[np.float32]]:
-        nonlocal made
+        nonlocal n_blocks
         for _ in range(10):
-            made += 1
+            n_blocks += 1
             yield np.zeros(100, np.float32)
 
-    seen = 0
+    n_windows = 0
     for windows in cut(blocks(), WindowSpec(16_000, 10, 10, "pad")):
-        seen += len(windows)
-        assert seen == 10 * made
+        n_windows += len(windows)
+        assert n_windows == 10 * n_blocks
 
 
 @st.composite
@@ -128,18 +128,18 @@ def test_times_lie_inside_the_recording_and_on_whole_samples(
     for i, start, end in zip(index, start_s, end_s, strict=True):
         assert start == int(i) * spec.hop / rate_hz  # the nearest float to the exact quotient
         assert start < end <= duration_s
-        whole = int(i) * spec.hop + spec.length <= n_frames * rate_hz / source_hz
-        assert end == (pytest.approx(start + spec.length / rate_hz, abs=1e-9) if whole else duration_s)
-    # … and from the times follows how much of each window is audio, which masks the padding later.
+        is_whole = int(i) * spec.hop + spec.length <= n_frames * rate_hz / source_hz
+        assert end == (pytest.approx(start + spec.length / rate_hz, abs=1e-9) if is_whole else duration_s)
+    # The times say how much of each window is audio; the encoder masks the padding with this number.
     audio = np.minimum(n_samples - index * spec.hop, spec.length)
     np.testing.assert_array_equal(spec.audio_samples(start_s, end_s), audio)
 
 
 @given(st.integers(1, 10**7), RATES_HZ, MODEL_RATES_HZ, st.integers(1, 10**6))
-def test_a_start_in_samples_lies_inside_exactly_when_its_time_lies_before_the_end(
+def test_a_start_in_samples_lies_inside_the_audio_exactly_when_its_time_does(
     n_frames: int, source_hz: int, rate_hz: int, start: int
 ) -> None:
-    """The reference asks for seconds, this project for samples: the same windows."""
+    """The reference compares seconds and this project compares samples; both have the same windows."""
     assert (start < resampled_length(n_frames, source_hz, rate_hz)) == (start * source_hz < n_frames * rate_hz)
     assert resampled_length(n_frames, source_hz, rate_hz) == ceil(n_frames * rate_hz / source_hz)
 
@@ -156,13 +156,13 @@ def test_seconds_become_the_nearest_whole_number_of_samples() -> None:
         (1.0, 0.00001, "--hop-s: 1e-05 s would make more than 1,000 windows of each second"),
     ],
 )
-def test_less_than_a_sample_is_refused(window_s: float, hop_s: float, message: str) -> None:
+def test_lengths_below_one_sample_are_refused(window_s: float, hop_s: float, message: str) -> None:
     with pytest.raises(RequestError, match=re.escape(message)):
         WindowSpec.from_seconds(16_000, window_s, hop_s, "pad")
 
 
 @pytest.mark.parametrize("hop_s", [0.5, 1.0, 3.0])
-def test_windows_cover_a_recording_once_whatever_the_hop(hop_s: float) -> None:
+def test_windows_cover_a_recording_once_for_any_hop(hop_s: float) -> None:
     spec = WindowSpec.from_seconds(16_000, 1.0, hop_s, "pad")
     n_samples = 7 * 16_000 + 11
     start_s, _ = spec.times(np.arange(spec.count(n_samples)), n_samples / 16_000)
@@ -177,8 +177,8 @@ def test_a_hop_below_a_millisecond_is_refused() -> None:
     assert WindowSpec.from_seconds(16_000, 10, 0.001, "pad").hop == 16
 
 
-def test_the_padded_windows_of_a_short_hop_share_their_memory() -> None:
-    """Of ten seconds at a hop of a millisecond they would take 6 GB."""
+def test_padded_windows_with_a_short_hop_share_their_memory() -> None:
+    """Separate windows of ten seconds with a hop of a millisecond would take 6 GB."""
     spec = WindowSpec(16_000, 160_000, 16, "pad")
     (windows,) = cut([np.ones(159_999, np.float32)], spec)
     assert len(windows) == spec.count(159_999) == 10_000

@@ -1,0 +1,23 @@
+"""Numbers as text."""
+
+import pytest
+
+from embedding.text import audio_length, duration, size
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (duration(44.6), "45 s"),
+        (duration(372), "6 min 12 s"),
+        (duration(11_100), "3 h 5 min"),
+        (duration(-1), "0 s"),
+        (audio_length(42), "42 s"),
+        (audio_length(20_520), "5.7 h"),
+        (size(732), "732 B"),
+        (size(86.4e9), "86.4 GB"),
+        (size(5e15), "5,000.0 TB"),
+    ],
+)
+def test_quantities_have_a_suitable_unit(text: str, expected: str) -> None:
+    assert text == expected
