@@ -1,4 +1,4 @@
-"""Errors of an encoder while it loads or encodes: who is told, and which of them end the process."""
+"""Errors of an encoder while it loads or encodes: reported, raised, or the end of its process."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ from embedding.planning.placement import Placement
 from embedding.ray_runtime.gpus import Gpu
 from embedding.ray_runtime.progress_actor import ENCODE_TRIES
 
-PLAN = Placement("cpu", 1, 0.75, 0.0, 1, 0.125, 1, 0.0625, 1)
+PLACEMENT = Placement("cpu", 1, 0.75, 0.0, 1, 0.125, 1, 0.0625, 1)
 GPU = Gpu("node", "host", ("2",))
 WINDOWS: Any = pa.table({"file": ["a.wav"], "window_index": [0], "n_windows": [1], "window_16000": [[0.0]]})
 BATCH = "window 0 of a.wav"
@@ -23,24 +23,24 @@ BROKEN = RuntimeError("CUDA error: uncorrectable ECC error encountered")
 NO_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-class Ended(BaseException):
-    """In the place of the end of the process."""
+class ProcessEndedError(BaseException):
+    """Stands for the end of the process."""
 
 
-class Reports:
-    """In the place of a ProgressReporter: remembers what it was told."""
+class FakeReporter:
+    """Stands for a ProgressReporter; records its calls."""
 
     def __init__(self, *, stopping: bool = False, open_batches: dict[str, int] | None = None) -> None:
         self.is_stopping = lambda: stopping
         self.open_batches = lambda: open_batches or {}
-        self.told: list[tuple[str, Any]] = []
+        self.calls: list[tuple[str, Any]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *arguments, **more: self.told.append((name, arguments))
+        return lambda *arguments, **more: self.calls.append((name, arguments))
 
 
-def stage_of(monkeypatch: pytest.MonkeyPatch, reports: Reports, error: Exception | None = None) -> EncodeStage:
-    """An encoder on a node where ``error`` is raised before it has loaded."""
+def stage_of(monkeypatch: pytest.MonkeyPatch, reporter: FakeReporter, error: Exception | None = None) -> EncodeStage:
+    """Start an encoder on a node where ``error`` is raised before the encoder has loaded."""
 
     def check() -> None:
         if error is not None:
@@ -48,17 +48,17 @@ def stage_of(monkeypatch: pytest.MonkeyPatch, reports: Reports, error: Exception
 
     def exit_process(code: int) -> None:
         assert code == 1
-        raise Ended
+        raise ProcessEndedError
 
     monkeypatch.setattr(os, "_exit", exit_process)
     monkeypatch.setattr(pipeline, "own_gpu", lambda: GPU)
-    monkeypatch.setattr(pipeline, "ProgressReporter", lambda _: reports)
+    monkeypatch.setattr(pipeline, "ProgressReporter", lambda _: reporter)
     monkeypatch.setattr(EncodeStage, "_load", lambda *_: ["a loaded encoder"])
     job: Any = SimpleNamespace(shared_paths=SimpleNamespace(check=check), batch_size=1)
-    return EncodeStage(job, PLAN, None, None)
+    return EncodeStage(job, PLACEMENT, None, None)
 
 
-def encoding_fails(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_encoding_fail(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise error
 
@@ -66,40 +66,43 @@ def encoding_fails(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), RunError("damaged weights"), RuntimeError("a bug")])
-def test_an_error_that_every_encoder_would_meet_is_raised_by_the_first_call(
+def test_an_error_of_the_request_or_a_bug_is_raised_by_the_first_call(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = stage_of(monkeypatch, Reports(), error)
+    stage = stage_of(monkeypatch, FakeReporter(), error)
     with pytest.raises(type(error), match=str(error)):
         stage(WINDOWS)
 
 
-def test_an_error_that_may_be_this_nodes_alone_ends_the_encoder_so_that_another_is_started(
+def test_an_error_of_the_node_ends_the_encoder_so_that_ray_starts_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(OSError, match="No space left"):
-        stage_of(monkeypatch, Reports(), OSError(28, "No space left on device"))
+        stage_of(monkeypatch, FakeReporter(), OSError(28, "No space left on device"))
 
 
-def test_a_gpu_that_fails_while_an_encoder_loads_is_told_and_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports = Reports()
-    with pytest.raises(Ended):
-        stage_of(monkeypatch, reports, BROKEN)
-    assert reports.told == [("gpu_failed", (GPU, BROKEN, []))]
+def test_a_gpu_that_fails_while_an_encoder_loads_is_reported_and_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reporter = FakeReporter()
+    with pytest.raises(ProcessEndedError):
+        stage_of(monkeypatch, reporter, BROKEN)
+    assert reporter.calls == [("gpu_failed", (GPU, BROKEN, []))]
 
 
-def test_a_gpu_that_fails_under_a_batch_is_told_and_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports = Reports()
-    stage = stage_of(monkeypatch, reports)
-    encoding_fails(BROKEN, monkeypatch)
-    with pytest.raises(Ended):
+def test_a_gpu_that_fails_during_a_batch_is_reported_and_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter = FakeReporter()
+    stage = stage_of(monkeypatch, reporter)
+    make_encoding_fail(BROKEN, monkeypatch)
+    with pytest.raises(ProcessEndedError):
         stage(WINDOWS)
-    assert [name for name, _ in reports.told] == ["begin_batch", "gpu_failed"]  # and no end: it is open
+    # There is no end_batch: the batch stays open.
+    assert [name for name, _ in reporter.calls] == ["begin_batch", "gpu_failed"]
 
 
-def test_a_fault_that_shows_in_both_threads_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports = Reports()
-    stage = stage_of(monkeypatch, reports)
+def test_a_gpu_fault_in_both_threads_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter = FakeReporter()
+    stage = stage_of(monkeypatch, reporter)
     together, ended = threading.Barrier(2), threading.Event()
 
     def fail(*_: object) -> None:
@@ -108,45 +111,45 @@ def test_a_fault_that_shows_in_both_threads_counts_once(monkeypatch: pytest.Monk
 
     def exit_process(_: int) -> None:
         ended.set()
-        threading.Event().wait()  # nothing goes on in a process that has ended
+        threading.Event().wait()  # a process that has ended runs no more code
 
     monkeypatch.setattr("embedding.encoding.encode_batch.encode_batch", fail)
     monkeypatch.setattr(os, "_exit", exit_process)
     for _ in range(2):
         threading.Thread(target=stage, args=(WINDOWS,), daemon=True).start()
     assert ended.wait(30)
-    assert [name for name, _ in reports.told].count("gpu_failed") == 1
+    assert [name for name, _ in reporter.calls].count("gpu_failed") == 1
 
 
-def test_a_gpu_too_small_for_the_model_or_for_one_window_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_gpu_memory_for_one_window_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "GPU 2 of host has too little memory for the model and one window"
     with pytest.raises(RunError, match=line):
-        stage_of(monkeypatch, Reports(), NO_MEMORY)(WINDOWS)
-    stage = stage_of(monkeypatch, Reports())
-    encoding_fails(NO_MEMORY, monkeypatch)
+        stage_of(monkeypatch, FakeReporter(), NO_MEMORY)(WINDOWS)
+    stage = stage_of(monkeypatch, FakeReporter())
+    make_encoding_fail(NO_MEMORY, monkeypatch)
     with pytest.raises(RunError, match=line):
         stage(WINDOWS)
 
 
-def test_a_bug_under_a_batch_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = stage_of(monkeypatch, Reports())
+def test_a_bug_during_a_batch_is_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of(monkeypatch, FakeReporter())
     bug = RuntimeError("shapes cannot be multiplied")
-    encoding_fails(bug, monkeypatch)
+    make_encoding_fail(bug, monkeypatch)
     with pytest.raises(RuntimeError) as raised:
         stage(WINDOWS)
     assert raised.value is bug
     assert raised.value.__cause__ is None
 
 
-def test_an_encoder_that_is_started_while_the_leg_ends_loads_nothing_and_lets_windows_go(
+def test_an_encoder_that_starts_while_the_leg_ends_loads_nothing_and_drops_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stage = stage_of(monkeypatch, Reports(stopping=True), None)
+    stage = stage_of(monkeypatch, FakeReporter(stopping=True), None)
     assert stage._encoders is None
     assert stage(WINDOWS).num_rows == 0
 
 
-def test_a_batch_that_ended_its_encoder_too_often_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = stage_of(monkeypatch, Reports(open_batches={BATCH: ENCODE_TRIES}))
+def test_a_batch_that_ended_too_many_encoders_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of(monkeypatch, FakeReporter(open_batches={BATCH: ENCODE_TRIES}))
     with pytest.raises(RunError, match=f"died {ENCODE_TRIES} times over the windows from {BATCH} on"):
         stage(WINDOWS)

@@ -1,4 +1,4 @@
-"""GPUs that a run gives up: held where no encoder gets them, while it goes on with the others."""
+"""GPUs that a run gives up: no encoder gets them, and the run goes on with the others."""
 
 import subprocess
 import sys
@@ -18,69 +18,69 @@ from local_ray import ray_of
 from tests.support.commands import ROOT, environment
 
 ONE, TWO = Gpu("node a", "host a", ("1",)), Gpu("node b", "host b", ("0",))
-PLAN = Placement("cuda", 4, 0.0, 1.0, 1, 0.9, 4, 0.06, 1)
+PLACEMENT = Placement("cuda", 4, 0.0, 1.0, 1, 0.9, 4, 0.06, 1)
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A run on 4 GPUs; what it says; and which GPUs it can hold: all, or those in ``can_hold``."""
-    found = SimpleNamespace(said=[], can_hold=None, n_gpus=4.0)
+    """Return a run on 4 GPUs, with its warnings and the GPUs that it can hold: ``can_hold``, or all if None."""
+    made = SimpleNamespace(warnings=[], can_hold=None, n_gpus=4.0)
 
     def hold(broken: Collection[Gpu]) -> dict[Gpu, list[Any]]:
-        return {gpu: ["an actor"] for gpu in broken if found.can_hold is None or gpu in found.can_hold}
+        return {gpu: ["an actor"] for gpu in broken if made.can_hold is None or gpu in made.can_hold}
 
     monkeypatch.setattr(broken_gpus, "hold_gpus", hold)
-    found.broken = BrokenGpus(found.said.append, lambda: found.n_gpus)
-    return found
+    made.broken = BrokenGpus(made.warnings.append, lambda: made.n_gpus)
+    return made
 
 
-def test_a_gpu_that_is_held_is_missing_from_the_plan_and_told_once(run: SimpleNamespace) -> None:
+def test_a_held_gpu_is_taken_from_the_placement_with_one_warning(run: SimpleNamespace) -> None:
     run.broken.note({ONE: "ECC"})
-    assert run.broken.hold(PLAN) == replace(PLAN, n_actors=3)
-    assert run.said == ["GPU 1 of host a failed 3 times and is no longer used in this run: ECC"]
+    assert run.broken.hold(PLACEMENT) == replace(PLACEMENT, n_actors=3)
+    assert run.warnings == ["GPU 1 of host a failed 3 times and is no longer used in this run: ECC"]
     run.broken.note({ONE: "ECC"})
     assert not run.broken.waiting
     run.broken.note({ONE: "ECC", TWO: "off the bus"})
-    assert run.broken.hold(replace(PLAN, n_actors=3)).n_actors == 2
-    assert len(run.said) == 2
+    assert run.broken.hold(replace(PLACEMENT, n_actors=3)).n_actors == 2
+    assert len(run.warnings) == 2
 
 
 @pytest.mark.parametrize(
-    ("n_gpus", "share", "n_actors", "left"), [(2, 1.0, 1, 1), (2, 0.5, 1, 1), (2, 0.5, 3, 2), (4, 0.5, 8, 6)]
+    ("n_gpus", "share", "n_actors", "n_left"), [(2, 1.0, 1, 1), (2, 0.5, 1, 1), (2, 0.5, 3, 2), (4, 0.5, 8, 6)]
 )
-def test_encoders_move_to_gpus_that_were_spare(
-    n_gpus: int, share: float, n_actors: int, left: int, run: SimpleNamespace
+def test_encoders_use_gpus_that_were_unused_before(
+    n_gpus: int, share: float, n_actors: int, n_left: int, run: SimpleNamespace
 ) -> None:
     run.n_gpus = n_gpus
     run.broken.note({ONE: "ECC"})
-    assert run.broken.hold(replace(PLAN, encoder_gpus=share, n_actors=n_actors)).n_actors == left
+    assert run.broken.hold(replace(PLACEMENT, encoder_gpus=share, n_actors=n_actors)).n_actors == n_left
 
 
-def test_the_last_gpu_ends_the_run_in_one_line(run: SimpleNamespace) -> None:
+def test_a_run_without_a_gpu_left_ends_with_one_line(run: SimpleNamespace) -> None:
     run.n_gpus = 1
     run.broken.note({ONE: "ECC"})
     with pytest.raises(RunError, match=r"no GPU is left to encode on: GPU 1 of host a failed 3 times: ECC"):
-        run.broken.hold(PLAN)
+        run.broken.hold(PLACEMENT)
 
 
-def test_a_cluster_that_waits_for_machines_goes_on_waiting(run: SimpleNamespace) -> None:
+def test_the_number_of_encoders_stays_where_a_run_waits_for_machines(run: SimpleNamespace) -> None:
     run.n_gpus = 1
     run.broken.note({ONE: "ECC"})
-    assert run.broken.hold(replace(PLAN, may_wait=True)).n_actors == 4
+    assert run.broken.hold(replace(PLACEMENT, may_wait=True)).n_actors == 4
 
 
-def test_a_gpu_that_could_not_be_held_is_tried_again_and_at_last_named(run: SimpleNamespace) -> None:
+def test_a_run_ends_when_a_broken_gpu_cannot_be_held_after_several_tries(run: SimpleNamespace) -> None:
     run.can_hold = []
     for _ in range(HOLD_TRIES - 1):
         run.broken.note({ONE: "ECC"})
-        assert run.broken.hold(PLAN).n_actors == 4
+        assert run.broken.hold(PLACEMENT).n_actors == 4
     run.broken.note({ONE: "ECC"})
     with pytest.raises(RunError, match="GPU 1 of host a fails again and again, and could not be kept from"):
-        run.broken.hold(PLAN)
-    assert len(run.said) == 1
+        run.broken.hold(PLACEMENT)
+    assert len(run.warnings) == 1
 
 
-HOLDING = """
+HOLDING_PROGRAM = """
 import ray
 from embedding.ray_runtime import gpus
 
@@ -89,9 +89,9 @@ ray.init(address="auto", log_to_driver=False)
 of = lambda *numbers: gpus.Gpu(node["NodeID"], "host", numbers)
 first = gpus.hold_gpus([of("2")])
 assert list(first) == [of("2")] and len(first[of("2")]) == 1
-gone = gpus.Gpu("0" * 56, "another host", ("1",))
-second = gpus.hold_gpus([of("0"), gone])
-assert second.keys() == {of("0"), gone} and not second[gone]
+lost = gpus.Gpu("0" * 56, "another host", ("1",))
+second = gpus.hold_gpus([of("0"), lost])
+assert second.keys() == {of("0"), lost} and not second[lost]
 gpus.HOLD_S = 5.0
 others = [ray.remote(num_gpus=1, num_cpus=0)(gpus._Occupant).remote() for _ in range(1)]
 (number,) = ray.get(others[0].numbers.remote())
@@ -107,9 +107,9 @@ def three_gpus() -> Iterator[str]:
         yield address
 
 
-def test_of_a_nodes_gpus_the_broken_ones_are_held_by_their_numbers(three_gpus: str) -> None:
+def test_broken_gpus_of_a_node_are_held_by_their_numbers(three_gpus: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HOLDING],
+        [sys.executable, "-c", HOLDING_PROGRAM],
         cwd=ROOT,
         env=environment(RAY_ADDRESS=three_gpus),
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What workers and driver tell each other; and counts that outlive the process that counts."""
+"""The progress channel: counts of workers, and totals that survive a restart of the actor."""
 
 import pickle
 
@@ -8,12 +8,12 @@ from embedding.ray_runtime.progress_channel import ReceivedProgress
 ZERO = frozenset([0])
 
 
-def test_each_try_of_a_task_is_counted() -> None:
+def test_tries_of_a_task_are_counted() -> None:
     progress = RunProgress()
     assert [progress.begin_task(task) for task in ("a", "b", "a", "a", "b")] == [1, 1, 2, 3, 2]
 
 
-def test_what_was_begun_again_is_counted() -> None:
+def test_tasks_and_encoders_that_start_again_are_counted() -> None:
     progress = RunProgress()
     for task in ("a", "b", "a", "a", "b"):
         progress.begin_task(task)
@@ -22,38 +22,38 @@ def test_what_was_begun_again_is_counted() -> None:
     assert (progress.counters.tasks_again, progress.counters.encoders, progress.counters.encoders_again) == (3, 2, 1)
 
 
-def test_batches_that_were_begun_and_not_ended_are_open() -> None:
+def test_batches_that_have_started_and_not_ended_are_open() -> None:
     progress = RunProgress()
     for n in range(1, 4):
         progress.begin_batch("ends")
         progress.end_batch("ends")
         progress.begin_batch("kills")
-        progress.begin_batch("ends at last")
-        assert progress.open_batches() == {"kills": n, "ends at last": n}
-    progress.end_batch("ends at last")
-    progress.end_batch("never begun")
+        progress.begin_batch("ends late")
+        assert progress.open_batches() == {"kills": n, "ends late": n}
+    progress.end_batch("ends late")
+    progress.end_batch("never started")
     assert progress.open_batches() == {"kills": 3}
 
 
-def test_a_recording_fails_once_however_often_it_is_told() -> None:
+def test_a_recording_that_fails_several_times_counts_once() -> None:
     progress = RunProgress()
     progress.add_failed([(0, 1), (0, 2)])
     progress.add_failed([(0, 1)])
     assert progress.counters.failed == 2
 
 
-def test_a_failure_counts_for_the_model_that_it_is_of() -> None:
+def test_a_failure_counts_for_its_target() -> None:
     progress = RunProgress()
     progress.add_failed([(0, 1), (1, 1), (1, 2)])
     progress.add_failed([(1, 2)])
     progress.add("encode", 1.0, {1: {"windows_encoded": 3, "audio_encoded_s": 1.5}})
     assert progress.counters.failed == 2
-    alone = [progress.counters.of_target(target) for target in range(3)]
-    assert [of_it.failed for of_it in alone] == [1, 2, 0]
-    assert [of_it.audio_encoded_s for of_it in alone] == [0.0, 1.5, 0.0]
+    by_target = [progress.counters.of_target(target) for target in range(3)]
+    assert [counters.failed for counters in by_target] == [1, 2, 0]
+    assert [counters.audio_encoded_s for counters in by_target] == [0.0, 1.5, 0.0]
 
 
-def test_a_wish_to_stop_stays() -> None:
+def test_a_request_to_stop_stays() -> None:
     progress = RunProgress()
     assert not progress.is_stopping()
     progress.stop()
@@ -61,63 +61,64 @@ def test_a_wish_to_stop_stays() -> None:
     assert progress.is_stopping()
 
 
-def tell(progress: RunProgress, heard: ReceivedProgress) -> list[tuple[int, int]]:
-    """One question and its answer, as between two processes; the recordings that were told in it."""
-    counters, unchanged = pickle.loads(pickle.dumps(progress.snapshot(*heard.known)))
-    heard.add(counters, unchanged)
+def read(progress: RunProgress, received: ReceivedProgress) -> list[tuple[int, int]]:
+    """Read the actor as the driver does, from another process; return the unchanged recordings of the answer."""
+    counters, unchanged = pickle.loads(pickle.dumps(progress.snapshot(*received.known)))
+    received.add(counters, unchanged)
     return unchanged
 
 
-def test_what_was_heard_of_a_process_that_died_still_counts() -> None:
-    heard, first, second, third = ReceivedProgress(), RunProgress(), RunProgress(), RunProgress()
+def test_counts_of_a_process_that_died_are_kept() -> None:
+    received, first, second, third = ReceivedProgress(), RunProgress(), RunProgress(), RunProgress()
     first.add("encode", 1.0, windows_encoded=5)
-    tell(first, heard)
-    assert heard.counters.windows_encoded == 5
+    read(first, received)
+    assert received.counters.windows_encoded == 5
     first.add("encode", 1.0, windows_encoded=5)
     for progress in (first, first, second):
-        tell(progress, heard)
-        assert heard.counters.windows_encoded == 10
+        read(progress, received)
+        assert received.counters.windows_encoded == 10
     second.add("encode", 1.0, windows_encoded=1)
     second.add_failed([(0, 2)])
-    tell(second, heard)
-    assert heard.counters.windows_encoded == 11
+    read(second, received)
+    assert received.counters.windows_encoded == 11
     third.add("encode", 1.0, windows_encoded=1)
-    tell(third, heard)
-    assert (heard.counters.windows_encoded, heard.counters.failed, heard.counters.busy_s["encode"]) == (12, 1, 4.0)
-    assert heard.counters.first_window_at_s == first.counters.first_window_at_s
+    read(third, received)
+    total = received.counters
+    assert (total.windows_encoded, total.failed, total.busy_s["encode"]) == (12, 1, 4.0)
+    assert total.first_window_at_s == first.counters.first_window_at_s
 
 
-def test_unchanged_recordings_are_told_once_and_by_each_process_from_its_first() -> None:
-    heard, first, second = ReceivedProgress(), RunProgress(), RunProgress()
+def test_each_process_sends_its_unchanged_recordings_once() -> None:
+    received, first, second = ReceivedProgress(), RunProgress(), RunProgress()
     first.add_unchanged([(1, ZERO), (2, ZERO)])
-    assert tell(first, heard) == [(1, ZERO), (2, ZERO)]
-    assert tell(first, heard) == []
+    assert read(first, received) == [(1, ZERO), (2, ZERO)]
+    assert read(first, received) == []
     first.add_unchanged([(3, ZERO)])
-    assert tell(first, heard) == [(3, ZERO)]
+    assert read(first, received) == [(3, ZERO)]
     second.add_unchanged([(4, ZERO), (3, ZERO)])
-    assert tell(second, heard) == [(4, ZERO), (3, ZERO)]
+    assert read(second, received) == [(4, ZERO), (3, ZERO)]
     second.add_unchanged([(5, frozenset([0, 1]))])
-    assert tell(second, heard) == [(5, frozenset([0, 1]))]
-    assert heard.unchanged == {0: {1, 2, 3, 4, 5}, 1: {5}}
+    assert read(second, received) == [(5, frozenset([0, 1]))]
+    assert received.unchanged == {0: {1, 2, 3, 4, 5}, 1: {5}}
 
 
 def test_two_processes_never_have_the_same_origin() -> None:
     assert RunProgress().counters.origin != RunProgress().counters.origin
 
 
-def test_a_gpu_is_given_up_after_its_last_fault_and_the_leg_ends() -> None:
+def test_the_leg_ends_when_a_gpu_is_given_up() -> None:
     progress = RunProgress()
     for n in range(1, GPU_FAULTS):
         progress.gpu_failed("GPU 1", f"error {n}", [])
-        progress.gpu_failed(f"GPU {n + 1}", "another one", [])
+        progress.gpu_failed(f"GPU {n + 1}", "another error", [])
     assert (progress.broken_gpus(), progress.is_stopping()) == ({}, False)
-    progress.gpu_failed("GPU 1", "the last", [])
-    assert (progress.broken_gpus(), progress.is_stopping()) == ({"GPU 1": "the last"}, True)
+    progress.gpu_failed("GPU 1", "the last error", [])
+    assert (progress.broken_gpus(), progress.is_stopping()) == ({"GPU 1": "the last error"}, True)
     progress.begin_leg()
-    assert (progress.broken_gpus(), progress.is_stopping()) == ({"GPU 1": "the last"}, False)
+    assert (progress.broken_gpus(), progress.is_stopping()) == ({"GPU 1": "the last error"}, False)
 
 
-def test_a_gpu_that_fails_again_and_again_counts_once_against_a_batch() -> None:
+def test_a_gpu_that_fails_repeatedly_counts_once_against_a_batch() -> None:
     progress = RunProgress()
     for gpu in ("GPU 1", "GPU 2"):
         for _ in range(GPU_FAULTS):

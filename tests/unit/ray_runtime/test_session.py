@@ -1,4 +1,4 @@
-"""The connection to Ray, as its users see it. Each test in a process of its own, which connects to the shared Ray."""
+"""The connection to Ray. Each test connects to the shared Ray in a process of its own."""
 
 import json
 import socket
@@ -16,11 +16,11 @@ from embedding.schema.failures import Failure
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, environment, run_embed
 from tests.support.models import EFFICIENTNET
-from tests.unit.output.test_store import shard
+from tests.support.shards import shard
 
 
-def python(program: str, ray_address: str, *arguments: object) -> str:
-    """What ``program`` prints, with a connection to the Ray at that address around it."""
+def run_python(program: str, ray_address: str, *arguments: object) -> str:
+    """Run a program that connects to the Ray at ``ray_address``; return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
@@ -40,19 +40,19 @@ from embedding.ray_runtime import node_tasks, session, worker_errors
 from embedding.output.store import Store
 
 with session.session(verbose=False):
-    stored = Store(sys.argv[1], "{}").read(parallel_map=node_tasks.map_on_nodes)
-print(json.dumps([len(stored.shards), stored.totals(), stored.windows(7)]))
+    inventory = Store(sys.argv[1], "{}").read(parallel_map=node_tasks.map_on_nodes)
+print(json.dumps([len(inventory.shards), inventory.totals(), inventory.window_indices(7)]))
 """
 
 
-def test_reading_back_may_be_spread_over_the_nodes(tmp_path: Path, ray_address: str) -> None:
+def test_nodes_read_the_same_inventory_as_the_driver(tmp_path: Path, ray_address: str) -> None:
     store = Store(str(tmp_path), "{}")
     rng = np.random.default_rng(0)
-    for name in range(150):  # more than one task's
+    for name in range(150):  # more than a task reads
         store.write_shard(shard(*((int(id_), int(i), 9) for id_, i in rng.integers(0, 9, (20, 2)))), f"s{name}")
     store.write_failures([Failure("/a", 3, 1, "decode", "empty", "no bytes in it")], "run")
-    here: Inventory = store.read()
-    assert json.loads(python(READ, ray_address, tmp_path)) == [150, here.totals(), here.windows(7)]
+    inventory: Inventory = store.read()
+    assert json.loads(run_python(READ, ray_address, tmp_path)) == [150, inventory.totals(), inventory.window_indices(7)]
 
 
 FAIL = """
@@ -71,9 +71,9 @@ except RunError as error:
 """
 
 
-def test_a_workers_storage_error_is_the_drivers_in_one_line(ray_address: str) -> None:
-    said = python(FAIL, ray_address)
-    assert said.splitlines() == [
+def test_a_storage_error_of_a_worker_is_one_line_in_the_driver(ray_address: str) -> None:
+    printed = run_python(FAIL, ray_address)
+    assert printed.splitlines() == [
         "the storage failed: No space left on device; what is stored stays valid, run the same command again to go on"
     ]
 
@@ -82,24 +82,24 @@ EVERY_NODE = """
 import ray
 from embedding.ray_runtime import node_tasks, session, worker_errors
 
-class There:  # a method, as the job asks it
+class Host:  # a method, as in a run
     def name(self):
         return "here"
 
 with session.session(verbose=False):
     nodes = ray.nodes()
     lost = {**nodes[0], "NodeID": "ab" * 28, "NodeManagerHostname": "lost"}
-    head = {**nodes[0], "Resources": {}}  # it takes no work, and so is not asked
+    head = {**nodes[0], "Resources": {}}  # takes no tasks
     ray.nodes = lambda: [lost, head, *nodes]
-    print([answer for _, answer in node_tasks.call_on_each_node(There().name)])
+    print([answer for _, answer in node_tasks.call_on_each_node(Host().name)])
 """
 
 
-def test_a_node_that_is_lost_while_all_are_asked_says_nothing(ray_address: str) -> None:
-    assert python(EVERY_NODE, ray_address).splitlines()[-1] == "['here']"
+def test_a_lost_node_is_missing_from_the_results_of_all_nodes(ray_address: str) -> None:
+    assert run_python(EVERY_NODE, ray_address).splitlines()[-1] == "['here']"
 
 
-def test_the_address_of_a_dashboard_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_the_address_of_a_dashboard_is_refused_with_one_line(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
     done = run_embed(
         *("--input", tmp_path, "--output", tmp_path / "out", "--model", EFFICIENTNET, "--checkpoint", "random"),
@@ -112,7 +112,7 @@ def test_the_address_of_a_dashboard_is_refused_in_one_line(tmp_path: Path) -> No
 
 def test_an_address_where_no_ray_listens_is_refused_in_seconds(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
-    with socket.socket() as bound:  # and nobody listens
+    with socket.socket() as bound:  # and not listening
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         began = time.monotonic()
@@ -140,10 +140,10 @@ with session.session(verbose=False):
 """
 
 
-def test_a_jobs_directory_that_ray_has_removed_is_named_in_one_line(ray_address: str) -> None:
-    said = python(REMOVED, ray_address).splitlines()[-1]
-    assert "change any file in it and submit again" in said
-    assert "Failed to download" in said
+def test_a_working_directory_that_ray_has_removed_is_reported_with_one_line(ray_address: str) -> None:
+    last_line = run_python(REMOVED, ray_address).splitlines()[-1]
+    assert "change any file in it and submit again" in last_line
+    assert "Failed to download" in last_line
 
 
 UNLOADED = """
@@ -168,9 +168,9 @@ with session.session(verbose=False):
 """
 
 
-def test_why_encoders_could_not_load_is_said_in_one_line(ray_address: str) -> None:
-    said = python(UNLOADED, ray_address).splitlines()[-1]
-    assert said.startswith("no encoder could load the model, on any node: OSError: [Errno 28] No space left")
+def test_the_reason_why_no_encoder_could_load_is_one_line(ray_address: str) -> None:
+    last_line = run_python(UNLOADED, ray_address).splitlines()[-1]
+    assert last_line.startswith("no encoder could load the model, on any node: OSError: [Errno 28] No space left")
 
 
 COUNT = """
@@ -192,13 +192,13 @@ with session.session(verbose=False):
     ray.kill(channel.actor, no_restart=False)  # as if its process had died
     while ray.get(channel.actor.snapshot.remote())[0].origin == before.origin:
         time.sleep(0.05)
-    assert ray.get(add.remote(channel.actor, 4)) == 1  # a new process knows nothing of tries
+    assert ray.get(add.remote(channel.actor, 4)) == 1  # a new process has counted no tries
     print(channel.read().counters.windows_encoded, channel.read().counters.busy_s)
 """
 
 
-def test_counts_survive_the_process_that_counts(ray_address: str) -> None:
-    assert python(COUNT, ray_address).splitlines()[-1] == "7 {'encode': 1.0}"  # Ray may have had something to say
+def test_counters_survive_a_restart_of_the_progress_actor(ray_address: str) -> None:
+    assert run_python(COUNT, ray_address).splitlines()[-1] == "7 {'encode': 1.0}"  # Ray may have printed lines before
 
 
 KEEP = """
@@ -210,7 +210,7 @@ from embedding.ray_runtime import node_tasks, session, worker_errors
 N = 2 * (os.cpu_count() or 1) + 1
 
 @ray.remote(num_cpus=0.01)
-def meet(folder):  # all at the same time, so each in a process of its own
+def meet(folder):  # all at the same time, so that each needs a process of its own
     Path(folder, str(os.getpid())).touch()
     while len(os.listdir(folder)) < N:
         time.sleep(0.05)
@@ -225,13 +225,13 @@ with session.session(verbose=False):
 """
 
 
-# Half a minute of waiting for workers that do not go.
+# Waits half a minute for workers that stay.
 @pytest.mark.long
-def test_a_ray_of_our_own_keeps_its_idle_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray ends those beyond one per CPU, unless told otherwise: then each write would start a process."""
+def test_our_own_ray_keeps_its_idle_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default Ray ends idle workers beyond one per CPU, and then each write task starts a process."""
     monkeypatch.delenv("RAY_num_workers_soft_limit", raising=False)
     (tmp_path / "kept").mkdir()
-    assert python(KEEP, "", tmp_path / "kept", "6").strip() == "True"
-    monkeypatch.setenv("RAY_num_workers_soft_limit", "1")  # as Ray would have it: shows that 6 s are enough to see it
+    assert run_python(KEEP, "", tmp_path / "kept", "6").strip() == "True"
+    monkeypatch.setenv("RAY_num_workers_soft_limit", "1")  # Ray's default: shows that 6 s are long enough
     (tmp_path / "ended").mkdir()
-    assert python(KEEP, "", tmp_path / "ended", "6").strip() == "False"
+    assert run_python(KEEP, "", tmp_path / "ended", "6").strip() == "False"

@@ -1,4 +1,4 @@
-"""Too few open files or processes: one line before Ray starts, and soft limits that are raised."""
+"""Limits on open files and processes: soft limits are raised, and limits that are too low are refused."""
 
 import resource
 import subprocess
@@ -29,8 +29,8 @@ else:
 """
 
 
-def said_with(kind: str, soft: int, hard: int) -> str:
-    """The refusal under this limit, or the soft limit that it became."""
+def run_with_limit(kind: str, soft: int, hard: int) -> str:
+    """Return the refusal under this limit, or the soft limit after it was raised."""
     command = [sys.executable, "-c", PROGRAM, kind, str(soft), str(hard)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -40,21 +40,21 @@ def said_with(kind: str, soft: int, hard: int) -> str:
 @pytest.mark.parametrize("kind", ["RLIMIT_NOFILE", "RLIMIT_NPROC"])
 def test_a_soft_limit_is_raised(kind: str) -> None:
     hard = min(8_000, *(value for value in resource.getrlimit(getattr(resource, kind)) if value > 0))
-    assert said_with(kind, 100, hard) == str(hard)
+    assert run_with_limit(kind, 100, hard) == str(hard)
 
 
-def test_too_few_processes_are_refused_with_the_way_out() -> None:
-    said = said_with("RLIMIT_NPROC", 60, 60)
-    assert said.startswith("this user may have 60 processes and threads, of which ")
-    assert "`ulimit -u 65536`" in said
+def test_a_low_limit_on_processes_is_refused_with_advice() -> None:
+    message = run_with_limit("RLIMIT_NPROC", 60, 60)
+    assert message.startswith("this user may have 60 processes and threads, of which ")
+    assert "`ulimit -u 65536`" in message
 
 
-def test_too_few_files_are_one_line(tmp_path: Path) -> None:
+def test_a_low_limit_on_files_is_refused_with_one_line(tmp_path: Path) -> None:
     write_audio(tmp_path / "in" / "a.wav", tone(1.0, 16_000), 16_000)
     command = [sys.executable, "-m", "jobs.embed", "--input", tmp_path / "in", "--output", tmp_path / "out"]
     command += ["--model", EFFICIENTNET, "--checkpoint", "random"]
     done = subprocess.run(
-        [str(each) for each in command],
+        [str(argument) for argument in command],
         cwd=ROOT,
         env={name: value for name, value in environment().items() if name != "RAY_ADDRESS"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
