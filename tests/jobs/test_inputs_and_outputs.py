@@ -30,7 +30,7 @@ def test_an_output_that_is_its_input_removes_no_recording(tmp_path: Path) -> Non
     own = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}.json"
     kept = ["a.wav", ".tmp-a.wav", f"{TEMPORARY_PREFIX}notes", "embeddings/.tmp-b.wav"]
     make(tmp_path, *kept, own, f"embeddings/{TEMPORARY_PREFIX}{uuid.uuid4().hex}.parquet")
-    Store(str(tmp_path), "{}").sweep()
+    Store(str(tmp_path), "{}").remove_unfinished_writes()
     assert sorted(tree(tmp_path)) == sorted(kept)
 
 

@@ -1,7 +1,8 @@
-"""Decode recordings named on stdin, and say what came of each on stdout: ``python -m tests.support.decode_from_stdin``.
+"""Decode recordings that stdin names, and print the outcome of each: ``python -m tests.support.decode_from_stdin``.
 
-A line in is a table, as a JSON list of files. Lines out are JSON: ``{"begun": file}`` before each file, so that the
-last one is to blame for the end of this process; and ``{"file": …}`` with what came of it, once its table is done.
+A line of the input is a table of recordings, as a JSON list of files. Lines of the output are JSON: ``{"begun": file}``
+before each file, so that the last of these lines names the file that ended this process; and ``{"file": …}`` with the
+outcome of a file after its table is decoded.
 """
 
 import json
@@ -22,23 +23,21 @@ from embedding.decoding import decode as stage
 from embedding.decoding.audio import Recording, open_recording
 from embedding.schema.failures import Failure
 from embedding.schema.recordings import RECORDINGS
-from embedding.schema.windows import WindowSpec
-from tests.support.decoding import EventRecord, decode
+from tests.support.decoding import SECOND, EventRecord, decode, samples_of
 
 # Of 60,000 mutated recordings the slowest took 0.11 s (2026-11-21); a shared machine may stall.
-SECONDS_EACH = 20
-SECOND = WindowSpec(16_000, 16_000, 16_000, "pad")
+MOST_SECONDS = 20
 
-Say = Callable[[dict[str, Any]], None]
+Print = Callable[[dict[str, Any]], None]
 
 
-def announced(say: Say) -> Callable[[str | BinaryIO], AbstractContextManager[Recording]]:
-    """``open_recording``, said before, and ended by the kernel where it does not end, in whatever C code that is."""
+def announced(print_line: Print) -> Callable[[str | BinaryIO], AbstractContextManager[Recording]]:
+    """Return ``open_recording`` that prints the file first; the kernel ends the process if decoding takes too long."""
 
     @contextmanager
     def opened(source: str | BinaryIO) -> Iterator[Recording]:
-        say({"begun": source})
-        signal.alarm(SECONDS_EACH)
+        print_line({"begun": source})
+        signal.alarm(MOST_SECONDS)
         try:
             with open_recording(source) as recording:
                 yield recording
@@ -49,28 +48,29 @@ def announced(say: Say) -> Callable[[str | BinaryIO], AbstractContextManager[Rec
 
 
 def peak_mb() -> float:
-    """Peak resident memory. Not getrusage's, which is inherited from the process that started this one."""
+    """Return the peak resident memory; the value of getrusage is inherited from the parent process."""
     kb = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert kb is not None
     return int(kb[1]) / 1024
 
 
 def outcomes(files: list[str]) -> Iterator[dict[str, Any]]:
-    """What decoding a table of ``files`` makes of each."""
+    """Decode a table of files; yield the outcome of each file."""
     sizes = [Path(file).stat().st_size for file in files]
     recordings = pa.table({"file": files, "size": sizes, "file_id": range(len(files))}, RECORDINGS)
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     record = EventRecord()
     for table in decode(recordings, [SECOND], 64, record):
-        samples = table["window_16000"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-        for row, window in zip(table.drop(["window_16000"]).to_pylist(), samples, strict=True):
+        for row, window in zip(table.drop(["window_16000"]).to_pylist(), samples_of(table), strict=True):
             rows[row["file"]].append(row | {"finite": bool(np.isfinite(window).all())})
     for file in files:
         last = rows[file][-1] if rows[file] else {"n_windows": 0, "duration": 0, "sample_rate": 0}
         yield {
             "file": file,
             "failures": [
-                (e.stage, e.kind, e.message) for e in record.events if isinstance(e, Failure) and e.file == file
+                (event.stage, event.kind, event.message)
+                for event in record.events
+                if isinstance(event, Failure) and event.file == file
             ],
             "index": [row["window_index"] for row in rows[file]],
             "finite": all(row["finite"] for row in rows[file]),
@@ -81,18 +81,18 @@ def outcomes(files: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    # libsndfile prints to stdout what it thinks of a damaged SDS; what is said here goes past it.
+    # libsndfile prints messages about damaged SDS files to stdout, so file descriptor 1 leads to stderr from here on.
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
 
-        def say(what: dict[str, Any]) -> None:
-            out.write(json.dumps(what) + "\n")
+        def print_line(line: dict[str, Any]) -> None:
+            out.write(json.dumps(line) + "\n")
             out.flush()
 
-        stage.open_recording = announced(say)
+        stage.open_recording = announced(print_line)
         for files in map(json.loads, sys.stdin):
             for outcome in outcomes(files):
-                say(outcome)
+                print_line(outcome)
 
 
 if __name__ == "__main__":

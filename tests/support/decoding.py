@@ -1,4 +1,4 @@
-"""The decoding stage on a few recordings, with a record of its events."""
+"""Decoding of a few recordings, with a record of its events."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,9 @@ class EventRecord:
     @property
     def failures(self) -> dict[str, tuple[str, str]]:
         """Kind and message of each failure, by the name of the file."""
-        return {Path(e.file).name: (e.kind, e.message) for e in self.events if isinstance(e, Failure)}
+        return {
+            Path(event.file).name: (event.kind, event.message) for event in self.events if isinstance(event, Failure)
+        }
 
     def tables(self, events: Iterable[DecodingEvent]) -> Iterator[pa.Table]:
         """Yield the tables among ``events``, and record the other events."""
@@ -74,6 +76,7 @@ def decode(
 
 
 def recordings_of(files: Iterable[Path | str], sizes: Iterable[int] | None = None) -> pa.Table:
+    """Return a table of recordings, with ``file_id`` from 100 on; sizes are those of the files unless given."""
     names = [str(file) for file in files]
     sizes = sizes or [Path(name).stat().st_size if Path(name).exists() else -1 for name in names]
     return pa.table({"file": names, "size": list(sizes), "file_id": range(100, 100 + len(names))}, RECORDINGS)
@@ -82,32 +85,38 @@ def recordings_of(files: Iterable[Path | str], sizes: Iterable[int] | None = Non
 def run(
     files: Iterable[Path | str], spec: WindowSpec = SECOND, batch_size: int = 8
 ) -> tuple[list[pa.Table], EventRecord]:
+    """Decode files; return the tables of windows, and the other events."""
     record = EventRecord()
     return list(decode(recordings_of(files), [spec], batch_size, record)), record
 
 
 def samples_of(table: pa.Table) -> NDArray[np.float32]:
-    """Return the windows, ``[n, length]``."""
+    """Return the samples of the windows of a table, ``[windows, length]``."""
     column = table["window_16000"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(table), -1)
 
 
 def of_file(tables: list[pa.Table], path: Path) -> pa.Table:
+    """Return the rows of one file."""
     table = pa.concat_tables(tables)
     return table.filter(np.array(table["file"].to_pylist()) == str(path))
 
 
-def write_truncated(path: Path, audio: NDArray[np.float32], keep: float) -> Path:
+def write_truncated(path: Path, audio: NDArray[np.float32], kept_share: float) -> Path:
+    """Write a file of which only the first ``kept_share`` of the bytes is left."""
     write_audio(path, audio, RATE_HZ)
     content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content))])
+    path.write_bytes(content[: int(kept_share * len(content))])
     return path
 
 
 def hash_of(path: Path) -> int:
+    """Return the hash of the audio of a file."""
     tables, _ = run([path])
     return tables[-1]["audio_hash_16000"][-1].as_py()
 
 
-def with_known(recordings: pa.Table, known: Sequence[int | None]) -> pa.Table:
-    return recordings.append_column("known_hash", pa.array([[each] for each in known], pa.list_(pa.int64())))
+def with_known_hashes(recordings: pa.Table, hashes: Sequence[int | None]) -> pa.Table:
+    """Add the known hash of each recording, for one target."""
+    lists = pa.array([[known_hash] for known_hash in hashes], pa.list_(pa.int64()))
+    return recordings.append_column("known_hash", lists)

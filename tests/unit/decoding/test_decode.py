@@ -1,4 +1,4 @@
-"""A batch of recordings to tables of windows: what is kept, what is told, and in which order. No Ray."""
+"""Decoding of recordings to tables of windows, failures and other events. No Ray."""
 
 import os
 import struct
@@ -26,14 +26,14 @@ from tests.support.decoding import (
     recordings_of,
     run,
     samples_of,
-    with_known,
+    with_known_hashes,
     write_truncated,
 )
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def test_windows_hold_the_audio_their_times_name(tmp_path: Path) -> None:
+def test_windows_hold_the_audio_between_their_start_and_end(tmp_path: Path) -> None:
     audio = tone(3.25, RATE_HZ)
     path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
     spec = WindowSpec.from_seconds(RATE_HZ, 1.0, 0.5, "pad")
@@ -50,7 +50,7 @@ def test_windows_hold_the_audio_their_times_name(tmp_path: Path) -> None:
     assert (record.events, record.audio_s) == ([], 3.25)
 
 
-def test_rows_name_the_source_not_what_was_made_of_it(tmp_path: Path) -> None:
+def test_rows_describe_the_recording_and_not_the_resampled_audio(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", tone(1.5, 44_100, channels=2), 44_100)
     (table,), _ = run([path])
     row = table.slice(1).drop(["window_16000", "audio_hash_16000", "wanted"]).to_pylist()[0]
@@ -67,7 +67,7 @@ def test_rows_name_the_source_not_what_was_made_of_it(tmp_path: Path) -> None:
     }
 
 
-def test_columns_are_plain_arrow(tmp_path: Path) -> None:
+def test_columns_have_plain_arrow_types(tmp_path: Path) -> None:
     tables, _ = run([write_audio(tmp_path / "a.wav", tone(2, RATE_HZ), RATE_HZ)])
     schema = tables[0].schema
     assert schema == windows_schema([SECOND])
@@ -79,7 +79,7 @@ def test_columns_are_plain_arrow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 1_000])
 @pytest.mark.parametrize("tail", ["pad", "drop"])
-def test_every_table_but_the_last_has_exactly_the_rows_asked_for(tmp_path: Path, batch_size: int, tail: str) -> None:
+def test_every_table_but_the_last_has_a_full_batch_of_rows(tmp_path: Path, batch_size: int, tail: str) -> None:
     lengths_s = [2.5, 0.25, 7.1, 1, 4.999]
     files = [
         write_audio(tmp_path / f"{i}.wav", tone(s, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT")
@@ -89,30 +89,30 @@ def test_every_table_but_the_last_has_exactly_the_rows_asked_for(tmp_path: Path,
     tables, _ = run(files, spec, batch_size)
     assert all(len(table) == batch_size for table in tables[:-1])
     assert 0 < len(tables[-1]) <= batch_size
-    # … and the windows do not depend on how they were put into tables.
-    (alone,), _ = run(files, spec, 10_000)
+    # Windows do not depend on the size of the tables.
+    (one_table,), _ = run(files, spec, 10_000)
     whole = pa.concat_tables(tables)
-    assert whole.drop(["window_16000"]).equals(alone.drop(["window_16000"]))
-    np.testing.assert_array_equal(samples_of(whole), samples_of(alone))
+    assert whole.drop(["window_16000"]).equals(one_table.drop(["window_16000"]))
+    np.testing.assert_array_equal(samples_of(whole), samples_of(one_table))
     n_windows = [spec.count(round(s * RATE_HZ)) for s in lengths_s]
     assert whole["n_windows"].to_pylist() == [n for n in n_windows for _ in range(n)]
 
 
-def test_a_table_does_not_change_once_it_is_yielded(tmp_path: Path) -> None:
+def test_a_table_does_not_change_after_it_is_yielded(tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i}.wav", tone(4, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT") for i in range(3)]
-    kept = []
+    yielded = []
     for table in decode(recordings_of(files), [SECOND], 2, EventRecord()):
-        kept.append((table, samples_of(table).copy()))
-    for table, at_first in kept:
-        np.testing.assert_array_equal(samples_of(table), at_first)
+        yielded.append((table, samples_of(table).copy()))
+    for table, samples in yielded:
+        np.testing.assert_array_equal(samples_of(table), samples)
 
 
-def test_no_recordings_are_no_tables() -> None:
+def test_no_recordings_make_no_tables() -> None:
     tables, record = run([])
     assert (tables, record.events) == ([], [])
 
 
-def test_windows_already_stored_are_left_out(tmp_path: Path) -> None:
+def test_windows_that_are_stored_already_are_left_out(tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i}.wav", tone(5, RATE_HZ, seed=i), RATE_HZ, subtype="FLOAT") for i in range(3)]
     recordings = recordings_of(files).append_column(
         "stored", pa.array([[[0, 3]], None, [[0, 1, 2, 3, 4]]], pa.list_(pa.list_(pa.int64())))
@@ -126,14 +126,14 @@ def test_windows_already_stored_are_left_out(tmp_path: Path) -> None:
     assert set(table["n_windows"].to_pylist()) == {5}
     audio, _ = sf.read(files[0], dtype="float32")
     np.testing.assert_array_equal(samples_of(of_file([table], files[0])), audio.reshape(5, -1)[[1, 2, 4]])
-    assert not record.failures, "a recording of which everything is stored is no failure"
+    assert not record.failures, "a recording whose windows are all stored is no failure"
 
 
 # --- short recordings -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, RATE_HZ - 1])
-def test_a_recording_shorter_than_a_window_is_one_padded_window(tmp_path: Path, n_samples: int) -> None:
+def test_a_recording_shorter_than_a_window_makes_one_padded_window(tmp_path: Path, n_samples: int) -> None:
     audio = tone(1, RATE_HZ)[:n_samples]
     path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
     (table,), _ = run([path])
@@ -142,12 +142,12 @@ def test_a_recording_shorter_than_a_window_is_one_padded_window(tmp_path: Path, 
     np.testing.assert_array_equal(samples_of(table)[0], np.pad(audio, (0, RATE_HZ - n_samples)))
 
 
-def test_a_single_sample_at_another_rate_is_one_padded_window(tmp_path: Path) -> None:
+def test_a_single_sample_at_another_rate_makes_one_padded_window(tmp_path: Path) -> None:
     (table,), record = run([write_audio(tmp_path / "a.wav", tone(1, 48_000)[:1], 48_000)])
     assert (len(table), table["duration"].to_pylist(), record.failures) == (1, [1 / 48_000], {})
 
 
-def test_a_recording_shorter_than_a_window_is_a_failure_when_tails_are_dropped(tmp_path: Path) -> None:
+def test_a_recording_shorter_than_a_window_fails_when_tails_are_dropped(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", tone(0.5, RATE_HZ), RATE_HZ)
     tables, record = run([path], WindowSpec(RATE_HZ, RATE_HZ, RATE_HZ, "drop"))
     assert tables == []
@@ -196,42 +196,56 @@ def pipe(path: Path) -> None:
 
 
 @dataclass
-class Bad:
+class BadRecording:
+    """A recording that fails.
+
+    Attributes:
+        name: name of the file.
+        make: writes the file.
+        n_windows: windows of a second that can be decoded.
+        kind: kind of the failure.
+        message: a part of its message.
+    """
+
     name: str
     make: Callable[[Path], None]
-    n_windows: int  # of a second, that can be had of it
+    n_windows: int
     kind: str
-    message: str  # part of it
+    message: str
 
 
-BAD = [
-    Bad("empty.wav", empty, 0, "empty", "no bytes in it"),
-    Bad("header.wav", header_only, 0, "empty", "a header, but no audio"),
-    Bad("text.wav", text, 0, "corrupt", "not readable as audio: Format not recognised"),
-    Bad("1hz.wav", implausible_rate, 0, "corrupt", "its header says 1 Hz, which no recorder writes"),
-    Bad("cut.flac", truncated, 3, "truncated", "s could be read, and are kept: the decoder stopped (flac decoder lost"),
-    Bad("cut.wav", truncated, 3, "truncated", "its header promises 160000 bytes, 79978 are there (50%)"),
-    Bad("cut.mp3", truncated, 3, "truncated", "its header promises 5.000 s"),
-    Bad("cut.ogg", truncated, 2, "truncated", "the mark that ends an Ogg stream is not there"),
-    Bad("nan.wav", with_value(np.nan, 2.25), 3, "nonfinite", "at 2.250 s; the audio before it is kept"),
-    Bad("inf.wav", with_value(np.inf, 0), 0, "nonfinite", "a sample is NaN, infinite or above 1e+12 at 0.000 s"),
-    Bad("gone.wav", missing, 0, "io", "cannot be read: No such file or directory"),
-    Bad("folder.wav", Path.mkdir, 0, "io", "cannot be read: Is a directory"),
-    Bad("pipe.wav", pipe, 0, "io", "cannot be read: a pipe, a socket or a device, not a file"),
+BAD_RECORDINGS = [
+    BadRecording("empty.wav", empty, 0, "empty", "no bytes in it"),
+    BadRecording("header.wav", header_only, 0, "empty", "a header, but no audio"),
+    BadRecording("text.wav", text, 0, "corrupt", "not readable as audio: Format not recognised"),
+    BadRecording("1hz.wav", implausible_rate, 0, "corrupt", "its header says 1 Hz, which no recorder writes"),
+    BadRecording(
+        "cut.flac", truncated, 3, "truncated", "s could be read, and are kept: the decoder stopped (flac decoder lost"
+    ),
+    BadRecording("cut.wav", truncated, 3, "truncated", "its header promises 160000 bytes, 79978 are there (50%)"),
+    BadRecording("cut.mp3", truncated, 3, "truncated", "its header promises 5.000 s"),
+    BadRecording("cut.ogg", truncated, 2, "truncated", "the mark that ends an Ogg stream is not there"),
+    BadRecording("nan.wav", with_value(np.nan, 2.25), 3, "nonfinite", "at 2.250 s; the audio before it is kept"),
+    BadRecording(
+        "inf.wav", with_value(np.inf, 0), 0, "nonfinite", "a sample is NaN, infinite or above 1e+12 at 0.000 s"
+    ),
+    BadRecording("gone.wav", missing, 0, "io", "cannot be read: No such file or directory"),
+    BadRecording("folder.wav", Path.mkdir, 0, "io", "cannot be read: Is a directory"),
+    BadRecording("pipe.wav", pipe, 0, "io", "cannot be read: a pipe, a socket or a device, not a file"),
 ]
 
 
-@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
-def test_a_bad_recording_is_told_and_its_good_part_kept(tmp_path: Path, bad: Bad) -> None:
+@pytest.mark.parametrize("bad", BAD_RECORDINGS, ids=lambda bad: bad.name)
+def test_a_bad_recording_is_a_failure_and_its_good_part_is_kept(tmp_path: Path, bad: BadRecording) -> None:
     path = tmp_path / bad.name
     bad.make(path)
     tables, record = run([path])
-    failure, *without_windows = record.events
+    failure, *ends = record.events
     assert isinstance(failure, Failure)
     assert (failure.file, failure.file_id, failure.stage, failure.kind) == (str(path), 100, "decode", bad.kind)
     assert bad.message in failure.message
     assert "\n" not in failure.message
-    assert without_windows == ([] if bad.n_windows else ["without windows"])
+    assert ends == ([] if bad.n_windows else ["without windows"])
     assert sum(map(len, tables)) == bad.n_windows
     for table in tables:
         assert set(table["n_windows"].to_pylist()) == {bad.n_windows}
@@ -239,30 +253,28 @@ def test_a_bad_recording_is_told_and_its_good_part_kept(tmp_path: Path, bad: Bad
         assert np.isfinite(samples_of(table)).all()
 
 
-def test_bad_recordings_leave_the_others_unharmed(tmp_path: Path) -> None:
+def test_bad_recordings_do_not_change_the_windows_of_others(tmp_path: Path) -> None:
     good, files = [], []
-    for i, bad in enumerate(BAD):
+    for i, bad in enumerate(BAD_RECORDINGS):
         bad.make(tmp_path / bad.name)
         good.append(write_audio(tmp_path / f"good-{i}.flac", tone(2.5, RATE_HZ, seed=i), RATE_HZ))
         files += [tmp_path / bad.name, good[-1]]
     tables, record = run(files, batch_size=4)
-    assert {name: kind for name, (kind, _) in record.failures.items()} == {bad.name: bad.kind for bad in BAD}
-    assert record.events.count("without windows") == sum(not bad.n_windows for bad in BAD)
+    assert {name: kind for name, (kind, _) in record.failures.items()} == {bad.name: bad.kind for bad in BAD_RECORDINGS}
+    assert record.events.count("without windows") == sum(not bad.n_windows for bad in BAD_RECORDINGS)
     for path in good:
-        (alone,), _ = run([path])
-        among = of_file(tables, path)
-        assert among["window_index"].to_pylist() == [0, 1, 2]
-        np.testing.assert_array_equal(samples_of(among), samples_of(alone))
+        (expected,), _ = run([path])
+        found = of_file(tables, path)
+        assert found["window_index"].to_pylist() == [0, 1, 2]
+        np.testing.assert_array_equal(samples_of(found), samples_of(expected))
 
 
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("tail", ["pad", "drop"])
 @pytest.mark.parametrize("hop_s", [0.5, 1.0, 1.5])
 @pytest.mark.parametrize("kept_s", [4.0, 4.25])
-def test_a_failure_is_told_before_the_last_window_leaves(
-    tmp_path: Path, tail: str, hop_s: float, kept_s: float
-) -> None:
-    """Also where the audio ends with a window, or tails are dropped, so that nothing follows the end."""
+def test_a_failure_is_yielded_before_the_last_window(tmp_path: Path, tail: str, hop_s: float, kept_s: float) -> None:
+    """The order holds also where no audio follows the last window, at the end of a window or with dropped tails."""
     audio = tone(6, RATE_HZ)
     audio[round(kept_s * RATE_HZ)] = np.nan
     path = write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT")
@@ -271,13 +283,13 @@ def test_a_failure_is_told_before_the_last_window_leaves(
     for table in decode(recordings_of([path]), [spec], 1, record):
         record.events += [f"window {i}" for i in table["window_index"].to_pylist()]
     n_windows = spec.count(round(kept_s * RATE_HZ))
-    told = next(i for i, event in enumerate(record.events) if isinstance(event, Failure))
-    assert told < record.events.index(f"window {n_windows - 1}")
+    position = next(i for i, event in enumerate(record.events) if isinstance(event, Failure))
+    assert position < record.events.index(f"window {n_windows - 1}")
     assert f"window {n_windows}" not in record.events
     assert "without windows" not in record.events
 
 
-def test_what_was_decoded_counts_not_what_the_header_promises(tmp_path: Path) -> None:
+def test_the_duration_is_that_of_the_decoded_audio_and_not_of_the_header(tmp_path: Path) -> None:
     path = write_truncated(tmp_path / "a.flac", tone(60, RATE_HZ), 0.5)
     (table,), record = run([path], batch_size=1_000)
     duration_s = record.audio_s
@@ -287,7 +299,9 @@ def test_what_was_decoded_counts_not_what_the_header_promises(tmp_path: Path) ->
     assert table["end_time"].to_pylist()[-1] == duration_s
 
 
-def test_a_long_truncated_recording_ends_with_what_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_row_of_a_long_truncated_recording_has_the_decoded_duration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stage, "WHOLE_RECORDING_S", 1)
     path = write_truncated(tmp_path / "a.flac", tone(60, RATE_HZ), 0.5)
     tables, record = run([path])
@@ -297,38 +311,38 @@ def test_a_long_truncated_recording_ends_with_what_was_decoded(tmp_path: Path, m
     assert record.failures["a.flac"][0] == "truncated"
 
 
-# --- audio that is known ----------------------------------------------------------------------------------------------
+# --- audio with a known hash ------------------------------------------------------------------------------------------
 
 
-def test_audio_that_is_known_is_not_cut_again(tmp_path: Path) -> None:
+def test_audio_with_a_known_hash_is_not_cut(tmp_path: Path) -> None:
     files = [write_audio(tmp_path / f"{i}.wav", tone(2.5, RATE_HZ, seed=i), RATE_HZ) for i in range(4)]
-    known = [hash_of(files[0]), hash_of(files[0]), None, hash_of(files[3])]
+    hashes = [hash_of(files[0]), hash_of(files[0]), None, hash_of(files[3])]
     record = EventRecord()
-    (table,) = decode(with_known(recordings_of(files), known), [SECOND], 100, record)
+    (table,) = decode(with_known_hashes(recordings_of(files), hashes), [SECOND], 100, record)
     assert set(table["file"].to_pylist()) == {str(files[1]), str(files[2])}
     assert record.events == ["100 unchanged", "without windows", "103 unchanged", "without windows"]
     assert record.audio_s == 5.0
     assert record.opened == [str(file) for file in files]
 
 
-def test_a_name_a_time_or_tags_are_not_audio_but_a_sample_a_rate_and_a_channel_are(tmp_path: Path) -> None:
+def test_the_audio_hash_depends_on_samples_rate_and_channels_but_not_on_name_or_tags(tmp_path: Path) -> None:
     audio = tone(2, RATE_HZ)
-    one = hash_of(write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT"))
+    expected = hash_of(write_audio(tmp_path / "a.wav", audio, RATE_HZ, subtype="FLOAT"))
     path = tmp_path / "tagged.wav"
     with sf.SoundFile(path, "w", RATE_HZ, 1, "FLOAT") as file:
         file.title = "other tags"
         file.write(audio)
-    assert hash_of(path) == one
+    assert hash_of(path) == expected
     other = audio.copy()
     other[-1] += 0.25
-    assert hash_of(write_audio(tmp_path / "b.wav", other, RATE_HZ, subtype="FLOAT")) != one
-    assert hash_of(write_audio(tmp_path / "c.wav", audio, RATE_HZ // 2, subtype="FLOAT")) != one
+    assert hash_of(write_audio(tmp_path / "b.wav", other, RATE_HZ, subtype="FLOAT")) != expected
+    assert hash_of(write_audio(tmp_path / "c.wav", audio, RATE_HZ // 2, subtype="FLOAT")) != expected
     stereo = np.stack([audio, audio], axis=1)
-    assert hash_of(write_audio(tmp_path / "d.wav", stereo, RATE_HZ, subtype="FLOAT")) != one
+    assert hash_of(write_audio(tmp_path / "d.wav", stereo, RATE_HZ, subtype="FLOAT")) != expected
 
 
 @pytest.mark.usefixtures("either_way")
-def test_the_rows_of_a_recording_s_last_windows_carry_its_hash(tmp_path: Path) -> None:
+def test_the_last_windows_of_a_recording_have_its_hash(tmp_path: Path) -> None:
     good = write_audio(tmp_path / "a.wav", tone(3.5, RATE_HZ), RATE_HZ)
     tables, _ = run([good], batch_size=1)
     assert isinstance(tables[-1]["audio_hash_16000"][0].as_py(), int)
@@ -340,26 +354,28 @@ def test_the_rows_of_a_recording_s_last_windows_carry_its_hash(tmp_path: Path) -
     assert [table["audio_hash_16000"][0].as_py() for table in tables] == [None] * len(tables)
 
 
-def test_a_recording_with_a_fault_is_never_taken_for_known(tmp_path: Path) -> None:
+def test_a_recording_with_a_fault_never_counts_as_known(tmp_path: Path) -> None:
     path = write_truncated(tmp_path / "a.wav", tone(4, RATE_HZ), 0.5)
     record = EventRecord()
-    tables = list(decode(with_known(recordings_of([path]), [0]), [SECOND], 100, record))
+    tables = list(decode(with_known_hashes(recordings_of([path]), [0]), [SECOND], 100, record))
     assert sum(map(len, tables)) == 2
     assert record.failures["a.wav"][0] == "truncated"
     record = EventRecord()
     text(tmp_path / "b.wav")
-    assert list(decode(with_known(recordings_of([tmp_path / "b.wav"]), [0]), [SECOND], 100, record)) == []
+    assert list(decode(with_known_hashes(recordings_of([tmp_path / "b.wav"]), [0]), [SECOND], 100, record)) == []
     assert {kind for kind, _ in record.failures.values()} == {"corrupt"}
     assert record.events.count("without windows") == 1
 
 
-def test_windows_of_a_short_hop_are_picked_a_batch_at_a_time(tmp_path: Path) -> None:
-    """Of those that overlap 500 times, all at once would take 500 times the audio."""
+def test_windows_with_a_short_hop_are_copied_a_batch_at_a_time(tmp_path: Path) -> None:
+    """Windows that overlap 500 times would take 500 times the memory of the audio, all at once."""
     path = write_audio(tmp_path / "a.wav", tone(4, RATE_HZ), RATE_HZ)
     spec = WindowSpec(RATE_HZ, RATE_HZ, 32, "pad")
     whole = pa.concat_tables(decode(recordings_of([path]), [spec], 64, EventRecord()))
     assert len(whole) == 2_000
     stored = pa.array([[list(range(0, 2_000, 3))]], pa.list_(pa.list_(pa.int32())))
-    some = pa.concat_tables(decode(recordings_of([path]).append_column("stored", stored), [spec], 64, EventRecord()))
-    assert some["window_index"].to_pylist() == [i for i in range(2_000) if i % 3]
-    assert np.array_equal(samples_of(some), samples_of(whole)[np.arange(2_000) % 3 > 0])
+    missing_windows = pa.concat_tables(
+        decode(recordings_of([path]).append_column("stored", stored), [spec], 64, EventRecord())
+    )
+    assert missing_windows["window_index"].to_pylist() == [i for i in range(2_000) if i % 3]
+    assert np.array_equal(samples_of(missing_windows), samples_of(whole)[np.arange(2_000) % 3 > 0])

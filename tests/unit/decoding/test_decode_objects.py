@@ -1,4 +1,4 @@
-"""Objects of a store, decoded: how they are fetched, and what a store that fails makes of them. No Ray."""
+"""Decoding of objects in S3: how they are fetched, and failures of the storage. No Ray."""
 
 from io import BytesIO
 from pathlib import Path
@@ -12,11 +12,27 @@ import soundfile as sf
 from embedding import storage
 from embedding.decoding import fetch
 from tests.support.audio import tone, write_audio
-from tests.support.decoding import RATE_HZ, SECOND, EventRecord, decode, hash_of, recordings_of, samples_of, with_known
+from tests.support.decoding import (
+    RATE_HZ,
+    SECOND,
+    EventRecord,
+    decode,
+    hash_of,
+    recordings_of,
+    samples_of,
+    with_known_hashes,
+)
 
 
-class Bucket:
-    """Stands in for S3: what is asked of it, and how."""
+class FakeBucket:
+    """Stands for S3; records the requests.
+
+    Attributes:
+        objects: content of each object, or the error of its request.
+        fetched: the groups of objects that were fetched whole.
+        sizes: expected sizes of these objects.
+        opened: the objects that were opened as streams.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes | OSError]) -> None:
         self.objects = objects
@@ -54,11 +70,9 @@ def wavs(tmp_path: Path) -> dict[str, bytes | OSError]:
     }
 
 
-def test_small_objects_are_fetched_many_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]
-) -> None:
+def test_small_objects_are_fetched_in_groups(monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]) -> None:
     monkeypatch.setattr(fetch, "FETCH_OBJECTS", 2)
-    bucket = Bucket(monkeypatch, wavs)
+    bucket = FakeBucket(monkeypatch, wavs)
     (table,) = decode(bucket.recordings(), [SECOND], 100, EventRecord())
     names = list(wavs)
     assert bucket.fetched == [names[:2], names[2:4], names[4:]]
@@ -67,39 +81,39 @@ def test_small_objects_are_fetched_many_at_a_time(
     assert table["file"].to_pylist() == [name for name in names for _ in range(2)]
 
 
-def test_a_group_is_no_larger_than_what_may_be_held(
+def test_a_group_of_objects_fits_into_its_limit_of_memory(
     monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]
 ) -> None:
     monkeypatch.setattr(fetch, "FETCH_BYTES", 2 * 64_044)
-    bucket = Bucket(monkeypatch, wavs)
+    bucket = FakeBucket(monkeypatch, wavs)
     list(decode(bucket.recordings(), [SECOND], 100, EventRecord()))
     assert list(map(len, bucket.fetched)) == [2, 2, 1]
 
 
-def test_long_objects_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]) -> None:
+def test_large_objects_are_read_as_streams(monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError]) -> None:
     monkeypatch.setattr(fetch, "WHOLE_OBJECT_BYTES", 1_000)
-    bucket = Bucket(monkeypatch, wavs)
+    bucket = FakeBucket(monkeypatch, wavs)
     (table,) = decode(bucket.recordings(), [SECOND], 100, EventRecord())
     assert (bucket.fetched, bucket.opened) == ([], list(wavs))
     assert len(table) == 10
 
 
 @pytest.mark.parametrize("whole_bytes", [32 << 20, 0], ids=["fetched", "streamed"])
-def test_an_object_that_cannot_be_had_leaves_the_others_unharmed(
+def test_an_object_that_cannot_be_read_does_not_change_the_windows_of_others(
     monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], whole_bytes: int
 ) -> None:
     monkeypatch.setattr(fetch, "WHOLE_OBJECT_BYTES", whole_bytes)
     wavs["s3://bucket/2.wav"] = OSError("SlowDown: Please reduce your request rate")
     record = EventRecord()
-    (table,) = decode(Bucket(monkeypatch, wavs).recordings(), [SECOND], 100, record)
+    (table,) = decode(FakeBucket(monkeypatch, wavs).recordings(), [SECOND], 100, record)
     assert record.failures == {"2.wav": ("io", "cannot be read: SlowDown: Please reduce your request rate")}
     assert set(table["file"].to_pylist()) == wavs.keys() - {"s3://bucket/2.wav"}
 
 
-def test_a_store_that_cannot_be_reached_fails_its_objects_not_the_job(
+def test_a_storage_that_cannot_be_reached_fails_its_objects_and_not_the_task(
     monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], tmp_path: Path
 ) -> None:
-    bucket = Bucket(monkeypatch, wavs)
+    bucket = FakeBucket(monkeypatch, wavs)
 
     def unreachable(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
         raise OSError(f"no route to the host of {len(uris)} objects")
@@ -115,6 +129,8 @@ def test_a_store_that_cannot_be_reached_fails_its_objects_not_the_job(
 
 
 class LosesItsConnection(BytesIO):
+    """A stream that fails after 100,000 bytes."""
+
     def read(self, size: int | None = -1, /) -> bytes:
         if self.tell() > 100_000:
             raise ConnectionResetError(104, "Connection reset by peer")
@@ -122,7 +138,7 @@ class LosesItsConnection(BytesIO):
 
 
 @pytest.mark.usefixtures("either_way")
-def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
+def test_a_connection_that_is_lost_while_reading_is_a_failure_of_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = write_audio(tmp_path / "a.wav", tone(10, RATE_HZ), RATE_HZ).read_bytes()
@@ -131,20 +147,20 @@ def test_a_connection_lost_on_the_way_is_a_failure_of_the_storage(
     tables = list(decode(recordings_of(["s3://bucket/a.wav"], [1 << 40]), [SECOND], 1, record))
     assert record.failures == {"a.wav": ("io", "cannot be read: Connection reset by peer")}
     assert record.audio_s == 0
-    for table in tables:  # what left before is whole, and lacks the rest: it will be done again
+    for table in tables:  # n_windows shows that windows are missing, so the next run embeds them
         assert table["n_windows"].to_pylist() == [10]
     assert len(tables) < 10
 
 
 @pytest.mark.parametrize("whole_bytes", [32 << 20, 0], ids=["fetched", "streamed"])
-def test_an_object_is_compared_and_then_cut_from_its_beginning(
+def test_an_object_with_another_hash_is_cut_from_its_beginning(
     monkeypatch: pytest.MonkeyPatch, wavs: dict[str, bytes | OSError], tmp_path: Path, whole_bytes: int
 ) -> None:
     monkeypatch.setattr(fetch, "WHOLE_OBJECT_BYTES", whole_bytes)
-    bucket = Bucket(monkeypatch, wavs)
-    known = [hash_of(tmp_path / f"{i}.wav") for i in (0, 0, 2, 3, 0)]
+    bucket = FakeBucket(monkeypatch, wavs)
+    hashes = [hash_of(tmp_path / f"{i}.wav") for i in (0, 0, 2, 3, 0)]
     record = EventRecord()
-    (table,) = decode(with_known(bucket.recordings(), known), [SECOND], 100, record)
+    (table,) = decode(with_known_hashes(bucket.recordings(), hashes), [SECOND], 100, record)
     names = list(wavs)
     assert table["file"].to_pylist() == [names[1]] * 2 + [names[4]] * 2
     assert record.events.count("without windows") == 3
