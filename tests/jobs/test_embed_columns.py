@@ -84,14 +84,14 @@ def test_windows_that_a_model_does_not_want_have_its_columns_all_the_same() -> N
     settings = Settings.of(make_config(request | {"layers": "0,-1", "predict": 2}))
     encoders = load_encoders([settings, settings], Cpu(), 1)
     of_first = windows_table(some_windows(2))
-    wanted = of_first.column_names.index("wanted")
-    of_both = of_first.set_column(wanted, "wanted", pa.array([3, 3], pa.uint16()))
+    position = of_first.column_names.index("targets")
+    of_both = of_first.set_column(position, "targets", pa.array([3, 3], pa.uint16()))
     after_first = iter([False, True])
     tables = [
         encode_batch(encoders, of_first)[0],
         encode_batch(encoders, of_both)[0],
         encode_batch(encoders, of_both, lambda: next(after_first))[0],
     ]
-    assert [table["wanted"].to_pylist() for table in tables] == [[1, 1], [3, 3], [1, 1]]
+    assert [table["targets"].to_pylist() for table in tables] == [[1, 1], [3, 3], [1, 1]]
     assert "1.model.features.8.0" in tables[0].column_names
     assert len(pa.concat_tables(tables)) == 6

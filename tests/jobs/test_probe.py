@@ -439,3 +439,15 @@ def test_where_there_are_no_embeddings_nothing_is_learnt(probe: Probe, tmp_path:
     done = probe(tmp_path / "nothing", "--labels", labels)
     assert done.code == 2
     assert "holds no embeddings: write them with jobs.embed" in done.stderr
+
+
+def test_a_second_probe_of_a_name_is_refused_unless_it_may_replace_the_first(
+    probe: Probe, output: Path, labels: Path
+) -> None:
+    assert probe(output, "--labels", labels, "--name", "twice").code == 0
+    before = (output / "probes" / "twice" / "probe.json").read_bytes()
+    again = probe(output, "--labels", labels, "--name", "twice", "--seed", "1")
+    assert again.code == 2
+    assert f"there is a probe 'twice' in {output} already: add --replace" in again.stderr
+    assert (output / "probes" / "twice" / "probe.json").read_bytes() == before
+    assert probe(output, "--labels", labels, "--name", "twice", "--seed", "1", "--replace").code == 0

@@ -53,7 +53,7 @@ def test_windows_hold_the_audio_their_times_name(tmp_path: Path) -> None:
 def test_rows_name_the_source_not_what_was_made_of_it(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", tone(1.5, 44_100, channels=2), 44_100)
     (table,), _ = run([path])
-    row = table.slice(1).drop(["window_16000", "audio_hash_16000", "wanted"]).to_pylist()[0]
+    row = table.slice(1).drop(["window_16000", "audio_hash_16000", "targets"]).to_pylist()[0]
     assert row == {
         "file": str(path),
         "file_id": 100,

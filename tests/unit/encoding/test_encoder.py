@@ -46,7 +46,7 @@ def windows_table(windows: np.ndarray) -> pa.Table:
     rows |= {
         "sample_rate": [16_000] * n,
         "channels": [1] * n,
-        "wanted": [1] * n,
+        "targets": [1] * n,
         "audio_hash_16000": [None] * n,
         "window_16000": list(windows),
     }
