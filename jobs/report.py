@@ -101,7 +101,11 @@ def tell(found: "Audit", terminal: Terminal) -> None:
     for disagreement in found.disagreements:
         terminal.warn(disagreement)
     if not found.disagreements:
-        terminal.say("report.json agrees" if found.writer is None else "nothing disagrees so far")
+        terminal.say(
+            "checked: stored data matches report.json"
+            if found.writer is None
+            else "checked: stored data is consistent so far"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

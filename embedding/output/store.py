@@ -252,6 +252,10 @@ def no_embeddings(root: str) -> RequestError:
     """That there are none at ``root``, and where there may be some: of a run with several models each has a folder."""
     folder = storage.first_folder(root, MODEL_FOLDER)
     if folder is None:
+        if next(storage.list_names(storage.join(root, "failures"), ".parquet"), None) is not None:
+            return RequestError(
+                f"{root} holds failures alone, no embeddings: python -m jobs.report {root} counts them by kind"
+            )
         return RequestError(f"{root} holds no embeddings: write them with jobs.embed")
     return RequestError(f"{root} holds the outputs of several models: name one of them, like {root}/{folder}")
 
