@@ -2,6 +2,7 @@
 
 import io
 import logging
+import subprocess
 import sys
 
 import pytest
