@@ -23,7 +23,7 @@ import ray.exceptions
 from embedding.decoding.decode import Observer, decode
 from embedding.decoding.isolated import decode_apart
 from embedding.encoding.batch_turns import BatchTurns
-from embedding.encoding.checkpoints import keep
+from embedding.encoding.checkpoints import ensure_local
 from embedding.encoding.settings import Settings
 from embedding.errors import RunError
 from embedding.job import Job, Target
@@ -265,11 +265,11 @@ class EncodeStage:
         """
         if not isinstance(error, RuntimeError):
             return error
-        from embedding.encoding.devices import is_broken, is_out_of_memory
+        from embedding.encoding.devices import is_device_failure, is_out_of_memory
 
-        if is_broken(error):
+        if is_device_failure(error):
             self._exiting.acquire()  # for good: a fault shows in both threads, and counts once
-            self._report.gpu_failed(own_gpu(), error, self._turns.open)
+            self._report.gpu_failed(own_gpu(), error, self._turns.active)
             os._exit(1)
         if is_out_of_memory(error):
             return RunError(
@@ -295,7 +295,7 @@ def _with_own_weights(settings: Settings, weights: Weights) -> Settings:
     digest = settings.checkpoint.digest
     if digest not in weights:
         return settings
-    return replace(settings, checkpoint=keep(settings.checkpoint, lambda: ray.get(weights[digest])))
+    return replace(settings, checkpoint=ensure_local(settings.checkpoint, lambda: ray.get(weights[digest])))
 
 
 def _name_of(windows: pa.Table) -> str:
