@@ -18,8 +18,8 @@ from embedding.encoding.models import check_fits, find_model
 from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
 from tests.support.audio import tone
+from tests.support.encoding import windows_table
 from tests.support.models import BEATS, EFFICIENTNET
-from tests.unit.encoding.test_encoder import windows_table
 
 MODELS = {BEATS: ("classifier", 768), EFFICIENTNET: ("model.classifier.1", 1280)}
 N_LABELS = 7
