@@ -17,8 +17,8 @@ from embedding.encoding.models import ARCHITECTURES
 from embedding.encoding.settings import Settings
 from tests.support.audio import tone, write_audio
 from tests.support.commands import Outcome
+from tests.support.encoding import tone_windows, windows_table
 from tests.support.models import EFFICIENTNET
-from tests.unit.encoding.test_encoder import some_windows, windows_table
 
 Embed = Callable[..., Outcome]
 
@@ -83,7 +83,7 @@ def test_windows_that_a_model_does_not_want_have_its_columns_all_the_same() -> N
     request = {"input": "a", "output": "b", "model": EFFICIENTNET, "checkpoint": "random", "window_s": 1.0}
     settings = Settings.of(make_config(request | {"layers": "0,-1", "predict": 2}))
     encoders = load_encoders([settings, settings], Cpu(), 1)
-    of_first = windows_table(some_windows(2))
+    of_first = windows_table(tone_windows(2))
     position = of_first.column_names.index("targets")
     of_both = of_first.set_column(position, "targets", pa.array([3, 3], pa.uint16()))
     after_first = iter([False, True])

@@ -29,8 +29,8 @@ from jobs.embed import parse
 from tests.support.audio import tone, write_audio
 from tests.support.commands import Outcome
 from tests.support.decoding import EventRecord, decode, recordings_of
+from tests.support.encoding import relative_error
 from tests.support.models import BEATS, EFFICIENTNET
-from tests.unit.encoding.test_encoder import relative_error
 
 Embed = Callable[..., Outcome]
 
