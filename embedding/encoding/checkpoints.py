@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from embedding import storage
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.errors import RequestError, RunError, root_cause
+from embedding.quiet import logging_hidden
 from embedding.storage import s3
 
 RANDOM_SEED = 0
@@ -153,7 +154,8 @@ def fetch_hub_file(model_name: str, uri: str, content: str) -> str:
             "(HF_TOKEN), not in a URI"
         )
     try:
-        return hf_hub_download(f"{owner}/{repo}", filename)
+        with logging_hidden("huggingface_hub"):  # the hub's client warns of every try; the last error is raised
+            return hf_hub_download(f"{owner}/{repo}", filename)
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise RequestError(
             f"--model: the {content} of {model_name} ({uri}) could not be downloaded: {root_cause(error)} — pass a "

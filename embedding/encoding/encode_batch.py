@@ -29,7 +29,7 @@ def encode_batch(
 
     Returns:
         The table with each target's outputs (``embedding`` and others) instead of samples; and the failures, each with
-        its target. A row keeps the bits of those targets only whose vectors it holds, and is left out if it holds no
+        its target. A row is needed only by targets whose vectors the row holds, and is left out if the row holds no
         vectors: a window whose vector is not finite is a failure, and a window may be left unencoded.
     """
     targets = TargetColumn.of(table)

@@ -23,6 +23,7 @@ import yaml
 from embedding.config import ALL, LAST, RANDOM_CHECKPOINT, EmbedConfig
 from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint, open_safetensors
 from embedding.errors import RequestError, root_cause
+from embedding.quiet import logging_hidden
 
 if TYPE_CHECKING:
     import torch
@@ -235,7 +236,8 @@ def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
             torch.manual_seed(RANDOM_SEED)
             module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
         else:
-            avex.register_model_class(_with_checks(avex_class, model.architecture))
+            with logging_hidden("avex"):  # avex warns that the class is registered already
+                avex.register_model_class(_with_checks(avex_class, model.architecture))
             with as_safetensors(checkpoint) as path:
                 with _without_random_weights():
                     module = avex.load_model(model.name, device="cpu", checkpoint_path=path, return_features_only=True)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from embedding.extras import install_command
 from embedding.probing.logistic_regression import fit
 from embedding.schema.vectors import column
 from jobs.probe import main
@@ -365,7 +366,7 @@ def test_without_scikit_learn_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     done = probe(output, "--labels", labels)
-    assert (done.code, done.stderr) == (2, "avex-batch: sklearn is not installed: pip install 'avex-batch[report]'\n")
+    assert (done.code, done.stderr) == (2, f"avex-batch: sklearn is not installed: {install_command('report')}\n")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.support.commands import ROOT
 # pytest's own stderr is not descriptor 2, so these programs have a process of their own.
 PROGRAM = """
 import os, sys
+from embedding.errors import RunError
 from embedding.quiet import native_output_hidden
 try:
     with native_output_hidden():
