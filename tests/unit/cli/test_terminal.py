@@ -188,3 +188,13 @@ def test_names_cannot_tell_a_terminal_what_to_do(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr()
     assert said.out == f"{shown}\n" * 2
     assert said.err == f"avex-batch: '{shown}' is damaged\n".replace(r"\n", " ").replace(r"\t", " ")
+
+
+@pytest.mark.parametrize(("has_widgets", "shown"), [(True, True), (False, False)])
+def test_a_notebook_shows_bars_where_it_has_widgets(
+    monkeypatch: pytest.MonkeyPatch, *, has_widgets: bool, shown: bool
+) -> None:
+    monkeypatch.setattr("embedding.cli.terminal.find_spec", lambda _: object() if has_widgets else None)
+    notebook = Terminal(Console(file=io.StringIO(), force_jupyter=True))
+    assert notebook.shows_bars is shown
+    assert not Terminal(Console(file=io.StringIO())).shows_bars
