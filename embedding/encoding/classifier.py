@@ -6,7 +6,8 @@ from torch import nn
 
 from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint
 from embedding.encoding.label_map import LabelMap, check_classifier
-from embedding.encoding.models import Model, as_safetensors
+from embedding.encoding.models import Model
+from embedding.encoding.safe_tensors import as_safetensors
 from embedding.encoding.token_pooling import pool
 
 

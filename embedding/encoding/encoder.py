@@ -13,7 +13,7 @@ from embedding.encoding.classifier import Classifier
 from embedding.encoding.devices import Device, Event, is_out_of_memory
 from embedding.encoding.layer_outputs import ModelWithLayerOutputs
 from embedding.encoding.micro_batch import MicroBatch
-from embedding.encoding.models import load, skip_unneeded_imports
+from embedding.encoding.model_loading import load, skip_unneeded_imports
 from embedding.encoding.openvino_graph import OpenvinoModel
 from embedding.encoding.optimized import Features, OptimizedBeats, OptimizedEfficientNet, optimized_class
 from embedding.encoding.precision import DTYPES, float32_products_in

@@ -1,47 +1,22 @@
-"""avex models by name: sample rate, native window length, embedding size, and loading with a checkpoint.
+"""avex models by name: sample rate, native window length, embedding size.
 
 The properties of a model come from the specifications that are packaged with avex. They are read as files, because
 importing avex takes 12–20 s of one core (avex imports all of its architectures) and only the actors need avex.
 """
 
 import difflib
-import functools
-import pickle
-import struct
-import sys
-import tempfile
-import zipfile
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from embedding.config import ALL, LAST, RANDOM_CHECKPOINT, EmbedConfig
-from embedding.encoding.checkpoints import RANDOM_SEED, Checkpoint, open_safetensors
-from embedding.errors import RequestError, root_cause
-from embedding.quiet import logging_hidden
+from embedding.errors import RequestError
 
 if TYPE_CHECKING:
-    import torch
-    from safetensors import safe_open
-    from torch.overrides import TorchFunctionMode
-
-
-# Number types of weights, by their names in safetensors. Integers and eight-bit floats are not accepted, because they
-# are quantised and need their scales.
-WEIGHT_TYPES = ("F32", "F16", "BF16", "F64")
-# Largest ratio of a checkpoint's content to its file. torch.save does not compress, but a tensor that two layers share
-# is counted twice.
-MAX_UNPACKED_RATIO = 4
-# Errors of torch.load and zipfile for files that are no checkpoint (seen: KeyError for a text, IndexError for zeros).
-_NO_CHECKPOINT = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, EOFError, ValueError),
-    *(LookupError, TypeError, AttributeError, AssertionError, OverflowError, MemoryError),
-)
+    pass
 
 
 @dataclass(frozen=True)
@@ -211,203 +186,3 @@ def layer_numbers(model: Model, layers: str | tuple[int, ...]) -> tuple[int, ...
                 "the end"
             )
     return tuple(sorted({layer % n_layers for layer in layers}))
-
-
-def load(model: Model, checkpoint: Checkpoint) -> "torch.nn.Module":
-    """Load an avex model that returns unpooled features, on the CPU and in evaluation mode.
-
-    Args:
-        model: The model.
-        checkpoint: Weights of the model, on this machine.
-
-    Raises:
-        RequestError: The checkpoint does not consist of tensors only, or does not fit the model.
-    """
-    skip_unneeded_imports({model.architecture})
-    import avex
-    import torch
-
-    spec = avex.get_model_spec(model.name)
-    assert spec is not None, f"{model.name} is packaged with avex but not registered"
-    avex_class = avex.get_model_class(model.architecture)
-    assert avex_class is not None, f"avex did not register its {model.architecture} class"
-    try:
-        if checkpoint.path is None:
-            torch.manual_seed(RANDOM_SEED)
-            module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
-        else:
-            with logging_hidden("avex"):  # avex warns that the class is registered already
-                avex.register_model_class(_with_checks(avex_class, model.architecture))
-            with as_safetensors(checkpoint) as path:
-                with _without_random_weights():
-                    module = avex.load_model(model.name, device="cpu", checkpoint_path=path, return_features_only=True)
-                assert isinstance(module, torch.nn.Module)
-                _check_missing(model, checkpoint, module)
-                with open_safetensors(replace(checkpoint, path=path), "pt") as tensors:
-                    _check_values(model, checkpoint, module, tensors)
-    except RuntimeError as error:
-        if "size mismatch" not in str(error):
-            raise
-        shapes = str(error).count("size mismatch")
-        raise RequestError(
-            f"--checkpoint: {checkpoint.uri} does not fit {model.name}: {shapes} tensors have another shape"
-        ) from error
-    except OSError as error:
-        # Only EAT downloads from the hub at this point: its backbone's code and configuration.
-        raise RequestError(
-            f"--model: {model.name} needs its backbone from the Hugging Face hub: {root_cause(error)} — "
-            "set HF_HOME to a cache that contains it"
-        ) from error
-    module.eval()  # load_model leaves dropout and layer drop enabled
-    return module.requires_grad_(False)
-
-
-def skip_unneeded_imports(architectures: Set[str]) -> None:
-    """Make ``import avex`` skip the packages that none of ``architectures`` needs, as if they were not installed.
-
-    avex imports all of its architectures, which takes 20 s of one core: 8 s for transformers and 4 s for torchvision
-    (measured 2026-11-20; docs/decisions.md, "Models"). A process loads the models of one run only, so it does not need
-    the skipped packages later.
-
-    Args:
-        architectures: Keys of ``ARCHITECTURES``.
-    """
-    if "avex" not in sys.modules:
-        for package in set.intersection(*(set(ARCHITECTURES[name].unneeded_packages) for name in architectures)):
-            sys.modules.setdefault(package, None)  # type: ignore[arg-type]
-
-
-def _with_checks(avex_class: type, architecture: str) -> type:
-    """Return a subclass that remembers the tensors missing in a checkpoint and does not download ImageNet weights.
-
-    avex loads checkpoints with ``strict=False`` and only logs what matched, and builds its EfficientNet with
-    ``pretrained=True`` whatever the specification says. A subclass can be registered through avex's public interface.
-    """
-    if hasattr(avex_class, "missing_tensors"):
-        return avex_class
-
-    class Checked(avex_class):
-        name = architecture  # key of the class in avex's registry
-        missing_tensors: tuple[str, ...] = ()
-
-        @functools.wraps(avex_class.__init__)
-        def __init__(self, **kwargs: Any) -> None:
-            super().__init__(**kwargs | ({"pretrained": False} if architecture == "efficientnet" else {}))
-            self.register_load_state_dict_post_hook(_remember_missing)
-
-    return Checked
-
-
-def _without_random_weights() -> "TorchFunctionMode":
-    """Return a context in which models are built without random weights, because a checkpoint replaces all of them.
-
-    Drawing BEATs' 90 million numbers takes a second (measured 2026-11-21).
-    """
-    from torch import Tensor
-    from torch.overrides import TorchFunctionMode
-
-    class WithoutRandomWeights(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return args[0] if func in {Tensor.normal_, Tensor.uniform_} else func(*args, **kwargs or {})
-
-    return WithoutRandomWeights()
-
-
-def _remember_missing(module: Any, keys: Any) -> None:
-    module.missing_tensors = tuple(keys.missing_keys)
-
-
-def _check_missing(model: Model, checkpoint: Checkpoint, module: "torch.nn.Module") -> None:
-    """Refuse a checkpoint that lacks a tensor of the model."""
-    needed = [key for key in module.state_dict() if not key.startswith(model.traits.unused_tensors)]
-    missing = set(module.missing_tensors).intersection(needed)  # type: ignore[arg-type] — see _remember_missing
-    if missing:
-        raise RequestError(
-            f"--checkpoint: {checkpoint.uri} does not fit {model.name}: {len(needed) - len(missing)} of {len(needed)} "
-            f"tensors matched (missing, for one: {min(missing)})"
-        )
-
-
-def _check_values(model: Model, checkpoint: Checkpoint, module: "torch.nn.Module", tensors: "safe_open") -> None:
-    """Refuse weights that are not of WEIGHT_TYPES or not finite in float32.
-
-    avex would cast integers to floats, and accept NaN and infinity.
-    """
-    import torch
-
-    stored = set(tensors.keys())
-    for name, values in module.state_dict().items():
-        if name not in stored or name.startswith(model.traits.unused_tensors) or not values.is_floating_point():
-            continue
-        kind = tensors.get_slice(name).get_dtype()
-        if kind not in WEIGHT_TYPES:
-            raise RequestError(
-                f"--checkpoint: {checkpoint.uri} stores {name} as {kind}; expected one of {', '.join(WEIGHT_TYPES)}"
-            )
-        if not torch.isfinite(values).all():
-            raise RequestError(
-                f"--checkpoint: {checkpoint.uri} has weights that are NaN or infinite in float32 ({name}), so that no "
-                "vector would be finite"
-            )
-
-
-@contextmanager
-def as_safetensors(checkpoint: Checkpoint) -> Iterator[str]:
-    """Provide a safetensors file with the tensors of a checkpoint; a temporary file for other formats.
-
-    avex opens other formats with ``weights_only=False``, which runs any code in a pickle. Here these files are read as
-    tensors only.
-
-    Args:
-        checkpoint: Weights on this machine, not random ones.
-
-    Raises:
-        RequestError: The file is damaged, contains code or no tensors, or unpacks to far more than its size.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    assert checkpoint.path is not None
-    if checkpoint.path.endswith(".safetensors"):
-        with open_safetensors(checkpoint, "pt"):
-            pass
-        yield checkpoint.path
-        return
-    n_bytes = Path(checkpoint.path).stat().st_size
-    try:
-        _check_unpacked_size(checkpoint, _unpacked_bytes(checkpoint.path), n_bytes)
-        content = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
-    except _NO_CHECKPOINT as error:
-        raise RequestError(
-            f"--checkpoint: {checkpoint.uri} cannot be read as tensors only (code in a checkpoint is never run); "
-            "save it as .safetensors"
-        ) from error
-    for wrapper in ("model_state_dict", "state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict):
-        raise RequestError(f"--checkpoint: {checkpoint.uri} holds no named tensors")
-    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    _check_unpacked_size(checkpoint, sum(value.numel() * value.element_size() for value in tensors.values()), n_bytes)
-    tensors = {name: value.clone().contiguous() for name, value in tensors.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "tensors.safetensors")
-        save_file(tensors, path)
-        yield path
-
-
-def _unpacked_bytes(path: str) -> int:
-    """Return the unpacked size of a zip file, the format of torch.save, in bytes; 0 for older formats."""
-    if not zipfile.is_zipfile(path):
-        return 0
-    with zipfile.ZipFile(path) as packed:
-        return sum(entry.file_size for entry in packed.infolist())
-
-
-def _check_unpacked_size(checkpoint: Checkpoint, n_bytes: int, n_file_bytes: int) -> None:
-    """Refuse a file with far more content than its size: compressed, or with tensors that are views of few numbers."""
-    if n_bytes > MAX_UNPACKED_RATIO * n_file_bytes:
-        raise RequestError(
-            f"--checkpoint: {checkpoint.uri} unpacks {n_file_bytes:,} bytes to {n_bytes:,}, more than weights do; save "
-            "it as .safetensors"
-        )

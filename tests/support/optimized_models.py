@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from embedding.encoding.checkpoints import fetch_checkpoint
-from embedding.encoding.models import find_model, load
+from embedding.encoding.model_loading import load
+from embedding.encoding.models import find_model
 from embedding.encoding.optimized import optimized_class
 from tests.support import reference  # noqa: F401 — imports all of avex; `load` imports only what its first model needs
 

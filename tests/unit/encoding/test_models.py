@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from embedding.config import EmbedConfig
 from embedding.encoding.checkpoints import fetch_checkpoint
-from embedding.encoding.models import ARCHITECTURES, check_fits, find_model, load, model_names
+from embedding.encoding.model_loading import load
+from embedding.encoding.models import ARCHITECTURES, check_fits, find_model, model_names
 from embedding.errors import RequestError
 from tests.support.models import BEATS, EFFICIENTNET
 

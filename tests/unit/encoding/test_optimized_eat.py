@@ -73,7 +73,8 @@ import json, sys
 import numpy as np, torch
 from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.encoding.optimized import UnoptimizedModel, optimized_class
-from embedding.encoding.models import find_model, load
+from embedding.encoding.model_loading import load
+from embedding.encoding.models import find_model
 
 model = find_model("esp_aves2_eat_all")
 module = load(model, fetch_checkpoint(model.name, "random"))
