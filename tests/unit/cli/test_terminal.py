@@ -1,6 +1,7 @@
 """What a person sees, in a terminal and in a log."""
 
 import io
+import json
 import shlex
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from embedding.cli.terminal import Terminal
 from embedding.counters import Counters
 from embedding.errors import RequestError, print_error
 from embedding.planning.placement import ClusterResources, plan_placement
-from embedding.text import audio_length, duration, size
+from embedding.text import audio_length, duration, size, terminal_json
 from tests.unit.output.test_counters import BALANCE
 
 
@@ -198,3 +199,12 @@ def test_a_notebook_shows_bars_where_it_has_widgets(
     notebook = Terminal(Console(file=io.StringIO(), force_jupyter=True))
     assert notebook.shows_bars is shown
     assert not Terminal(Console(file=io.StringIO())).shows_bars
+
+
+def test_json_for_a_terminal_is_the_same_value_without_characters_that_a_terminal_obeys() -> None:
+    value = {"a\u202eb": ["é 🦉", "\x1b[31m", "\x9b1m", "\u2066"], "n": 1.5}
+    for indent in (None, 2):
+        shown = terminal_json(value, indent)
+        assert json.loads(shown) == value
+        assert "é 🦉" in shown
+        assert not set(shown) & set("\x1b\x9b\u202e\u2066")
