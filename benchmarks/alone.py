@@ -195,9 +195,9 @@ def encoder_of(task: Mapping[str, Any]) -> Any:
         device = open_device(task["device"], [task["precision"]])
     encoder = Encoder(settings_of(task), device, task["threads"], fused_bias="fused bias" in task["with"])
     if "copy queue" in task["without"]:
-        encoder._staging._queue = encoder._returning = encoder._computing
+        encoder._staging._queue = encoder._return_queue = encoder._compute_queue
     if "compile" in task["with"]:
-        encoder._features = torch.compile(encoder._features, dynamic=False)  # type: ignore[assignment]
+        encoder._network = torch.compile(encoder._network, dynamic=False)  # type: ignore[assignment]
     return encoder
 
 

@@ -35,7 +35,9 @@ def main() -> int:
         write_output(Path(folder), n_windows // N_WINDOWS_EACH)
         argv = [sys.executable, "-m", "jobs.probe", folder]
         commands = [
-            Command(f"{kind} label a window", [*argv, "--labels", f"{folder}/{kind}.parquet", "--name", kind])
+            Command(
+                f"{kind} label a window", [*argv, "--labels", f"{folder}/{kind}.parquet", "--name", kind, "--replace"]
+            )
             for kind in ("one", "several")
         ]
         results = measure_all(commands, n_rounds)

@@ -114,7 +114,7 @@ class SimulatedStage(pipeline.EncodeStage):
         (number,) = own_gpu().numbers
         encoders = super()._load(placement, weights)
         for encoder in encoders:
-            encoder._features = self._failing(encoder._features, number)
+            encoder._network = self._failing(encoder._network, number)
         return encoders
 
     def _failing(self, features: Any, number: str) -> Callable[..., Any]:
@@ -137,7 +137,7 @@ class SimulatedStage(pipeline.EncodeStage):
         """End the process as the operating system does; beside another batch, unless each already goes alone."""
         if not self._tries:
             with self._turns._changed:
-                self._turns._changed.wait_for(lambda: len(self._turns.open) == 2, timeout=60)
+                self._turns._changed.wait_for(lambda: len(self._turns.active) == 2, timeout=60)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_first(self, number: str) -> bool:

@@ -233,7 +233,7 @@ class Output:
         rows = []
         for batch in _read_shards(list_shards(self.root), ["file", "window_index", column]):
             names = [each for each in batch["file"].unique().to_pylist() if each == name or each.endswith(f"/{name}")]
-            rows.append(batch.filter(pc.field("file").isin(names)))
+            rows.append(batch.filter(pc.field("file").isin(pa.array(names, pa.string()))))
         table = pa.Table.from_batches(rows).sort_by("window_index")
         files = table["file"].unique().to_pylist()
         if name in files:

@@ -1,16 +1,24 @@
-"""Packages that only some jobs need."""
+"""Packages that only some jobs need: the extras of the distribution."""
 
 import importlib
+import json
+import shlex
+import sys
+from importlib import metadata
+from importlib.util import find_spec
 from types import ModuleType
+from urllib.parse import unquote, urlsplit
 
 from embedding.errors import RequestError
 
+_DISTRIBUTION = "avex-batch"
+
 
 def load(module: str, extra: str) -> ModuleType:
-    """A module of a package that ``extra`` of this one brings.
+    """Import a module of a package that an extra brings.
 
     Raises:
-        RequestError: it is not installed.
+        RequestError: the package is not installed.
     """
     package = module.partition(".")[0]
     try:
@@ -18,4 +26,24 @@ def load(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
             raise
-        raise RequestError(f"{package} is not installed: pip install 'avex-batch[{extra}]'") from error
+        raise RequestError(f"{package} is not installed: {install_command(extra)}") from error
+
+
+def refuse_missing(packages: tuple[str, ...], extra: str, option: str) -> None:
+    """Refuse an option whose packages are not installed, before the work for it begins.
+
+    Raises:
+        RequestError: a package is missing.
+    """
+    if missing := [package for package in packages if find_spec(package) is None]:
+        names = ", ".join(missing)
+        raise RequestError(f"{option} needs packages that are not installed ({names}): {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra into this environment, from a checkout or from an index."""
+    origin = json.loads(metadata.distribution(_DISTRIBUTION).read_text("direct_url.json") or "{}")
+    is_checkout = origin.get("dir_info", {}).get("editable", False)
+    folder = unquote(urlsplit(origin["url"]).path) if is_checkout else ""
+    target = f"-e {shlex.quote(f'{folder}[{extra}]')}" if is_checkout else f"'{_DISTRIBUTION}[{extra}]'"
+    return f"{shlex.quote(sys.executable)} -m pip install {target}"

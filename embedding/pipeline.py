@@ -25,7 +25,7 @@ from embedding.decoding.decode import decode
 from embedding.decoding.events import Decoded, DecodingEvent, EndedWithoutWindows, Failed, Unchanged, Windows
 from embedding.decoding.isolated import decode_isolated
 from embedding.encoding.batch_turns import BatchTurns
-from embedding.encoding.checkpoints import keep
+from embedding.encoding.checkpoints import ensure_local
 from embedding.encoding.settings import Settings
 from embedding.errors import RunError
 from embedding.job import Job, Target
@@ -288,11 +288,11 @@ class EncodeStage:
         """
         if not isinstance(error, RuntimeError):
             return error
-        from embedding.encoding.devices import is_broken, is_out_of_memory
+        from embedding.encoding.devices import is_device_failure, is_out_of_memory
 
-        if is_broken(error):
+        if is_device_failure(error):
             self._exiting.acquire()  # never released: a fault shows in both threads, and counts once
-            self._reporter.gpu_failed(own_gpu(), error, self._turns.open)
+            self._reporter.gpu_failed(own_gpu(), error, self._turns.active)
             os._exit(1)
         if is_out_of_memory(error):
             return RunError(
@@ -319,7 +319,7 @@ def _with_local_weights(settings: Settings, weights: SharedWeights) -> Settings:
     digest = settings.checkpoint.digest
     if digest not in weights:
         return settings
-    return replace(settings, checkpoint=keep(settings.checkpoint, lambda: ray.get(weights[digest])))
+    return replace(settings, checkpoint=ensure_local(settings.checkpoint, lambda: ray.get(weights[digest])))
 
 
 def _name_of(windows: pa.Table) -> str:

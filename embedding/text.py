@@ -1,6 +1,8 @@
 """Numbers and names as text for a reader: lengths of time, sizes, counts."""
 
+import json
 import re
+from typing import Any
 
 # Codes that terminals obey (C0, C1), and those that turn the direction of what follows.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -46,3 +48,14 @@ def plural(n: int, noun: str) -> str:
 def printable(line: str) -> str:
     """``line`` with line ends, tabs and what else a terminal obeys as Python writes them: names may hold any of it."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
+
+
+def terminal_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON that a terminal shows as it is: characters that a terminal obeys are escaped.
+
+    Args:
+        value: the value.
+        indent: spaces for each level; None: one line.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "\n".join(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in text.split("\n"))

@@ -20,7 +20,7 @@ def make_parser() -> Parser:
     parser = output_parser(
         "probe",
         "Learn a manifest's labels from the vectors of an output, by logistic regression, and measure how well it went "
-        "on recordings that it did not learn from. Inventory in OUTPUT/probes/NAME/.",
+        "on recordings that it did not learn from. The probe is stored in OUTPUT/probes/NAME/.",
         on_ray=False,
     )
     parser.add_argument(
@@ -36,6 +36,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--max-windows", metavar="N", default="200000", help="on each side; of more a sample is used (default: 200000)"
     )
+    parser.add_argument("--replace", action="store_true", help="replace a probe of the same name")
     return parser
 
 
@@ -74,6 +75,7 @@ def probe(arguments: Sequence[str] | None) -> None:
             test_share=test_share,
             seed=int(seed),
             max_windows=int(max_windows),
+            replace=given.replace,
         ),
         terminal,
     )

@@ -3,7 +3,6 @@
 Exit codes: 0 everything is there and agrees; 1 it does not; 2 there is no such output.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError
 from embedding.redact import redact_all
 from embedding.stopping import end_process
-from embedding.text import audio_length, duration, plural
+from embedding.text import audio_length, duration, plural, terminal_json
 
 if TYPE_CHECKING:
     from embedding.output.consistency import ConsistencyReport
@@ -72,7 +71,7 @@ def report(arguments: Sequence[str] | None) -> int:
     found = check_consistency(store, inventory)
     terminal = Terminal.on_stdout()
     if given.json:
-        sys.stdout.write(json.dumps(redact_all(found.as_json()), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(terminal_json(redact_all(found.as_json()), indent=2) + "\n")
     else:
         tell(found, terminal)
     if wanted is not None:
@@ -101,7 +100,11 @@ def tell(found: "ConsistencyReport", terminal: Terminal) -> None:
     for disagreement in found.disagreements:
         terminal.warn(disagreement)
     if not found.disagreements:
-        terminal.say("report.json agrees" if found.writer is None else "nothing disagrees so far")
+        terminal.say(
+            "checked: stored data matches report.json"
+            if found.writer is None
+            else "checked: stored data is consistent so far"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 Exit codes: 0 they were found; 1 not all could be shown; 2 the request makes no sense.
 """
 
-import json
 import math
 import os
 import sys
@@ -16,7 +15,7 @@ from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, RunError
 from embedding.stopping import end_process
-from embedding.text import clock
+from embedding.text import clock, terminal_json
 
 # Hits; each is held in memory by every task.
 MOST = 1_000_000
@@ -62,7 +61,7 @@ def search(arguments: Sequence[str] | None) -> None:
         terminal.say("no other window is stored")
     for rank, hit in enumerate(hits, 1):
         if given.json:
-            sys.stdout.write(json.dumps(hit, ensure_ascii=False) + "\n")  # as it is: for programs
+            sys.stdout.write(terminal_json(hit) + "\n")  # not redacted: for programs
         else:
             times = f"{clock(hit['start_time'])}–{clock(hit['end_time'])}"
             terminal.say(f"{rank:4}  {hit['score']:.4f}  {times}  {hit['file']}")

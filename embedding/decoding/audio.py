@@ -342,7 +342,7 @@ def _refuse_system_error(error: sf.LibsndfileError) -> None:
 
 
 def _reason(error: sf.LibsndfileError) -> str:
-    """libsndfile's sentence, or its error code where it has none."""
+    """Libsndfile's sentence, or its error code where it has none."""
     if error.code == _NO_SUCH_FILE:
         return "Format not recognised"  # its answer to a text named .mp3, which is there
     return error.error_string.removeprefix("Error : ").strip().rstrip(".") or f"libsndfile error {error.code}"

@@ -1,1 +1,1 @@
-"""Windows to vectors."""
+"""Encoding of windows to embeddings."""

@@ -1,7 +1,8 @@
-"""A model's weights: fetched once by the driver, known by their digest, and brought from there to every node.
+"""Checkpoints: fetched once by the driver, identified by their digest, and copied from the driver to every node.
 
-The encoders of a thousand nodes do not ask the hub or S3 for them. They get them from the driver through Ray, whose
-nodes hand objects on to each other, and one process of a node writes them down for all of its encoders.
+The encoders of a thousand nodes do not download weights from the hub or S3. The driver puts the weights into Ray's
+object store, Ray's nodes pass objects on to each other, and one process per node writes the file for all encoders of
+that node.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from embedding import storage
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.errors import RequestError, RunError, root_cause
+from embedding.quiet import logging_hidden
 from embedding.storage import s3
 
 RANDOM_SEED = 0
@@ -26,29 +28,40 @@ _HUB_SCHEME = "hf://"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights as they lie on a machine. ``path`` is None for seeded random weights."""
+    """Weights as a file of one machine.
+
+    Attributes:
+        uri: Source of the weights, as the user or the model's specification states it.
+        path: The file; None for seeded random weights.
+        digest: Hash of the file's content, which identifies the weights.
+    """
 
     uri: str
     path: str | None
     digest: str
 
     @property
-    def is_of_hub(self) -> bool:
+    def is_on_hub(self) -> bool:
+        """True if the source is the Hugging Face hub."""
         return self.uri.startswith(_HUB_SCHEME)
 
 
 def fetch_checkpoint(model_name: str, uri: str) -> Checkpoint:
-    """Bring the weights to this machine (once: hub and S3 are cached) and take their digest.
+    """Fetch weights to this machine and compute their digest; files of the hub and of S3 are cached.
+
+    Args:
+        model_name: Name of the model, for error messages.
+        uri: Path, ``s3://`` or ``hf://`` URI, or the word ``random``.
 
     Raises:
-        RequestError: they cannot be had; the message names the model, the cause and the way out.
+        RequestError: The weights cannot be fetched; the message names the model, the cause and a remedy.
     """
     if uri == RANDOM_CHECKPOINT:
         return Checkpoint(uri, None, f"random, seed {RANDOM_SEED}")
     if uri.startswith(_HUB_SCHEME):
         path = fetch_hub_file(model_name, uri, "weights")
     elif storage.is_s3(uri):
-        path = _from_s3(storage.normalise(uri, "--checkpoint"))
+        path = _fetch_from_s3(storage.normalise(uri, "--checkpoint"))
     else:
         path = storage.normalise(uri, "--checkpoint")
         if not Path(path).is_file():
@@ -57,11 +70,15 @@ def fetch_checkpoint(model_name: str, uri: str) -> Checkpoint:
 
 
 @contextmanager
-def open_tensors(checkpoint: Checkpoint, framework: str) -> Iterator[safe_open]:
-    """A .safetensors checkpoint to read from.
+def open_safetensors(checkpoint: Checkpoint, framework: str) -> Iterator[safe_open]:
+    """Open a checkpoint whose file is in the format safetensors.
+
+    Args:
+        checkpoint: The checkpoint.
+        framework: Library of the tensors that are read: ``pt`` or ``numpy``.
 
     Raises:
-        RequestError: it is damaged.
+        RequestError: The file is damaged.
     """
     try:
         with safe_open(checkpoint.path, framework) as tensors:
@@ -70,34 +87,35 @@ def open_tensors(checkpoint: Checkpoint, framework: str) -> Iterator[safe_open]:
         raise RequestError(f"--checkpoint: {checkpoint.uri} is damaged: {error}") from error
 
 
-def keep(checkpoint: Checkpoint, fetch: Callable[[], Any]) -> Checkpoint:
-    """The same weights on this machine: where they already lie, or in its cache, into which one process brings them.
+def ensure_local(checkpoint: Checkpoint, fetch: Callable[[], Any]) -> Checkpoint:
+    """Return the checkpoint with a path on this machine; write the file to this machine's cache if it is missing.
 
     Args:
-        fetch: gives the file's bytes; called by one process of this machine at a time, and only if nothing here has
-            the digest.
+        checkpoint: The checkpoint with the driver's path, which may hold other content on this machine.
+        fetch: Returns the content of the file. One process of this machine at a time calls it, and only if no file
+            of this machine has the digest.
 
     Raises:
-        RunError: what ``fetch`` gave are other bytes.
-        OSError: this machine's cache cannot be written.
+        RunError: The content that ``fetch`` returned has another digest.
+        OSError: The cache of this machine cannot be written.
     """
-    if checkpoint.path is None or _is(checkpoint, checkpoint.path):
+    if checkpoint.path is None or _has_digest(checkpoint.path, checkpoint.digest):
         return checkpoint
-    suffix = Path(checkpoint.path).suffix  # it says how to read them
-    path = str(_cache() / f"{checkpoint.digest.removeprefix('sha256:')}{suffix}")
+    suffix = Path(checkpoint.path).suffix  # decides how the file is read
+    path = str(_cache_folder() / f"{checkpoint.digest.removeprefix('sha256:')}{suffix}")
     with FileLock(f"{path}.lock"):
-        if not _is(checkpoint, path):
+        if not _has_digest(path, checkpoint.digest):
             storage.write_bytes(path, fetch())
-            if not _is(checkpoint, path):
+            if not _has_digest(path, checkpoint.digest):
                 storage.delete(path)
                 raise RunError(
-                    f"the weights {checkpoint.uri} came to this node damaged: another digest than the driver's"
+                    f"the weights {checkpoint.uri} came to this node damaged: their digest is not the driver's"
                 )
     return replace(checkpoint, path=path)
 
 
-def _is(checkpoint: Checkpoint, path: str) -> bool:
-    return Path(path).is_file() and _digest(path) == checkpoint.digest
+def _has_digest(path: str, digest: str) -> bool:
+    return Path(path).is_file() and _digest(path) == digest
 
 
 def _digest(path: str) -> str:
@@ -105,42 +123,51 @@ def _digest(path: str) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "avex-batch"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def fetch_hub_file(model_name: str, uri: str, what: str) -> str:
-    """Where a file of the hub lies on this machine: its cache, which it is brought to if need be.
+def fetch_hub_file(model_name: str, uri: str, content: str) -> str:
+    """Download a file from the Hugging Face hub, unless it is in the hub's cache.
+
+    Args:
+        model_name: Name of the model, for error messages.
+        uri: ``hf://owner/repository/file``.
+        content: Description of the file, for error messages: "weights" or "label map".
+
+    Returns:
+        Path of the file in the cache.
 
     Raises:
-        RequestError: it cannot be had; ``what`` of the model it is, is said.
+        RequestError: The URI holds a credential, or the file cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     owner, _, rest = uri.removeprefix(_HUB_SCHEME).partition("/")
     repo, _, filename = rest.partition("/")
-    if "@" in owner or ":" in owner:  # not repeated: it may be a secret
+    if "@" in owner or ":" in owner:  # the message does not repeat the owner, which may contain a secret
         raise RequestError(
-            "--checkpoint: no owner's name has a ':' or '@' in it; credentials belong in the environment (HF_TOKEN), "
-            "not in a URI"
+            "--checkpoint: the name of an owner cannot contain ':' or '@'; credentials belong in the environment "
+            "(HF_TOKEN), not in a URI"
         )
     try:
-        return hf_hub_download(f"{owner}/{repo}", filename)
+        with logging_hidden("huggingface_hub"):  # the hub's client warns of every try; the last error is raised
+            return hf_hub_download(f"{owner}/{repo}", filename)
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise RequestError(
-            f"--model: the {what} of {model_name} ({uri}) could not be downloaded: {root_cause(error)} — pass a file "
-            "with --checkpoint, or set HF_HOME to a cache that holds them"
+            f"--model: the {content} of {model_name} ({uri}) could not be downloaded: {root_cause(error)} — pass a "
+            "file with --checkpoint, or set HF_HOME to a cache that contains the files"
         ) from error
 
 
-def _from_s3(uri: str) -> str:
+def _fetch_from_s3(uri: str) -> str:
     try:
-        version = s3.info(uri).get("ETag")  # a folder has none, and cannot be read
+        version = s3.info(uri).get("ETag")  # a folder has no ETag; reading it fails below
         key = hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:24]
-        path = _cache() / f"{key}-{uri.rpartition('/')[2]}"
+        path = _cache_folder() / f"{key}-{uri.rpartition('/')[2]}"
         if not path.exists():
             storage.write_bytes(str(path), storage.read_bytes(uri))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Tables of windows to tables of vectors: what each model of a run gives, in the place of samples."""
+"""Encoding of a table of windows: the columns of samples are replaced by the outputs of each target's encoder."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,15 +14,23 @@ from embedding.schema.failures import Failure
 from embedding.schema.targets import FIELD, TargetColumn
 from embedding.schema.vectors import column, matrix
 
+_FAILURE_COLUMNS = ["file", "file_id", "window_index", "start_time"]
+
 
 def encode_batch(
     encoders: Sequence[Encoder], table: pa.Table, stopping: Callable[[], bool] = lambda: False
 ) -> tuple[pa.Table, list[tuple[int, Failure]]]:
-    """A table of windows with what each target's encoder gives (``embedding`` and more) in the place of samples.
+    """Encode a table of windows.
 
-    A row is wanted by those targets only whose vectors it has, and goes where there are none: a window of which a
-    vector is not finite fails, and once ``stopping`` says so only the first windows are encoded. Returned with the
-    failures, each with its target.
+    Args:
+        encoders: One encoder per target.
+        table: Windows in the columns of ``batches.windows_schema``.
+        stopping: Checked before each forward pass; once it returns True, the remaining windows are not encoded.
+
+    Returns:
+        The table with each target's outputs (``embedding`` and others) instead of samples; and the failures, each with
+        its target. A row is needed only by targets whose vectors the row holds, and is left out if the row holds no
+        vectors: a window whose vector is not finite is a failure, and a window may be left unencoded.
     """
     targets = TargetColumn.of(table)
     encoded = [np.zeros(len(table), bool) for _ in encoders]
@@ -30,18 +38,20 @@ def encode_batch(
     columns: dict[str, pa.Array] = {}
     for target, encoder in enumerate(encoders):
         spec = encoder.settings.windows
-        own = np.flatnonzero(targets.needed_by(target))
+        own_rows = np.flatnonzero(targets.needed_by(target))
         windows = matrix(table[window_column(spec.rate_hz)])
         n_audio = spec.audio_samples(table["start_time"].to_numpy(), table["end_time"].to_numpy())
-        if len(own) < len(table):
-            windows, n_audio = windows[own], n_audio[own]
+        if len(own_rows) < len(table):
+            windows, n_audio = windows[own_rows], n_audio[own_rows]
         outputs = encoder.encode(windows, n_audio, stopping)
-        own = own[: len(outputs["embedding"])]
-        finite = np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in outputs.values()])
-        encoded[target][own[finite]] = True
-        failures += [(target, _nonfinite(row)) for row in table.select(_OF_FAILURE).take(own[~finite]).to_pylist()]
-        for name, rows in outputs.items():
-            columns[output_column(target, name)] = _as_column(name, _spread(rows, own, len(table)), encoder.settings)
+        own_rows = own_rows[: len(outputs["embedding"])]
+        finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in outputs.values()])
+        encoded[target][own_rows[finite]] = True
+        failed = table.select(_FAILURE_COLUMNS).take(own_rows[~finite])
+        failures += [(target, _nonfinite_failure(window)) for window in failed.to_pylist()]
+        for name, values in outputs.items():
+            scattered = _scatter(values, own_rows, len(table))
+            columns[output_column(target, name)] = _as_column(name, scattered, encoder.settings)
     table = table.drop_columns([window_column(spec.rate_hz) for spec in by_rate(e.settings.windows for e in encoders)])
     targets = TargetColumn.from_members(encoded)
     table = table.set_column(table.column_names.index(FIELD.name), FIELD, targets.as_array())
@@ -51,30 +61,27 @@ def encode_batch(
     return table if needed.all() else table.filter(pa.array(needed)), failures
 
 
-_OF_FAILURE = ["file", "file_id", "window_index", "start_time"]
+def _nonfinite_failure(window: dict[str, Any]) -> Failure:
+    message = f"the model gave no finite vector for window {window['window_index']} at {window['start_time']:g} s"
+    return Failure(window["file"], window["file_id"], -1, "encode", "nonfinite", message)
 
 
-def _nonfinite(row: dict[str, Any]) -> Failure:
-    message = f"the model gave no finite vector for window {row['window_index']} at {row['start_time']:g} s"
-    return Failure(row["file"], row["file_id"], -1, "encode", "nonfinite", message)
+def _scatter(values: NDArray[Any], rows: NDArray[np.int64], n_rows: int) -> NDArray[Any]:
+    """Place ``values`` at ``rows`` of ``n_rows``; other rows are zeros, which no target reads."""
+    if len(values) == n_rows:
+        return values
+    scattered = np.zeros((n_rows, values.shape[1]), values.dtype)
+    scattered[rows] = values
+    return scattered
 
 
-def _spread(rows: NDArray[Any], at: NDArray[np.int64], n: int) -> NDArray[Any]:
-    """``rows`` at their places among ``n``; zeros elsewhere, which nobody wants."""
-    if len(rows) == n:
-        return rows
-    spread = np.zeros((n, rows.shape[1]), rows.dtype)
-    spread[at] = rows
-    return spread
-
-
-def _as_column(name: str, rows: NDArray[Any], settings: Settings) -> pa.Array:
-    """Vectors as lists of fixed size; labels by name and their scores as plain lists."""
+def _as_column(name: str, values: NDArray[Any], settings: Settings) -> pa.Array:
+    """Convert vectors to lists of fixed size, and labels (by name) and their scores to plain lists."""
     if name not in ("labels", "scores"):
-        return column(rows)
-    assert settings.labels is not None
-    values = pa.array(rows.ravel())
+        return column(values)
+    assert settings.label_map is not None
+    flat = pa.array(values.ravel())
     if name == "labels":
-        values = pa.array(settings.labels.names).take(values)
-    offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1])
-    return pa.ListArray.from_arrays(offsets, values)
+        flat = pa.array(settings.label_map.names).take(flat)
+    offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
+    return pa.ListArray.from_arrays(offsets, flat)

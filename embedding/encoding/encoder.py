@@ -1,4 +1,4 @@
-"""Windows to vectors: a loaded model on a device. Knows torch, knows nothing of Ray."""
+"""Encoder: a loaded model on a device, which turns windows into vectors. It depends on torch, not on Ray."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,67 +11,71 @@ from numpy.typing import NDArray
 from embedding.encoding import micro_batch
 from embedding.encoding.classifier import Classifier
 from embedding.encoding.devices import Device, Event, is_out_of_memory
-from embedding.encoding.layer_outputs import Layered
+from embedding.encoding.layer_outputs import ModelWithLayerOutputs
 from embedding.encoding.micro_batch import MicroBatch
-from embedding.encoding.models import import_only_what, load
-from embedding.encoding.openvino_graph import Compiled
+from embedding.encoding.model_loading import load, skip_unneeded_imports
+from embedding.encoding.openvino_graph import OpenvinoModel
 from embedding.encoding.optimized import Features, OptimizedBeats, OptimizedEfficientNet, optimized_class
-from embedding.encoding.precision import DTYPES, arithmetic
+from embedding.encoding.precision import DTYPES, float32_products_in
 from embedding.encoding.settings import Settings
-from embedding.encoding.staging_buffers import Slot, Staging
+from embedding.encoding.staging_buffers import StagingBuffer, StagingRing
 from embedding.encoding.token_pooling import pool
 
-# Passes of a size while the fastest one is found. The first one also plans and allocates: the fastest counts.
-TRIES = 3
+# Passes per size in the search for the fastest size. The first pass also plans and allocates: the fastest pass counts.
+N_TIMED_PASSES = 3
 
 
 class Encoder:
     """A loaded model on a device.
 
-    Passes are launched, not waited for: while the device computes one, the next is copied to it, and vectors of the
-    one before come back. Two threads may call ``encode`` at once; the second one's windows are then on their way to the
-    device while the first one's vectors are turned into a table.
+    Forward passes are launched without waiting for their results: while the device computes one micro-batch, the next
+    is copied to the device and the vectors of the previous one are copied back. Two threads may call ``encode`` at the
+    same time: the windows of one call are then copied to the device while the vectors of the other become a table.
+
+    Attributes:
+        settings: Settings that determine the vectors.
     """
 
     def __init__(self, settings: Settings, device: Device, n_threads: int, *, fused_bias: bool = False) -> None:
         """Load the weights onto ``device``.
 
         Args:
-            settings: model, checkpoint, precision and what else decides the vectors.
-            device: where to compute.
-            n_threads: threads of the CPU that torch may use.
-            fused_bias: compute BEATs' position bias inside the attention kernel of a GPU. Never measured on one, so it
-                is off in the job.
+            settings: Settings that determine the vectors.
+            device: Device that computes.
+            n_threads: Threads of the CPU that torch may use.
+            fused_bias: Compute BEATs' position bias inside the attention kernel of a GPU. Off in the job, because it
+                was never measured on a GPU.
 
         Raises:
-            RequestError: the weights cannot be had or do not fit.
+            RequestError: The weights cannot be loaded or do not fit the model.
         """
         torch.set_num_threads(n_threads)
         self.settings = settings
         self._device = device
-        self._features = _features(settings, device, n_threads, fused_bias=fused_bias)
+        self._network = _load_network(settings, device, n_threads, fused_bias=fused_bias)
         self._classifier = None
-        if settings.labels is not None:
-            classifier = Classifier(settings.model, settings.checkpoint, settings.labels)
+        if settings.label_map is not None:
+            classifier = Classifier(settings.model, settings.checkpoint, settings.label_map)
             self._classifier = classifier.to(device.torch_device)
-        self._staging = Staging(device)
-        self._computing, self._returning = device.queue(), device.queue()
-        first = micro_batch.FIRST_ON_GPU if device.is_gpu else micro_batch.on_cpu(settings.model.architecture)
-        self._micro_batch = MicroBatch(first)
+        self._staging = StagingRing(device)
+        self._compute_queue, self._return_queue = device.queue(), device.queue()
+        cpu_size = micro_batch.size_on_cpu(settings.model.architecture)
+        self._micro_batch = MicroBatch(micro_batch.FIRST_ON_GPU if device.is_gpu else cpu_size)
 
     def warm_up(self, batch_size: int) -> float:
-        """Find the fastest micro-batch for batches of ``batch_size`` windows, and let each size pass once.
+        """Find the fastest micro-batch for batches of ``batch_size`` windows, and compute one pass of each size.
 
-        On a GPU the first pass of each shape plans, compiles and allocates. A CPU has nothing to warm up.
+        On a GPU the first pass of each shape plans, compiles and allocates. A CPU needs no warm-up.
 
         Returns:
-            Seconds that this took.
+            Time of the warm-up in seconds.
         """
         began = time.perf_counter()
         if self._device.is_gpu:
             length = self.settings.windows.length
             noise = np.random.default_rng(0).normal(0, 0.1, (batch_size, length)).astype(np.float32)
-            self._micro_batch = MicroBatch(micro_batch.fastest(lambda size: self._seconds(noise[:size]), batch_size))
+            fastest = micro_batch.find_fastest_size(lambda size: self._time_pass(noise[:size]), batch_size)
+            self._micro_batch = MicroBatch(fastest)
             for size in self._micro_batch.sizes:
                 self.encode(noise[:size], np.full(size, length))
                 if self.settings.mask_padding:
@@ -79,39 +83,40 @@ class Encoder:
             self._device.release_memory()
         return time.perf_counter() - began
 
-    def _seconds(self, windows: NDArray[np.float32]) -> float | None:
-        """Time of a pass of as many windows; None if memory runs out."""
+    def _time_pass(self, windows: NDArray[np.float32]) -> float | None:
+        """Return the time of a pass of all ``windows`` in seconds; None if memory runs out."""
         n_audio = np.full(len(windows), windows.shape[1])
         self._micro_batch = MicroBatch(len(windows))
-        times = []
-        for _ in range(TRIES):
+        times_s = []
+        for _ in range(N_TIMED_PASSES):
             began = time.perf_counter()
             self.encode(windows, n_audio)
-            times.append(time.perf_counter() - began)
-        return min(times) if self._micro_batch.size == len(windows) else None
+            times_s.append(time.perf_counter() - began)
+        return min(times_s) if self._micro_batch.size == len(windows) else None
 
     def encode(
         self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], stopping: Callable[[], bool] = lambda: False
     ) -> dict[str, NDArray[Any]]:
-        """Return the vectors of windows, by the name of what they are.
+        """Compute the outputs of windows.
 
         Args:
             windows: float32 ``[n, length]``.
-            n_audio: ``[n]``, how many samples of each window are audio rather than padding; read by ``mask_padding``.
-            stopping: asked before each pass; once it is true, only the windows before are encoded.
+            n_audio: ``[n]``, number of samples of each window that are audio, not padding; used by ``mask_padding``.
+            stopping: Checked before each pass; once it returns True, the remaining windows are not encoded.
 
         Returns:
-            ``embedding``: pooled vectors, float32 ``[n, dim]``; the same for each inner layer that is asked for, under
-            its name. With predictions also ``labels``, the numbers of the likeliest, and ``scores``, both ``[n, k]``.
+            Outputs by name: ``embedding``, the pooled vectors, float32 ``[n, dim]``; the pooled vectors of each stored
+            inner layer, under the layer's name; and with predictions ``labels``, the numbers of the most likely labels,
+            and ``scores``, both ``[n, k]``.
 
         Raises:
-            RuntimeError: memory did not suffice for one window, or the device failed (``devices.is_broken``).
+            RuntimeError: Memory is too small for one window, or the device failed (``devices.is_device_failure``).
         """
         passes: list[_Pass] = []
         with self._device.lock:
             start = 0
             while start < len(windows) and not stopping():
-                size = self._micro_batch.fitting(len(windows) - start)
+                size = self._micro_batch.size_for(len(windows) - start)
                 part = slice(start, start + size)
                 try:
                     passes.append(self._launch(windows[part], n_audio[part], size))
@@ -121,70 +126,71 @@ class Encoder:
                 else:
                     start += size
                     if size == self._micro_batch.size:
-                        self._micro_batch.passed()
+                        self._micro_batch.count_pass()
                     continue
-                # Not in the handler: there the error's traceback still holds the tensors of the pass.
-                self._micro_batch.ran_out()
+                # Outside of the handler, in which the error's traceback still references the tensors of the pass.
+                self._micro_batch.shrink()
                 self._device.release_memory()
         if not passes:
-            return self._of_no_window()
-        parts = [each.columns(self._device) for each in passes]
+            return self._empty_outputs()
+        parts = [launched.outputs(self._device) for launched in passes]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _of_no_window(self) -> dict[str, NDArray[Any]]:
-        """Return empty columns of the right shapes, because a table that lacks some cannot be joined with the next."""
-        traits, labels = self.settings.model.traits, self.settings.labels
+    def _empty_outputs(self) -> dict[str, NDArray[Any]]:
+        """Return outputs of no window in the right shapes, because tables with other columns cannot be concatenated."""
+        traits, label_map = self.settings.model.traits, self.settings.label_map
         dims = {"embedding": traits.dim}
-        if isinstance(self._features, Layered):
-            inner = (traits.layer_dims[layer] for layer in self.settings.layers)
-            dims |= zip(self._features.names, inner, strict=True)
-        columns: dict[str, NDArray[Any]] = {name: np.empty((0, dim), np.float32) for name, dim in dims.items()}
-        if labels is not None:
-            columns |= {"labels": np.empty((0, labels.k), np.int64), "scores": np.empty((0, labels.k), np.float32)}
-        return columns
+        if isinstance(self._network, ModelWithLayerOutputs):
+            layer_dims = (traits.layer_dims[layer] for layer in self.settings.layers)
+            dims |= zip(self._network.names, layer_dims, strict=True)
+        outputs: dict[str, NDArray[Any]] = {name: np.empty((0, dim), np.float32) for name, dim in dims.items()}
+        if label_map is not None:
+            k = label_map.k
+            outputs |= {"labels": np.empty((0, k), np.int64), "scores": np.empty((0, k), np.float32)}
+        return outputs
 
     def _launch(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], size: int) -> "_Pass":
-        """Launch one pass of ``size`` windows, of which the last ones may be silence."""
-        slot = self._staging.put(windows, n_audio, size)
+        """Launch a pass of ``size`` windows; windows beyond ``windows`` are silence."""
+        buffer = self._staging.put(windows, n_audio, size)
         masked = self.settings.mask_padding and bool((n_audio < windows.shape[1]).any())
         launched = _Pass(len(windows))
 
         def compute() -> None:
-            with torch.inference_mode(), arithmetic(self.settings.precision):
-                launched.on_device = self._forward(slot, size, masked=masked)
+            with torch.inference_mode(), float32_products_in(self.settings.precision):
+                launched.on_device = self._forward(buffer, size, masked=masked)
 
-        def bring_back() -> None:
-            for name, rows in launched.on_device.items():
-                launched.on_host[name] = self._device.host_buffer(rows.shape, rows.dtype)
-                launched.on_host[name].copy_(rows, non_blocking=True)
+        def copy_back() -> None:
+            for name, values in launched.on_device.items():
+                launched.on_host[name] = self._device.host_buffer(values.shape, values.dtype)
+                launched.on_host[name].copy_(values, non_blocking=True)
 
-        computed = self._staging.use(slot, self._computing, compute)
-        launched.done = self._device.submit(self._returning, bring_back, after=[computed])
+        computed = self._staging.use(buffer, self._compute_queue, compute)
+        launched.done = self._device.submit(self._return_queue, copy_back, after=[computed])
         return launched
 
-    def _forward(self, slot: Slot, size: int, *, masked: bool) -> dict[str, torch.Tensor]:
-        x = slot.samples[:size]
+    def _forward(self, buffer: StagingBuffer, size: int, *, masked: bool) -> dict[str, torch.Tensor]:
+        x = buffer.samples[:size]
         mask = None
         if masked:
-            mask = torch.arange(x.shape[1], device=x.device) >= slot.n_audio[:size, None]
-        if isinstance(self._features, Layered):
-            (features, layers), padded = self._features(x), None
+            mask = torch.arange(x.shape[1], device=x.device) >= buffer.n_audio[:size, None]
+        if isinstance(self._network, ModelWithLayerOutputs):
+            (features, layers), padded = self._network(x), None
         else:
-            (features, padded), layers = self._features(x, mask), {}
-        columns = {
+            (features, padded), layers = self._network(x, mask), {}
+        outputs = {
             name: pool(unpooled.float(), self.settings.pooling, padded)
             for name, unpooled in {"embedding": features, **layers}.items()
         }
         if self._classifier is not None:
-            columns["labels"], columns["scores"] = self._classifier(features.float(), padded)
-        return columns
+            outputs["labels"], outputs["scores"] = self._classifier(features.float(), padded)
+        return outputs
 
 
 class _Pass:
-    """One micro-batch on its way.
+    """One launched micro-batch.
 
-    The device's tensors are kept until they have been copied: torch knows only of the queue that they were made in, and
-    would give their memory away.
+    The device's tensors are kept until they are copied to the host: torch keeps their memory only for the queue in
+    which they were allocated, and would reuse it while another queue copies them.
     """
 
     def __init__(self, n_windows: int) -> None:
@@ -193,32 +199,38 @@ class _Pass:
         self.on_host: dict[str, torch.Tensor] = {}
         self.done: Event = None
 
-    def columns(self, device: Device) -> dict[str, NDArray[Any]]:
-        """Wait for the vectors; leave out those of the silence that filled the micro-batch up."""
+    def outputs(self, device: Device) -> dict[str, NDArray[Any]]:
+        """Wait for the outputs, and drop those of the silence that fills the micro-batch."""
         device.wait(self.done)
-        return {name: rows[: self._n_windows].numpy() for name, rows in self.on_host.items()}
+        return {name: values[: self._n_windows].numpy() for name, values in self.on_host.items()}
 
 
-def _features(
+def _load_network(
     settings: Settings, device: Device, n_threads: int, *, fused_bias: bool
-) -> Layered | Callable[[torch.Tensor, torch.Tensor | None], Features]:
-    """What turns windows, and the mask of their padding, into features."""
+) -> ModelWithLayerOutputs | Callable[[torch.Tensor, torch.Tensor | None], Features]:
+    """Load the model; the result takes windows and the mask of their padding, and returns unpooled features."""
     module = load(settings.model, settings.checkpoint)
     dtype = DTYPES[settings.precision]
     if settings.layers:
-        return Layered(module.to(device.torch_device), settings.layers, dtype)
-    kind = optimized_class(module, settings.model.architecture)
-    if not device.is_gpu and issubclass(kind, OptimizedBeats | OptimizedEfficientNet):
-        return Compiled(kind(module, torch.float32).eval(), settings.precision, n_threads)
-    arranged = kind(module, dtype, fused_bias=fused_bias) if kind is OptimizedBeats else kind(module, dtype)
-    return arranged.eval().to(device.torch_device)
+        return ModelWithLayerOutputs(module.to(device.torch_device), settings.layers, dtype)
+    model_class = optimized_class(module, settings.model.architecture)
+    if not device.is_gpu and issubclass(model_class, OptimizedBeats | OptimizedEfficientNet):
+        return OpenvinoModel(model_class(module, torch.float32).eval(), settings.precision, n_threads)
+    is_beats = model_class is OptimizedBeats
+    model = model_class(module, dtype, fused_bias=fused_bias) if is_beats else model_class(module, dtype)
+    return model.eval().to(device.torch_device)
 
 
 def load_encoders(targets: Sequence[Settings], device: Device, n_threads: int) -> list[Encoder]:
-    """Return one encoder for each target of a run, in one process.
+    """Load one encoder per target of a run into this process.
+
+    Args:
+        targets: Settings of the targets.
+        device: Device that computes.
+        n_threads: Threads of the CPU that torch may use.
 
     Raises:
-        RequestError: weights that cannot be had or do not fit.
+        RequestError: The weights cannot be loaded or do not fit the model.
     """
-    import_only_what({settings.model.architecture for settings in targets})
+    skip_unneeded_imports({settings.model.architecture for settings in targets})
     return [Encoder(settings, device, n_threads) for settings in targets]

@@ -1,8 +1,8 @@
-"""Attention with BEATs' gated position bias, in two forms that compute the same.
+"""Attention with BEATs' gated position bias, in two forms with equal results.
 
-The bias that is added to the score of query ``i`` and key ``j`` is ``gate[i] · bias[i, j]``. The bias is the same in
-all windows and layers, the gate is not. ``masked_attention`` writes the product of both to memory,
-``[batch, heads, tokens, tokens]`` in each layer. ``fused_attention`` computes the product where it computes the scores.
+The score of query ``i`` and key ``j`` is increased by ``gate[i] · bias[i, j]``. The bias is the same for all windows
+and layers, the gate is not. ``masked_attention`` writes the product of gate and bias to memory in each layer,
+``[batch, heads, tokens, tokens]``. ``fused_attention`` computes the product in the kernel that computes the scores.
 """
 
 import functools
@@ -14,23 +14,25 @@ import torch
 from torch.nn import functional
 from torch.nn.attention.flex_attention import flex_attention
 
-# Kinds of devices on which the fused form is compiled. On CPUs it runs uncompiled, for tests: torch's cache of kernels
-# does not heed the number of threads that a kernel for CPUs was compiled for, and memory gets corrupted (torch 2.11).
+# Types of devices on which the fused form is compiled. On CPUs, in tests, the fused form runs uncompiled: torch's cache
+# of kernels ignores the number of threads for which a kernel was compiled, which corrupts memory (torch 2.11).
 COMPILED_ON = ("cuda",)
-# torch compiles one function for 8 shapes at most (torch._dynamo.config.recompile_limit, torch 2.11) and raises at the
-# next one.
+# torch compiles a function for at most 8 shapes (torch._dynamo.config.recompile_limit, torch 2.11) and raises at the
+# next shape.
 MAX_SHAPES = 8
 
 _NEGATIVE_INFINITY = float("-inf")
-_shapes: dict[Callable[..., Any], set[tuple[Any, ...]]] = {}
+_compiled_shapes: dict[Callable[..., Any], set[tuple[Any, ...]]] = {}
 
 
 class Heads(NamedTuple):
     """Projections of the tokens of a batch by the heads of one layer.
 
-    Args:
-        query: ``[batch, heads, tokens, head_dim]``; likewise ``key`` and ``value``.
-        gate: ``[batch, heads, tokens]``, one number for each query, by which its biases are multiplied.
+    Attributes:
+        query: ``[batch, heads, tokens, head_dim]``.
+        key: Same shape as ``query``.
+        value: Same shape as ``query``.
+        gate: ``[batch, heads, tokens]``, factor of the biases of each query.
     """
 
     query: torch.Tensor
@@ -40,13 +42,13 @@ class Heads(NamedTuple):
 
 
 def masked_attention(heads: Heads, bias: torch.Tensor, padded: torch.Tensor | None, scale: float) -> torch.Tensor:
-    """Attend with the gated bias as a mask in memory, 1.5 MB for each window of 5 s and layer in bfloat16.
+    """Compute attention with the gated bias as a mask in memory: 1.5 MB per window of 5 s and layer in bfloat16.
 
     Args:
-        heads: queries, keys, values and gates.
+        heads: Queries, keys, values and gates.
         bias: ``[heads, tokens, tokens]``, queries before keys.
         padded: ``[batch, tokens]``, true for keys that are padding; or None.
-        scale: factor of the scores before the bias is added.
+        scale: Factor of the scores before the bias is added.
 
     Returns:
         ``[batch, heads, tokens, head_dim]``.
@@ -58,16 +60,16 @@ def masked_attention(heads: Heads, bias: torch.Tensor, padded: torch.Tensor | No
 
 
 def fused_attention(heads: Heads, bias: torch.Tensor, padded: torch.Tensor | None, scale: float) -> torch.Tensor:
-    """Attend with the gated bias inside the kernel (FlexAttention); never measured on a GPU.
+    """Compute attention with the gated bias inside the kernel (FlexAttention). Never measured on a GPU.
 
-    On a GPU a kernel is compiled for each shape, with and without padding, at its first use. ``masked_attention``
-    computes further shapes once there are eight.
+    On a GPU a kernel is compiled at the first use of each shape, separately with and without padding. After eight
+    shapes ``masked_attention`` computes any further shape.
 
     Args:
-        heads: queries, keys, values and gates.
+        heads: Queries, keys, values and gates.
         bias: ``[heads, tokens, tokens]``, queries before keys.
         padded: ``[batch, tokens]``, true for keys that are padding; or None.
-        scale: factor of the scores before the bias is added.
+        scale: Factor of the scores before the bias is added.
 
     Returns:
         ``[batch, heads, tokens, head_dim]``.
@@ -75,18 +77,18 @@ def fused_attention(heads: Heads, bias: torch.Tensor, padded: torch.Tensor | Non
     query = heads.query
     attend, inputs = (_gated, ()) if padded is None else (_gated_and_padded, (padded,))
     if query.device.type in COMPILED_ON:
-        if not _has_room(attend, (*query.shape, query.dtype, query.device)):
+        if not _may_compile(attend, (*query.shape, query.dtype, query.device)):
             return masked_attention(heads, bias, padded, scale)
         return _compiled(attend)(heads, bias, scale, *inputs)
     with warnings.catch_warnings():
-        # True and meant so: uncompiled, it writes all scores to memory. Only tests on a CPU come here.
+        # The warning is correct: uncompiled, FlexAttention writes all scores to memory. Only tests run this on a CPU.
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile", UserWarning)
         return attend(heads, bias, scale, *inputs)
 
 
-def _has_room(attend: Callable[..., Any], shape: tuple[Any, ...]) -> bool:
-    """Tell whether torch has compiled this shape or may still do so; torch counts by function and process."""
-    shapes = _shapes.setdefault(attend, set())
+def _may_compile(attend: Callable[..., Any], shape: tuple[Any, ...]) -> bool:
+    """Return True if torch has compiled this shape or may still compile it; torch counts per function and process."""
+    shapes = _compiled_shapes.setdefault(attend, set())
     if len(shapes) < MAX_SHAPES:
         shapes.add(shape)
     return shape in shapes
@@ -117,5 +119,5 @@ def _gated_and_padded(heads: Heads, bias: torch.Tensor, scale: float, padded: to
 
 def _attend(heads: Heads, add_bias: Callable[..., torch.Tensor], scale: float) -> torch.Tensor:
     attended = flex_attention(*heads[:3], score_mod=add_bias, scale=scale)
-    assert isinstance(attended, torch.Tensor)  # a tuple only where more is asked for
+    assert isinstance(attended, torch.Tensor)  # a tuple only if auxiliary results are requested
     return attended

@@ -1,7 +1,7 @@
-"""What a classifier's outputs mean: a model's label map, fetched by the driver before any work.
+"""Label maps: the labels of a classifier's outputs, fetched by the driver before any work starts.
 
-A label map is JSON, label → number of the output. It lies beside the weights: of a model's own on the hub, of a
-``--checkpoint`` in the same folder, under the same name.
+A label map is JSON: label → number of the output. The label map of a model's own checkpoint is on the hub; the label
+map of a ``--checkpoint`` is ``label_map.json`` in the folder of the checkpoint.
 """
 
 import hashlib
@@ -12,60 +12,71 @@ from safetensors import safe_open
 
 from embedding import storage
 from embedding.config import RANDOM_CHECKPOINT
-from embedding.encoding.checkpoints import Checkpoint, fetch_hub_file, open_tensors
+from embedding.encoding.checkpoints import Checkpoint, fetch_hub_file, open_safetensors
 from embedding.encoding.models import Model
 from embedding.errors import RequestError
 
 NAME = "label_map.json"
-# With random weights there is nothing to predict: these stand for labels in trials without a download.
+# Random weights have no labels: this many placeholders stand for labels in trials without a download.
 N_RANDOM = 10
-MOST_BYTES = 8 << 20  # a hundred thousand labels; JSON in memory takes thirty times its text
+MAX_BYTES = 8 << 20  # a hundred thousand labels; parsed JSON takes thirty times the size of its text
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The ``k`` most likely of ``names`` are told of each window; ``names[i]`` is what output ``i`` stands for."""
+class LabelMap:
+    """Labels of a classifier, and the number of labels that are predicted for each window.
+
+    Attributes:
+        k: Number of predicted labels per window: the k most likely ones.
+        names: Label of each output of the classifier, by number.
+    """
 
     k: int
     names: tuple[str, ...]
 
     @property
     def digest(self) -> str:
+        """Hash of all labels in order."""
         return f"sha256:{hashlib.sha256(json.dumps(self.names).encode()).hexdigest()}"
 
 
-def fetch_labels(model: Model, checkpoint: Checkpoint, k: int) -> Labels:
-    """The labels of a checkpoint's classifier.
+def fetch_label_map(model: Model, checkpoint: Checkpoint, k: int) -> LabelMap:
+    """Fetch the labels of a checkpoint's classifier.
+
+    Args:
+        model: The model, which ``models.check_fits`` has accepted.
+        checkpoint: Weights of the model.
+        k: Number of labels to predict per window.
 
     Raises:
-        RequestError: the model has no classifier, or no label map that fits it; or fewer labels than ``k``.
+        RequestError: The model has no classifier, or no matching label map of at least ``k`` labels.
     """
     if checkpoint.uri == RANDOM_CHECKPOINT:
         names = tuple(f"random label {i}" for i in range(N_RANDOM))
     else:
-        names = _names(*_label_map(model, checkpoint))
-        _check_classifier(model, checkpoint, len(names))
+        names = parse_label_map(*_find(model, checkpoint))
+        _check_safetensors(model, checkpoint, len(names))
     if k > len(names):
-        raise RequestError(f"--predict: {model.name} knows {len(names)} labels, fewer than {k}")
-    return Labels(k, names)
+        raise RequestError(f"--predict: {model.name} has {len(names)} labels, fewer than {k}")
+    return LabelMap(k, names)
 
 
-def _label_map(model: Model, checkpoint: Checkpoint) -> tuple[str, bytes]:
-    """Where it is, and its bytes."""
+def _find(model: Model, checkpoint: Checkpoint) -> tuple[str, bytes]:
+    """Return the URI and the content of the label map."""
     if checkpoint.uri == model.checkpoint:
-        return _of_hub(model, model.label_map)
-    if checkpoint.is_of_hub:
-        return _of_hub(model, _beside(checkpoint.uri))
+        return _read_from_hub(model, model.label_map)
+    if checkpoint.is_on_hub:
+        return _read_from_hub(model, _beside(checkpoint.uri))
     uri = _beside(storage.normalise(checkpoint.uri, "--checkpoint"))
     try:
-        return uri, storage.read_bytes(uri, MOST_BYTES)
+        return uri, storage.read_bytes(uri, MAX_BYTES)
     except FileNotFoundError:
         if model.label_map is None:
             raise RequestError(
                 f"--predict: {model.name} has no classifier, and there is no {NAME} beside --checkpoint "
                 f"{checkpoint.uri}"
             ) from None
-        return _of_hub(model, model.label_map)
+        return _read_from_hub(model, model.label_map)
     except OSError as error:
         raise RequestError(f"--predict: cannot read {uri}: {error.strerror or error}") from error
 
@@ -74,42 +85,57 @@ def _beside(uri: str) -> str:
     return f"{uri.rpartition('/')[0]}/{NAME}"
 
 
-def _of_hub(model: Model, uri: str | None) -> tuple[str, bytes]:
-    assert uri is not None, "check_fits has refused it"
-    return uri, storage.read_bytes(fetch_hub_file(model.name, uri, "label map"), MOST_BYTES)
+def _read_from_hub(model: Model, uri: str | None) -> tuple[str, bytes]:
+    assert uri is not None, "models.check_fits refuses a model without a label map"
+    return uri, storage.read_bytes(fetch_hub_file(model.name, uri, "label map"), MAX_BYTES)
 
 
-def _names(uri: str, content: bytes) -> tuple[str, ...]:
+def parse_label_map(uri: str, content: bytes) -> tuple[str, ...]:
+    """Return the labels in the order of their numbers.
+
+    Args:
+        uri: URI of the label map, for error messages.
+        content: JSON of labels and their numbers.
+
+    Raises:
+        RequestError: The content is no label map.
+    """
     try:
         numbers = json.loads(content)
-        names = {int(str(number)): label for label, number in numbers.items()}  # neither 0.5 nor true is a number
-        "".join(names.values()).encode()  # JSON may hold half a character
-        is_whole = bool(names) and sorted(names) == list(range(len(numbers)))
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):  # Python's JSON has an Infinity
-        names, is_whole = {}, False
-    if not is_whole:
-        raise RequestError(f"--predict: {uri} is no label map: expected JSON of labels and their numbers from 0 on")
+        names = {int(str(number)): label for label, number in numbers.items()}  # refuses 0.5 and true
+        "".join(names.values()).encode()  # refuses half of a surrogate pair, which JSON allows
+        is_complete = bool(names) and sorted(names) == list(range(len(numbers)))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):  # Python's JSON reads Infinity
+        names, is_complete = {}, False
+    if not is_complete:
+        raise RequestError(f"--predict: {uri} is no label map: expected JSON of labels and their numbers 0, 1, 2 …")
     return tuple(names[i] for i in range(len(names)))
 
 
-def _check_classifier(model: Model, checkpoint: Checkpoint, n_labels: int) -> None:
-    """Of a .safetensors file its header says it at once; of others the encoder finds out."""
+def _check_safetensors(model: Model, checkpoint: Checkpoint, n_labels: int) -> None:
+    """Check the classifier by the header of a safetensors file; the encoder checks files of other formats."""
     assert checkpoint.path is not None
     if not checkpoint.path.endswith(".safetensors"):
         return
-    with open_tensors(checkpoint, "numpy") as tensors:
-        refuse_misfit(model, checkpoint.uri, tensors, n_labels)
+    with open_safetensors(checkpoint, "numpy") as tensors:
+        check_classifier(model, checkpoint.uri, tensors, n_labels)
 
 
-def refuse_misfit(model: Model, uri: str, tensors: "safe_open", n_labels: int) -> None:
-    """Whether an open .safetensors file has a classifier of ``n_labels`` outputs.
+def check_classifier(model: Model, uri: str, tensors: "safe_open", n_labels: int) -> None:
+    """Check that an open safetensors file has a classifier for ``model`` with one output per label.
+
+    Args:
+        model: The model whose features are classified.
+        uri: URI of the checkpoint, for error messages.
+        tensors: The open file.
+        n_labels: Number of labels of the label map.
 
     Raises:
-        RequestError: it has none, or another one.
+        RequestError: The file has no classifier, or one of other shapes.
     """
     name, dim = model.traits.classifier, model.traits.dim
     for part in ("weight", "bias"):
-        if f"{name}.{part}" not in tensors.keys():  # noqa: SIM118 — no dict
+        if f"{name}.{part}" not in tensors.keys():  # noqa: SIM118 — safe_open is no dict
             raise RequestError(f"--predict: {uri} holds no classifier ({name}.{part})")
     weight, bias = (tensors.get_slice(f"{name}.{part}").get_shape() for part in ("weight", "bias"))
     if (weight[1:], bias) != ([dim], weight[:1]):

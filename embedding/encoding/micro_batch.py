@@ -1,76 +1,81 @@
-"""The number of windows that go through a model at once: known on CPUs, found at the start on GPUs."""
+"""Size of a micro-batch, the number of windows in one forward pass: fixed on CPUs, measured at the start on GPUs."""
 
 from collections.abc import Callable
 
-# On a CPU larger micro-batches gain nothing (docs/decisions.md, "Encoder"). What is not listed: FALLBACK.
-ON_CPU = {"efficientnet": 4, "beats": 1}
-FALLBACK = 4
+# On a CPU larger micro-batches bring nothing (docs/decisions.md, "Encoder").
+SIZES_ON_CPU = {"efficientnet": 4, "beats": 1}
+DEFAULT_SIZE_ON_CPU = 4
 
-# On a GPU sizes are tried from FIRST_ON_GPU to MOST_ON_GPU, and on while each is at least GAIN times as fast as the one
-# before.
-FIRST_ON_GPU, MOST_ON_GPU = 16, 256
+# On a GPU sizes are tried from FIRST_ON_GPU to MAX_ON_GPU, as long as each size is at least GAIN times as fast as the
+# size before.
+FIRST_ON_GPU, MAX_ON_GPU = 16, 256
 GAIN = 1.05
 
-# What is left over of a batch goes through in the smallest size that holds it. Few sizes, because cuDNN plans anew for
-# each shape that it has not seen.
+# The rest of a batch is computed in the smallest size that holds it. There are few sizes, because cuDNN makes a new
+# plan for each new shape.
 N_SIZES = 4
 
-# Full micro-batches that must pass before a size that memory ran out at is tried again; twice as many each time.
+# After memory ran out at a size, this many full micro-batches have to succeed before the size is tried again; the
+# number doubles each time.
 PASSES_UNTIL_GROWTH = 64
 
 
 class MicroBatch:
-    """The sizes of micro-batches.
+    """Current sizes of micro-batches.
 
     Attributes:
-        size: the largest at present.
+        size: The largest current size.
     """
 
     def __init__(self, size: int) -> None:
         self.size = self._largest = size
-        self._wait = PASSES_UNTIL_GROWTH
-        self._passed = 0
+        self._passes_until_growth = PASSES_UNTIL_GROWTH
+        self._n_passes = 0
 
     @property
     def sizes(self) -> list[int]:
-        """All sizes at present, the largest first: each half of the one before."""
+        """All current sizes, the largest first; each is half of the size before."""
         return list(dict.fromkeys(max(1, self.size >> by) for by in range(N_SIZES)))
 
-    def fitting(self, n_windows: int) -> int:
-        """Return the smallest size that holds ``n_windows``, or the largest there is."""
+    def size_for(self, n_windows: int) -> int:
+        """Return the smallest size that holds ``n_windows``, or the largest size if none does."""
         return next((size for size in reversed(self.sizes) if size >= n_windows), self.size)
 
-    def passed(self) -> None:
-        """Count a full micro-batch that went through, and grow back after enough of them."""
+    def count_pass(self) -> None:
+        """Count a full micro-batch that succeeded; after enough of them grow back by one step."""
         if self.size == self._largest:
             return
-        self._passed += 1
-        if self._passed == self._wait:
+        self._n_passes += 1
+        if self._n_passes == self._passes_until_growth:
             self.size *= 2
-            self._wait *= 2
-            self._passed = 0
+            self._passes_until_growth *= 2
+            self._n_passes = 0
 
-    def ran_out(self) -> None:
-        """Halve the size, because memory ran out at it."""
+    def shrink(self) -> None:
+        """Halve the size after memory ran out."""
         self.size = max(1, self.size // 2)
-        self._passed = 0
+        self._n_passes = 0
 
 
-def on_cpu(architecture: str) -> int:
-    """Return the size for a CPU."""
-    return ON_CPU.get(architecture, FALLBACK)
-
-
-def fastest(seconds_of: Callable[[int], float | None], most: int) -> int:
-    """Return the size with the highest rate, found by trying.
+def size_on_cpu(architecture: str) -> int:
+    """Return the size for a CPU.
 
     Args:
-        seconds_of: gives the time of one pass at a size, or None where memory ran out.
-        most: the largest size that batches allow.
+        architecture: avex's name of the architecture: ``beats``, ``efficientnet`` or ``eat_hf``.
     """
-    best, best_rate = min(FIRST_ON_GPU, most), 0.0
+    return SIZES_ON_CPU.get(architecture, DEFAULT_SIZE_ON_CPU)
+
+
+def find_fastest_size(seconds_of: Callable[[int], float | None], max_size: int) -> int:
+    """Find the size with the highest rate by trying several sizes.
+
+    Args:
+        seconds_of: Returns the time of one pass of a given size in seconds, or None if memory ran out.
+        max_size: Largest size that the batches permit.
+    """
+    best, best_rate = min(FIRST_ON_GPU, max_size), 0.0
     size = best
-    while size <= min(MOST_ON_GPU, most):
+    while size <= min(MAX_ON_GPU, max_size):
         seconds = seconds_of(size)
         if seconds is None:
             return best if best < size else max(1, size // 2)

@@ -1,7 +1,7 @@
-"""The arranged models as OpenVINO graphs: what a CPU runs. A GPU runs the modules of ``optimized.py`` themselves.
+"""Optimised models as OpenVINO graphs, which a CPU executes. A GPU executes the modules of ``optimized.py``.
 
-OpenVINO works out activations, norms and sums while the products before them are still at hand, where torch passes over
-memory once more for each. Figures: docs/decisions.md, "Encoder".
+OpenVINO computes activations, norms and sums while the preceding products are still in the cache; torch passes over
+memory again for each of them. Figures: docs/decisions.md, "Encoder".
 """
 
 from typing import Any
@@ -14,70 +14,80 @@ from torch import nn
 
 from embedding.encoding.optimized import Features, OptimizedBeats, OptimizedEfficientNet
 
-# Of OpenVINO's graphs; its Python package has no types.
+# Node of an OpenVINO graph; OpenVINO's Python package has no types.
 Node = Any
 
 
-class Compiled:
-    """A module of ``optimized.py`` in float32, called as it is, computed by OpenVINO on ``n_threads`` threads.
-
-    ``precision`` "bf16" is a wish: a CPU that cannot multiply so computes in float32.
-    """
+class OpenvinoModel:
+    """A module of ``optimized.py`` that OpenVINO executes, with the same call signature."""
 
     def __init__(self, module: OptimizedBeats | OptimizedEfficientNet, precision: str, n_threads: int) -> None:
+        """Configure OpenVINO.
+
+        Args:
+            module: The module, in float32.
+            precision: ``fp32``, or ``bf16``, which a CPU without bfloat16 products ignores.
+            n_threads: Number of threads.
+        """
         self._module = module
         self._core = ov.Core()
         self._options = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "INFERENCE_NUM_THREADS": n_threads,
             "NUM_STREAMS": 1,
-            # The actors of a machine would pin their threads to the same first cores.
+            # With pinning, all actors of a machine would use the same first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        # By shape: a graph for any number of windows is 5 % slower.
-        self._compiled: dict[tuple[int, ...], Any] = {}
+        # One graph per shape, because a graph for any number of windows is 5 % slower.
+        self._requests: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
-        if padding is not None:  # the last windows of recordings, where --mask-padding asks for it
+        """Compute the features of windows; see ``optimized.optimized_class``."""
+        if padding is not None:  # with --mask-padding, for the last windows of recordings
             return self._module(windows, padding)
         spectrum = self._module.spectrum(windows).numpy()
         (features,) = self._request(spectrum.shape).infer([spectrum]).to_tuple()
         return torch.from_numpy(features), None
 
     def _request(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self._compiled:
-            model = graph(self._module, shape)
-            self._compiled[shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-        return self._compiled[shape]
+        if shape not in self._requests:
+            model = build_graph(self._module, shape)
+            self._requests[shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        return self._requests[shape]
 
 
-def graph(module: OptimizedBeats | OptimizedEfficientNet, shape: tuple[int, ...]) -> ov.Model:
-    """From a spectrum of ``shape``, as ``module.spectrum`` makes it, to features."""
+def build_graph(module: OptimizedBeats | OptimizedEfficientNet, shape: tuple[int, ...]) -> ov.Model:
+    """Build the graph that computes a module's features from its spectra.
+
+    Args:
+        module: The module.
+        shape: Shape of the spectra, as returned by ``module.spectrum``.
+    """
     spectrum = ops.parameter(shape, np.float32)
-    features = _beats(module, spectrum) if isinstance(module, OptimizedBeats) else _through(module.features, spectrum)
-    return ov.Model([features], [spectrum])  # pyright: ignore[reportGeneralTypeIssues] — it knows no such arguments
+    features = _beats(module, spectrum) if isinstance(module, OptimizedBeats) else _apply(module.features, spectrum)
+    return ov.Model([features], [spectrum])  # pyright: ignore[reportGeneralTypeIssues] — missing in OpenVINO's stubs
 
 
 # --- EfficientNet -----------------------------------------------------------------------------------------------
 
 
-def _through(module: Any, x: Node) -> Node:
-    """What torchvision's ``module`` does in its ``forward``.
+def _apply(module: Any, x: Node) -> Node:
+    """Add the nodes of one of torchvision's modules to the graph of ``x``.
 
     Raises:
-        TypeError: a kind of module that its EfficientNets do not have.
+        TypeError: torchvision's EfficientNets have no module of this type.
     """
-    # Not above: BEATs needs no torchvision, which takes a second to import.
+    # Imported here, because BEATs does not need torchvision, whose import takes a second.
     from torchvision.models.efficientnet import MBConv
     from torchvision.ops import SqueezeExcitation
 
     match module:
-        case nn.Sequential():  # Conv2dNormActivation is one
-            for each in module:
-                x = _through(each, x)
+        case nn.Sequential():  # also Conv2dNormActivation
+            for child in module:
+                x = _apply(child, x)
             return x
         case MBConv():
-            y = _through(module.block, x)
+            y = _apply(module.block, x)
             return ops.add(x, y) if module.use_res_connect else y
         case SqueezeExcitation():
             scale = ops.reduce_mean(x, [2, 3], keep_dims=True)
@@ -96,7 +106,7 @@ def _through(module: Any, x: Node) -> Node:
 
 
 def _beats(module: OptimizedBeats, spectrum: Node) -> Node:
-    """``[batch, 1, frames, mels]`` to tokens ``[batch, tokens, dim]``."""
+    """Add the nodes that turn spectra ``[batch, 1, frames, mels]`` into tokens ``[batch, tokens, dim]``."""
     patches = _convolution(module.patches, spectrum)
     batch, dim, *_ = patches.shape
     x = _transposed(_reshaped(patches, batch, dim, -1), 0, 2, 1)
@@ -110,8 +120,8 @@ def _beats(module: OptimizedBeats, spectrum: Node) -> Node:
 
 def _positions(module: Any, x: Node) -> Node:
     image = ops.unsqueeze(_transposed(x, 0, 2, 1), _axis(2))  # [batch, dim, 1, tokens]
-    # One token less of padding at the end: of an even kernel that makes as many tokens as there were.
-    y = _convolution(module.convolution, image, shortened=(0, 1))
+    # The kernel is even: with one token less of padding at the end, the number of tokens stays the same.
+    y = _convolution(module.convolution, image, less_padding_at_end=(0, 1))
     return _transposed(ops.squeeze(ops.gelu(y, "erf"), _axis(2)), 0, 2, 1)
 
 
@@ -129,20 +139,20 @@ def _attend(module: Any, qkvg: Node, bias: Node) -> Node:
     parts = ops.variadic_split(qkvg, _axis(2), [dim, dim, dim, 2 * n_heads]).outputs()
     by_head = [_transposed(_reshaped(part, batch, n_tokens, n_heads, -1), 0, 2, 1, 3) for part in parts]
     q, k, v, gates = by_head
-    one, other = ops.split(ops.sigmoid(gates), _axis(3), 2).outputs()
-    gate = ops.multiply(one, ops.subtract(ops.multiply(other, _constant(module.gate_scale)), _number(1)))
+    gate_a, gate_b = ops.split(ops.sigmoid(gates), _axis(3), 2).outputs()
+    gate = ops.multiply(gate_a, ops.subtract(ops.multiply(gate_b, _constant(module.gate_scale)), _number(1)))
     mask = ops.multiply(ops.add(gate, _number(2)), bias)
     attended = ops.scaled_dot_product_attention(q, k, v, mask, _number(module.scale))
     return _reshaped(_transposed(attended, 0, 2, 1, 3), batch, n_tokens, dim)
 
 
-# --- what both are made of --------------------------------------------------------------------------------------
+# --- nodes that both architectures use --------------------------------------------------------------------------
 
 
-def _convolution(module: Any, x: Node, shortened: tuple[int, int] = (0, 0)) -> Node:
-    """``shortened``: by how much less is padded at the end of each axis."""
+def _convolution(module: Any, x: Node, less_padding_at_end: tuple[int, int] = (0, 0)) -> Node:
+    """Add a convolution, optionally with less padding at the end of each axis than at its start."""
     before = list(module.padding)
-    after = [n - less for n, less in zip(before, shortened, strict=True)]
+    after = [n - less for n, less in zip(before, less_padding_at_end, strict=True)]
     weight, geometry = module.weight, (list(module.stride), before, after, list(module.dilation))
     if module.groups > 1:
         by_group = weight.reshape(module.groups, -1, *weight.shape[1:])
@@ -171,7 +181,7 @@ def _transposed(x: Node, *order: int) -> Node:
 
 
 def _constant(tensor: torch.Tensor) -> Node:
-    """Shares the tensor's memory: BEATs' weights are 360 MB."""
+    """Return a constant that shares the tensor's memory, because BEATs' weights are 360 MB."""
     return ov.op.Constant(tensor.detach().contiguous().numpy(), shared_memory=True)
 
 

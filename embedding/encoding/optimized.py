@@ -1,12 +1,11 @@
-"""Loaded models arranged for inference: what avex's modules compute, in fewer passes over memory.
+"""Models optimised for inference: they compute what avex's modules compute, with fewer passes over memory.
 
-A GPU runs these modules; a CPU runs the graphs that ``openvino_graph.py`` makes of them. EAT has a
-file of its own, ``optimized_eat.py``.
+A GPU executes these modules; a CPU executes the graphs that ``openvino_graph.py`` builds from them. EAT is in
+``optimized_eat.py``.
 
-The weights are read from avex's modules by the names that avex gives them, which are not its public interface:
-``tests/unit/encoding/test_optimized.py`` compares with avex's modules, and fails when a name or an order of steps has
-changed.
-docs/decisions.md, "Encoder", has the figures of each step.
+The weights are read from avex's modules by attribute names that are not part of avex's public interface.
+``tests/unit/encoding/test_optimized.py`` compares the results with avex's modules, and fails if a name or an order of
+steps changes. Figures of each step: docs/decisions.md, "Encoder".
 """
 
 from typing import Any
@@ -19,35 +18,35 @@ from torch.nn.utils import fuse_conv_bn_eval
 from embedding.encoding.flex_attention import Heads, fused_attention, masked_attention
 from embedding.encoding.optimized_eat import OptimizedEat, has_known_front_end
 
-# Unpooled features (tokens [batch, tokens, dim] or a map [batch, dim, freq, time]), and which of the tokens are
-# padding ([batch, tokens], None where no mask was given).
+# Unpooled features (tokens [batch, tokens, dim] or a map [batch, dim, freq, time]), and the mask of tokens that are
+# padding ([batch, tokens]; None without a mask of the windows).
 Features = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def optimized_class(
     module: Any, architecture: str
-) -> "type[OptimizedBeats | OptimizedEfficientNet | OptimizedEat | Plain]":
-    """Choose the class that arranges a module of avex for inference.
+) -> "type[OptimizedBeats | OptimizedEfficientNet | OptimizedEat | UnoptimizedModel]":
+    """Return the class that optimises one of avex's modules for inference.
 
     Args:
-        module: avex's module as ``models.load`` returns it.
-        architecture: avex's name for its kind: ``beats``, ``efficientnet`` or ``eat_hf``.
+        module: avex's module, as returned by ``models.load``.
+        architecture: avex's name of the architecture: ``beats``, ``efficientnet`` or ``eat_hf``.
 
     Returns:
-        A class to be made of ``module`` and the type (float32, bfloat16 or float16) in which matrices are multiplied.
-        Its instances take windows ``[batch, length]`` and the mask of their padding (or None) and return ``Features``.
+        A class that is constructed from ``module`` and the type of matrix products (float32, bfloat16 or float16). Its
+        instances take windows ``[batch, length]`` and the mask of their padding (or None), and return ``Features``.
     """
     if architecture == "efficientnet":
         return OptimizedEfficientNet
-    if architecture == "beats" and _is_as_published(module.backbone.cfg):
+    if architecture == "beats" and _has_published_options(module.backbone.cfg):
         return OptimizedBeats
     if architecture == "eat_hf" and has_known_front_end(module.audio_processor):
         return OptimizedEat
-    return Plain
+    return UnoptimizedModel
 
 
-class Plain(nn.Module):
-    """A module as avex runs it."""
+class UnoptimizedModel(nn.Module):
+    """An avex module that runs unchanged."""
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         super().__init__()
@@ -55,10 +54,11 @@ class Plain(nn.Module):
         self._dtype = dtype
 
     def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
+        """Compute unpooled features; see ``optimized_class``."""
         with torch.autocast(windows.device.type, self._dtype, enabled=self._dtype != torch.float32):
             if padding is None:
                 return self.module(windows), None
-            # avex's wrapper drops the token mask its backbone returns, and a mean over tokens needs it.
+            # avex's wrapper drops the backbone's token mask, which the mean over tokens needs.
             return self.module.backbone(self.module.process_audio(windows), padding)
 
 
@@ -66,17 +66,20 @@ class Plain(nn.Module):
 
 
 class OptimizedEfficientNet(nn.Module):
-    """Batch norms folded into the convolutions before them, channels last, one channel in, not three equal ones."""
+    """EfficientNet with batch norms folded into the preceding convolutions, channels last, and one input channel.
+
+    avex passes three equal input channels.
+    """
 
     window: torch.Tensor
     mel: torch.Tensor
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self._spectrum = module.audio_processor
-        assert (self._spectrum.representation, self._spectrum.normalize) == ("mel_spectrogram", True)
-        self.register_buffer("window", self._spectrum._get_window())
-        self.register_buffer("mel", self._spectrum.mel_basis.fb)
+        self._processor = module.audio_processor
+        assert (self._processor.representation, self._processor.normalize) == ("mel_spectrogram", True)
+        self.register_buffer("window", self._processor._get_window())
+        self.register_buffer("mel", self._processor.mel_basis.fb)
         self.features = module.model.features
         _fold_batch_norms(self.features)
         _take_one_channel(self.features[0])
@@ -84,23 +87,31 @@ class OptimizedEfficientNet(nn.Module):
         self._dtype = dtype
 
     def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
+        """Compute unpooled features; see ``optimized_class``."""
         x = self.spectrum(windows).to(self._dtype, memory_format=torch.channels_last)
         return self.features(x), None
 
     def spectrum(self, windows: torch.Tensor) -> torch.Tensor:
-        """Compute avex's spectra, ``[batch, 1, mels, frames]`` float32: log mel, between 0 and 1 in each window."""
-        spectrum = self._spectrum
+        """Compute the log mel spectra of avex's processor, scaled to 0 to 1 in each window.
+
+        Args:
+            windows: ``[batch, length]`` float32.
+
+        Returns:
+            ``[batch, 1, mels, frames]`` float32.
+        """
+        processor = self._processor
         frames = torch.stft(
             windows,
-            n_fft=spectrum.n_fft,
-            hop_length=spectrum.hop_length,
-            win_length=spectrum.win_length,
+            n_fft=processor.n_fft,
+            hop_length=processor.hop_length,
+            win_length=processor.win_length,
             window=self.window,
-            center=spectrum.center,
+            center=processor.center,
             return_complex=True,
         )
         parts = torch.view_as_real(frames.transpose(1, 2))
-        # Not abs() ** 2: that takes a root and squares it, three times as long.
+        # abs() ** 2 computes a root and squares it, which takes three times as long.
         power = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
         mel = torch.log(power @ self.mel + 1e-6).transpose(1, 2)
         low, high = mel.amin((-2, -1), keepdim=True), mel.amax((-2, -1), keepdim=True)
@@ -117,7 +128,7 @@ def _fold_batch_norms(features: nn.Module) -> None:
 
 
 def _take_one_channel(stem: Any) -> None:
-    """Add up the weights of the three input channels, to all of which avex hands the same spectrogram."""
+    """Add up the weights of the three input channels, because avex passes the same spectrogram to all of them."""
     weight = stem[0].weight.sum(1, keepdim=True)
     stem[0].weight, stem[0].in_channels = nn.Parameter(weight, requires_grad=False), 1
 
@@ -125,28 +136,29 @@ def _take_one_channel(stem: Any) -> None:
 # --- BEATs ------------------------------------------------------------------------------------------------------
 
 
-def _is_as_published(cfg: Any) -> bool:
-    """Tell whether the backbone is of the kind that every published BEATs is."""
+def _has_published_options(cfg: Any) -> bool:
+    """Return True if a backbone's configuration has the options of every published BEATs."""
     gated = cfg.relative_position_embedding and cfg.gru_rel_pos
     return bool(gated and cfg.deep_norm and not cfg.layer_norm_first and cfg.activation_fn == "gelu")
 
 
 class OptimizedBeats(nn.Module):
-    """One projection for queries, keys, values and gates; the position bias made once; weights cast once.
+    """BEATs with one projection for queries, keys, values and gates, and with position bias and casts computed once.
 
-    Sums and norms stay in float32, matrices are multiplied in ``dtype``.
+    Sums and norms are computed in float32, matrix products in ``dtype``.
     """
 
     bias_by_distance: torch.Tensor
 
     def __init__(self, module: Any, dtype: torch.dtype, fused_bias: bool = False) -> None:
-        """Take over the weights of ``module``, whose own tensors change.
+        """Take the weights of ``module``, whose own tensors change.
 
         Args:
-            module: avex's BEATs, of the published kind.
-            dtype: float32, bfloat16 or float16; the type in which matrices are multiplied.
-            fused_bias: compute the gated position bias inside the attention kernel (``attention.fused_attention``)
-                instead of writing it to memory in each layer. Off by default: it was never measured on a GPU.
+            module: avex's BEATs with the options of the published models.
+            dtype: Type of matrix products: float32, bfloat16 or float16.
+            fused_bias: Compute the gated position bias inside the attention kernel
+                (``flex_attention.fused_attention``) instead of writing it to memory in each layer. Off by default,
+                because it was never measured on a GPU.
         """
         super().__init__()
         backbone = module.backbone
@@ -158,18 +170,19 @@ class OptimizedBeats(nn.Module):
         self.positions = _PositionConvolution(backbone.encoder.pos_conv[0], dtype)
         self.norm = backbone.encoder.layer_norm
         self.layers = nn.ModuleList(_Layer(layer, dtype, fused_bias) for layer in backbone.encoder.layers)
-        # The first layer owns the table of biases.
+        # The first layer holds the table of biases.
         self.register_buffer("bias_by_distance", _bias_by_distance(backbone.encoder.layers[0].self_attn).to(dtype))
         self._bias: torch.Tensor | None = None
         self._dtype = dtype
 
     def forward(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
+        """Compute unpooled features; see ``optimized_class``."""
         spectrum = self.spectrum(windows)
         x = self.patches(spectrum.to(self._dtype)).flatten(2).transpose(1, 2).float()
         x = self.projection(self.patch_norm(x).to(self._dtype))
         padded = None
         if padding is not None:
-            padded = _where_all(_where_all(padding, spectrum.shape[2]), x.shape[1])
+            padded = _all_in_pieces(_all_in_pieces(padding, spectrum.shape[2]), x.shape[1])
             x = x.masked_fill(padded[..., None], 0)
         x = self.norm(x.float() + self.positions(x))
         bias = self.position_bias(x.shape[1])
@@ -178,25 +191,32 @@ class OptimizedBeats(nn.Module):
         return x, padded
 
     def spectrum(self, windows: torch.Tensor) -> torch.Tensor:
-        """Compute the spectra ``[batch, 1, frames, mels]`` float32: log mel, scaled as the model was trained."""
+        """Compute the log mel spectra, scaled as in the model's training.
+
+        Args:
+            windows: ``[batch, length]`` float32.
+
+        Returns:
+            ``[batch, 1, frames, mels]`` float32.
+        """
         return ((self.fbank(windows * 2**15) - self._fbank_mean) / (2 * self._fbank_std))[:, None]
 
     def position_bias(self, n_tokens: int) -> torch.Tensor:
-        """Return the bias ``[heads, tokens, tokens]``, queries before keys; the same for all windows of a length."""
+        """Return the position bias ``[heads, tokens, tokens]``, queries before keys, of windows with ``n_tokens``."""
         bias = self._bias
         if bias is None or bias.shape[1] != n_tokens or bias.device != self.bias_by_distance.device:
-            farthest = self.bias_by_distance.shape[1] // 2
-            at = torch.arange(n_tokens, device=self.bias_by_distance.device)
-            distances = (at - at[:, None]).clamp(-farthest, farthest)
-            bias = self._bias = self.bias_by_distance[:, distances + farthest]
+            max_distance = self.bias_by_distance.shape[1] // 2
+            positions = torch.arange(n_tokens, device=self.bias_by_distance.device)
+            distances = (positions - positions[:, None]).clamp(-max_distance, max_distance)
+            bias = self._bias = self.bias_by_distance[:, distances + max_distance]
         return bias
 
 
 def _bias_by_distance(attention: Any) -> torch.Tensor:
-    """Compute the bias ``[heads, distances]`` of keys at each distance from a query, from far before to far after.
+    """Compute the bias ``[heads, distances]`` of keys by their distance from the query, from far before to far after.
 
-    Keys farther away than the last distance have its bias. avex makes the numbers of the distances on the CPU in each
-    pass (avex 1.4.0, ``compute_bias``), and the copy would make a GPU wait.
+    Keys beyond the last distance have the bias of the last distance. avex computes the distances on the CPU in each
+    pass (avex 1.4.0, ``compute_bias``), and a GPU would wait for their copy.
     """
     n = attention.max_distance + 1
     before, after = attention.compute_bias(n, 1)[:, :, 0], attention.compute_bias(1, n)[:, 0]
@@ -204,7 +224,7 @@ def _bias_by_distance(attention: Any) -> torch.Tensor:
 
 
 class _Layer(nn.Module):
-    """One transformer layer: attention with a gated relative position bias, then a feed-forward, norms after each."""
+    """Transformer layer: attention with a gated relative position bias, then feed-forward, each followed by a norm."""
 
     gate_scale: torch.Tensor
 
@@ -223,11 +243,11 @@ class _Layer(nn.Module):
         self._dtype = dtype
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor, padded: torch.Tensor | None) -> torch.Tensor:
-        """Map ``x`` [batch, tokens, dim] float32 to the same shape.
+        """Compute the layer.
 
         Args:
-            x: tokens.
-            bias: ``[heads, tokens, tokens]``, before the gates.
+            x: Tokens, ``[batch, tokens, dim]`` float32; the result has the same shape.
+            bias: ``[heads, tokens, tokens]``, without the gates.
             padded: ``[batch, tokens]``, true for tokens that are padding; or None.
         """
         attended = self.out(self._attend(self.qkvg(x.to(self._dtype)), bias, padded))
@@ -240,17 +260,18 @@ class _Layer(nn.Module):
         n_gates = 2 * self.n_heads
         qkv, gates = qkvg.split([width - n_gates, n_gates], dim=-1)
         q, k, v = qkv.view(batch, n_tokens, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        one, other = gates.sigmoid().view(batch, n_tokens, self.n_heads, 2).transpose(1, 2).split(1, dim=-1)
-        gate = (one * (other * self.gate_scale - 1) + 2).squeeze(-1)
+        gate_a, gate_b = gates.sigmoid().view(batch, n_tokens, self.n_heads, 2).transpose(1, 2).split(1, dim=-1)
+        gate = (gate_a * (gate_b * self.gate_scale - 1) + 2).squeeze(-1)
         attended = self._attention(Heads(q, k, v, gate), bias, padded, self.scale)
         return attended.transpose(1, 2).reshape(batch, n_tokens, -1)
 
 
 def _projection(attention: Any) -> nn.Linear:
-    """Projection to queries, keys, values, and the two gates of each head, which are linear in its query.
+    """Build one projection to queries, keys, values and the two gates of each head, which are linear in the query.
 
-    avex projects each head's query to eight numbers and adds them up by fours, a matrix product of its own over a
-    tensor that is not contiguous: with more than one window in bfloat16 a fifth of all time (measured 2026-11-21).
+    avex projects each head's query to eight numbers and adds them up in groups of four. That is a separate matrix
+    product over a tensor that is not contiguous: a fifth of all time with more than one window in bfloat16 (measured
+    2026-11-21).
     """
     weight, bias = (
         torch.cat([getattr(linear, name) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)])
@@ -268,9 +289,9 @@ def _projection(attention: Any) -> nn.Linear:
 
 
 class _PositionConvolution(nn.Module):
-    """Convolution over tokens, as a two-dimensional one with channels last: half the time of ``Conv1d`` on CPUs.
+    """Convolution over tokens as a two-dimensional one with channels last: half the time of ``Conv1d`` on CPUs.
 
-    Its weight norm is worked out once.
+    The weight norm is computed once.
     """
 
     def __init__(self, convolution: nn.Conv1d, dtype: torch.dtype) -> None:
@@ -285,13 +306,13 @@ class _PositionConvolution(nn.Module):
         self.convolution.to(dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``[batch, tokens, dim]`` to the same shape."""
-        image = x.transpose(1, 2)[:, :, None]  # [batch, dim, 1, tokens], in memory channels last
+        """Compute the convolution of ``[batch, tokens, dim]``; the result has the same shape."""
+        image = x.transpose(1, 2)[:, :, None]  # [batch, dim, 1, tokens], channels last in memory
         y = self.convolution(image)
         return functional.gelu(y[:, :, 0, : x.shape[1]]).transpose(1, 2)
 
 
-def _where_all(padding: torch.Tensor, n: int) -> torch.Tensor:
-    """Reduce ``[batch, many]`` to ``[batch, n]``: true where all of a piece is; a remainder at the end is left out."""
+def _all_in_pieces(padding: torch.Tensor, n: int) -> torch.Tensor:
+    """Reduce ``[batch, many]`` to ``[batch, n]``: true where an entire piece is true; a remainder is dropped."""
     whole = padding.shape[1] - padding.shape[1] % n
     return padding[:, :whole].reshape(len(padding), n, -1).all(-1)

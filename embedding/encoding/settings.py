@@ -1,35 +1,50 @@
-"""What decides the vectors of a run: resolved from the options, stored with the output, and guarded."""
+"""Settings that determine the vectors of a run: derived from the options, stored with the output, and guarded."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from embedding.config import EmbedConfig, refuse_on_cpus
 from embedding.encoding.checkpoints import Checkpoint, fetch_checkpoint
-from embedding.encoding.label_map import Labels, fetch_labels
+from embedding.encoding.label_map import LabelMap, fetch_label_map
 from embedding.encoding.models import Model, check_fits, find_model, layer_numbers
 from embedding.schema.windows import WindowSpec
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Two runs with equal settings give equal vectors for equal audio."""
+    """Settings of one target. Equal settings give equal vectors for equal audio.
+
+    Attributes:
+        model: The avex model.
+        checkpoint: Weights of the model.
+        windows: Length, hop and sample rate of the windows.
+        pooling: ``mean``, ``max`` or ``cls``.
+        mask_padding: True if padding is masked in the model.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
+        layers: Indices of the inner layers that are stored.
+        label_map: Labels that are predicted, or None.
+        device: ``cuda`` for vectors of reduced precision from GPUs; None where the device does not matter.
+    """
 
     model: Model
     checkpoint: Checkpoint
     windows: WindowSpec
-    pooling: str  # mean, max or cls
+    pooling: str
     mask_padding: bool
-    precision: str  # fp32, tf32, bf16 or fp16
-    layers: tuple[int, ...] = ()  # inner ones, by number
-    labels: Labels | None = None
-    device: str | None = None  # where that decides the vectors: "cuda" for those of reduced precision from GPUs
+    precision: str
+    layers: tuple[int, ...] = ()
+    label_map: LabelMap | None = None
+    device: str | None = None
 
     @classmethod
     def of(cls, config: EmbedConfig) -> "Settings":
-        """Resolve defaults that come from the model (of one alone: ``config.per_model``), and fetch its weights.
+        """Apply the model's defaults to the options, and fetch the weights.
+
+        Args:
+            config: Options of one model (``config.per_model``).
 
         Raises:
-            RequestError: no such model, options it cannot serve, or weights that cannot be had.
+            RequestError: The model does not exist or does not support the options, or the weights cannot be fetched.
         """
         model = find_model(config.model[0])
         windows = WindowSpec.from_seconds(model.rate_hz, config.window_s or model.native_s, config.hop_s, config.tail)
@@ -44,16 +59,19 @@ class Settings:
             mask_padding=config.mask_padding,
             precision=config.precision,
             layers=layers,
-            labels=fetch_labels(model, checkpoint, config.predict) if config.predict else None,
+            label_map=fetch_label_map(model, checkpoint, config.predict) if config.predict else None,
         )
 
     def on(self, device: str) -> "Settings":
-        """Return the settings of a run whose encoders are on ``device`` (cpu or cuda).
+        """Return the settings of a run whose encoders are on a given device.
 
-        At reduced precision a GPU and a CPU round differently: bf16 vectors of the two differ in their third digit.
+        GPUs and CPUs round differently at reduced precision: their bf16 vectors differ in the third digit.
+
+        Args:
+            device: ``cpu`` or ``cuda``.
 
         Raises:
-            RequestError: the device does not compute in this precision.
+            RequestError: The device does not support the precision.
         """
         if device == "cpu":
             refuse_on_cpus(self.precision)
@@ -61,13 +79,13 @@ class Settings:
 
     @property
     def row_bytes(self) -> int:
-        """Of a stored window, about: its vectors hardly compress, its keys do."""
+        """Approximate size of a stored window in bytes: vectors hardly compress, keys do."""
         traits = self.model.traits
         n_numbers = traits.dim + sum(traits.layer_dims[layer] for layer in self.layers)
-        return 4 * n_numbers + 50 + (12 * self.labels.k if self.labels else 0)
+        return 4 * n_numbers + 50 + (12 * self.label_map.k if self.label_map else 0)
 
     def guarded(self) -> dict[str, Any]:
-        """The values an output directory belongs to, by the name a person knows them under."""
+        """Return the values that must not change between runs into one output, by the names that users know."""
         return {
             "model": self.model.name,
             "checkpoint_digest": self.checkpoint.digest,
@@ -78,7 +96,7 @@ class Settings:
             "mask_padding": self.mask_padding,
             "precision": self.precision,
             "device": self.device,
-            "layers": list(self.layers) or None,  # None: an output of before there were any is the same
-            "predict": self.labels.k if self.labels else None,
-            "labels_digest": self.labels.digest if self.labels else None,
+            "layers": list(self.layers) or None,  # None equals the missing value of outputs older than this option
+            "predict": self.label_map.k if self.label_map else None,
+            "labels_digest": self.label_map.digest if self.label_map else None,
         }

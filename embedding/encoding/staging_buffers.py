@@ -1,4 +1,4 @@
-"""The way of windows from the host to a device: reusable buffers that are filled while the device computes."""
+"""Staging buffers, through which windows are copied to a device: one is filled while the device computes another."""
 
 from collections.abc import Callable
 
@@ -8,16 +8,20 @@ from numpy.typing import NDArray
 
 from embedding.encoding.devices import Device, Event
 
-# While the device computes from one slot, the other one is filled.
-N_SLOTS = 2
+# While the device computes the windows of one buffer, the other buffer is filled.
+N_BUFFERS = 2
 
 
-class Slot:
-    """Room for one micro-batch on the host and on the device.
+class StagingBuffer:
+    """Memory for one micro-batch on the host and on the device.
 
     Attributes:
-        samples: on the device, float32 ``[size, length]``.
-        n_audio: on the device, int64 ``[size]``: number of samples of each window that are audio, not padding.
+        size: Number of windows for which there is memory.
+        length: Number of samples per window.
+        samples: On the device, float32 ``[size, length]``.
+        n_audio: On the device, int64 ``[size]``: number of samples of each window that are audio, not padding.
+        copied: Event after which the host's memory may be overwritten; None before the first copy.
+        used: Event after which the device's memory may be overwritten; None before the first use.
     """
 
     def __init__(self, device: Device, size: int, length: int) -> None:
@@ -28,17 +32,23 @@ class Slot:
         if device.is_gpu:
             self.samples = device.buffer((size, length), torch.float32)
             self.n_audio = device.buffer((size,), torch.int64)
-        self.copied: Event = None  # the host's buffers have been read
-        self.used: Event = None  # the device's buffers have been read
+        self.copied: Event = None
+        self.used: Event = None
 
     def fill(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], size: int) -> None:
-        """Write ``windows`` (``[n, length]``) into the host's buffers, and silence up to ``size`` windows."""
+        """Write a micro-batch of ``size`` windows into the host's memory; missing windows are silence.
+
+        Args:
+            windows: ``[n, length]``, n at most ``size``.
+            n_audio: ``[n]``.
+            size: Size of the micro-batch.
+        """
         n, length = windows.shape
-        # The arrays are Arrow's and read-only, of which torch would warn; they are only read here.
+        # NumPy copies, because the arrays are Arrow's and read-only: torch would warn about tensors that share them.
         self._host_samples[:n].numpy()[...] = windows
         self._host_samples[n:size].zero_()
         self._host_n_audio[:n].numpy()[...] = n_audio
-        self._host_n_audio[n:size] = length  # nothing to mask: a window of padding alone would have no mean
+        self._host_n_audio[n:size] = length  # no sample is masked: the mean over padding alone is undefined
 
     def copy(self, size: int) -> None:
         """Copy the first ``size`` windows to the device."""
@@ -47,46 +57,59 @@ class Slot:
             self.n_audio[:size].copy_(self._host_n_audio[:size], non_blocking=True)
 
 
-class Staging:
-    """Slots taken in turn, and a queue of their own for the copies."""
+class StagingRing:
+    """Ring of staging buffers, with a queue of its own for the copies."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._queue = device.queue()
-        self._slots: dict[int, Slot] = {}
+        self._buffers: dict[int, StagingBuffer] = {}
         self._next = 0
 
-    def put(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], size: int) -> Slot:
-        """Bring windows to the device; return the slot, whose ``copied`` says when they are there.
+    def put(self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], size: int) -> StagingBuffer:
+        """Copy a micro-batch to the device through the next buffer of the ring.
 
-        Waits until the copy before the last one has read its buffer.
+        Waits until the previous copy from that buffer has read the host's memory.
 
         Args:
             windows: float32 ``[n, length]``, n at most ``size``.
             n_audio: int64 ``[n]``.
-            size: of the micro-batch; what is missing is silence.
+            size: Size of the micro-batch; missing windows are silence.
+
+        Returns:
+            The buffer; its event ``copied`` is reached when the windows are on the device.
         """
-        slot = self._slot(size, windows.shape[1])
-        if slot.copied is not None:
-            self._device.wait(slot.copied)
-        slot.fill(windows, n_audio, size)
-        used = [] if slot.used is None else [slot.used]
-        slot.copied = self._device.submit(self._queue, lambda: slot.copy(size), after=used)
-        return slot
+        buffer = self._next_buffer(size, windows.shape[1])
+        if buffer.copied is not None:
+            self._device.wait(buffer.copied)
+        buffer.fill(windows, n_audio, size)
+        used = [] if buffer.used is None else [buffer.used]
+        buffer.copied = self._device.submit(self._queue, lambda: buffer.copy(size), after=used)
+        return buffer
 
-    def use(self, slot: Slot, queue: object, work: Callable[[], None]) -> Event:
-        """Submit ``work`` that reads the slot's buffers on the device; return the event of its end."""
-        slot.used = self._device.submit(queue, work, after=[slot.copied])
-        return slot.used
+    def use(self, buffer: StagingBuffer, queue: object, work: Callable[[], None]) -> Event:
+        """Submit work that reads a buffer's memory on the device.
 
-    def _slot(self, size: int, length: int) -> Slot:
-        """The next slot; it is made when it is first needed, and anew where it is too small."""
+        Args:
+            buffer: The buffer.
+            queue: Queue for the work.
+            work: Function that launches the work.
+
+        Returns:
+            The event of the end of the work.
+        """
+        buffer.used = self._device.submit(queue, work, after=[buffer.copied])
+        return buffer.used
+
+    def _next_buffer(self, size: int, length: int) -> StagingBuffer:
+        """Return the next buffer; allocate it if it does not exist, or exists with too little or other memory."""
         at = self._next
-        slot = self._slots.get(at)
-        if slot is None or slot.size < size or slot.length != length:
-            if slot is not None and slot.used is not None:
-                # torch keeps memory of the device for the queue alone that it was made in, and ours is read by others.
-                self._device.wait(slot.used)
-            slot = self._slots[at] = Slot(self._device, size, length)
-        self._next = (at + 1) % N_SLOTS
-        return slot
+        buffer = self._buffers.get(at)
+        if buffer is None or buffer.size < size or buffer.length != length:
+            if buffer is not None and buffer.used is not None:
+                # torch keeps a tensor's memory only for the queue in which the tensor was allocated, but another queue
+                # reads the buffer.
+                self._device.wait(buffer.used)
+            buffer = self._buffers[at] = StagingBuffer(self._device, size, length)
+        self._next = (at + 1) % N_BUFFERS
+        return buffer

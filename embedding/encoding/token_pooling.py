@@ -1,14 +1,18 @@
-"""Unpooled features to one vector per window."""
+"""Pooling of a window's features to one vector."""
 
 import torch
 
 
 def pool(features: torch.Tensor, pooling: str, padded: torch.Tensor | None = None) -> torch.Tensor:
-    """One vector per window, ``[batch, dim]``.
+    """Pool the features of each window to one vector.
 
     Args:
-        features: tokens ``[batch, tokens, dim]`` or a map ``[batch, dim, freq, time]``.
-        padded: ``[batch, tokens]``, true where a token is padding and does not count.
+        features: Tokens ``[batch, tokens, dim]`` or a map ``[batch, dim, freq, time]``.
+        pooling: ``mean``, ``max``, or ``cls`` for the first token.
+        padded: ``[batch, tokens]``, true for tokens that are padding and are left out; or None.
+
+    Returns:
+        ``[batch, dim]``.
     """
     tokens = features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
     if pooling == "cls":

@@ -41,7 +41,8 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
 
 def _array(column: pa.Array) -> np.ndarray:
     """``[rows]``, or of the lists that a prediction is ``[rows, K]``. A part of Arrow's own would keep the vectors
-    alive."""
+    alive.
+    """
     if isinstance(column, pa.ListArray):
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).copy()
     return column.to_numpy().copy()

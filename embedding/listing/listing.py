@@ -312,7 +312,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _file(path: str, real: str, left_out: Counter[str]) -> Iterator[_Entry]:
     """The entry of one file. One that cannot be asked for its size is still a recording: reading it becomes the failure
-    row that says why. A pipe or a device is none: reading it might never end."""
+    row that says why. A pipe or a device is none: reading it might never end.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116 — pathlib takes 50 s longer for 10⁷ names
     except OSError:

@@ -55,9 +55,13 @@ def list_shards(root: str) -> list[str]:
 
 
 def no_embeddings_error(root: str) -> RequestError:
-    """Return the error for an output without embeddings; it suggests a model folder where there is one."""
+    """Return the error for an output without embeddings; it suggests a next step."""
     folder = storage.first_folder(root, MODEL_FOLDER)
     if folder is None:
+        if next(storage.list_names(storage.join(root, "failures"), ".parquet"), None) is not None:
+            return RequestError(
+                f"{root} holds failures alone, no embeddings: python -m jobs.report {root} counts them by kind"
+            )
         return RequestError(f"{root} holds no embeddings: write them with jobs.embed")
     return RequestError(f"{root} holds the outputs of several models: name one of them, like {root}/{folder}")
 

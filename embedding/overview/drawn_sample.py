@@ -43,7 +43,8 @@ def draw(windows: pa.Table, known: Columns) -> Drawn:
 
 def _distinct(windows: pa.Table) -> pa.Table:
     """In the order of their numbers, by which no folder is drawn over another; a window that is there twice counts
-    once, one that is not finite does not."""
+    once, one that is not finite does not.
+    """
     keys = ["file_id", "window_index"]
     number = numbers(*(windows[key].to_numpy() for key in keys))
     order = np.argsort(number)

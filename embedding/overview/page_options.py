@@ -2,13 +2,12 @@
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from embedding import storage
+from embedding import extras, storage
 from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, storage_failure
 from embedding.listing.manifests import MANIFEST_SUFFIXES, read_manifest
@@ -39,12 +38,7 @@ class Wanted:
         Raises:
             RequestError: a package or the browser is missing, or something cannot be written or read.
         """
-        missing = [name for name in NEEDED if find_spec(name) is None]
-        if missing:
-            raise RequestError(
-                f"{'--png' if html is None else '--html'} needs what is not installed ({', '.join(missing)}): "
-                "pip install avex-batch[report]"
-            )
+        extras.refuse_missing(NEEDED, "report", "--png" if html is None else "--html")
         if png is not None:
             from embedding.overview.png_files import refuse_without_browser  # with Plotly, which takes a moment
 

@@ -60,7 +60,8 @@ def rounded(norms: NDArray[np.float32]) -> NDArray[np.float32]:
 @dataclass(frozen=True)
 class Fence:
     """What is usual: within OUTLIER_SPREADS spreads of the median (Leys and others 2013, with 5 instead of 3, since
-    norms of embeddings have long tails)."""
+    norms of embeddings have long tails).
+    """
 
     median: float
     spread: float  # 1.4826 · median absolute deviation, and at least 1 % of the median

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedding import storage
+from embedding.errors import RequestError
 from embedding.output.store import encode_json, encode_parquet
 from embedding.probing.label_manifest import SPLIT
 from embedding.probing.labelled_windows import COLUMNS
@@ -31,6 +32,19 @@ VERSIONED = ("avex-batch", "scikit-learn", "numpy")
 
 def folder(root: str, name: str) -> str:
     return storage.child(storage.join(root, FOLDER), name)
+
+
+def refuse_existing(root: str, name: str) -> None:
+    """Refuse to replace a probe.
+
+    Raises:
+        RequestError: a probe of this name is there.
+        OSError: the storage failed.
+    """
+    if any(storage.list_names(folder(root, name), "probe.json")):
+        raise RequestError(
+            f"--name: there is a probe {name!r} in {root} already: add --replace, or choose another --name"
+        )
 
 
 def write(result: Result) -> None:

@@ -24,6 +24,7 @@ class Wanted:
     test_share: float
     seed: int
     max_windows: int  # on each side
+    replace: bool = False  # a probe of the same name
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ def probe(wanted: Wanted, terminal: Terminal) -> Result:
     if not run_report.is_settled(store):
         terminal.warn("a run of jobs.embed is going on, or died: windows may be missing, or be of former versions")
     try:
+        if not wanted.replace:
+            probe_files.refuse_existing(wanted.root, wanted.name)
         shards = list_shards(wanted.root)
         vectors = store.column_of(wanted.layer)
         labels = _of_stored(manifest.labels, shards, wanted)

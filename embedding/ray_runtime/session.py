@@ -3,8 +3,6 @@
 import logging
 import os
 import socket
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -16,6 +14,7 @@ import ray
 
 from embedding.errors import RequestError, RunError
 from embedding.planning.placement import STORE_BYTES, ClusterResources
+from embedding.quiet import native_output_hidden
 from embedding.ray_runtime.liveness import (
     HEAD_GONE_AFTER_S,
     RAYLET_GONE_AFTER_S,
@@ -24,7 +23,6 @@ from embedding.ray_runtime.liveness import (
     watch_processes,
 )
 from embedding.ray_runtime.system_limits import raise_limits
-from embedding.redact import redact
 from embedding.stopping import kept_handlers
 
 # Blocks in flight are a few hundred MB; Ray's own default, 30 % of the machine, is too much for a laptop in use.
@@ -64,7 +62,7 @@ def session(*, verbose: bool) -> Iterator[ClusterResources]:
     _refuse_unreachable(address)
     if not address:
         raise_limits()
-    with nullcontext() if verbose else _core_output_hidden():
+    with nullcontext() if verbose else native_output_hidden():
         try:
             with kept_handlers():
                 ray.init(address=address or "local", **quiet, **local)
@@ -128,35 +126,3 @@ def cluster_resources(*, is_own: bool) -> ClusterResources:
 def takes_tasks(resources: dict[str, float]) -> bool:
     """Return whether a node with these resources takes tasks; the head of a cluster may take none."""
     return bool(resources.get("CPU") or resources.get("GPU"))
-
-
-@contextmanager
-def _core_output_hidden() -> Iterator[None]:
-    """Keep what C and C++ code (Ray's core, libmpg123) writes to stderr in a file; show it only after a bug.
-
-    Ray 2.60's core complains on the driver's stderr about how Ray Data starts its own actors, past Python's logging
-    and whatever RAY_BACKEND_LOG_LEVEL says.
-    """
-    try:
-        python_stderr, descriptor = sys.stderr, sys.stderr.fileno()
-    except OSError:  # stderr is no file, as in some notebooks
-        yield
-        return
-    sys.stderr.flush()
-    with (
-        tempfile.TemporaryFile("w+", errors="replace") as hidden,
-        os.fdopen(os.dup(descriptor), "w", buffering=1) as shown,
-    ):
-        sys.stderr = shown
-        os.dup2(hidden.fileno(), descriptor)
-        try:
-            yield
-        except (RequestError, RunError, KeyboardInterrupt):
-            raise
-        except BaseException:
-            hidden.seek(0)
-            shown.write(redact(hidden.read()))
-            raise
-        finally:
-            os.dup2(shown.fileno(), descriptor)
-            sys.stderr = python_stderr

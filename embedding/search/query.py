@@ -18,6 +18,7 @@ from embedding.output.inventory import map_in_threads
 from embedding.output.shard_reading import open_shard
 from embedding.output.shard_schema import check_values
 from embedding.output.store import Store
+from embedding.quiet import native_output_hidden
 from embedding.schema.batches import WINDOW_COLUMNS, window_column
 from embedding.schema.recordings import read_pending
 from embedding.schema.vectors import EMBEDDING, matrix
@@ -50,7 +51,8 @@ def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.
     from embedding.encoding.devices import Cpu
     from embedding.encoding.encoder import load_encoders
 
-    windows = _windows(clip, settings.windows)
+    with native_output_hidden():  # libmpg123 warns of every damaged frame
+        windows = _windows(clip, settings.windows)
     if len(windows) > MOST_WINDOWS:
         raise RequestError(f"--clip: {clip} has more than {MOST_WINDOWS} windows: cut out the sound to search for")
     spec = settings.windows

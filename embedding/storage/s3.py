@@ -193,7 +193,8 @@ def objects(uri_prefix: str) -> Iterator[tuple[str, int, str]]:
 
 class _Stream(RawIOBase):
     """An object as a file, read by ranges; the version that was opened, or none. What failed once fails from then on:
-    libsndfile asks again, and every asking would be waited for."""
+    libsndfile asks again, and every asking would be waited for.
+    """
 
     def __init__(self, uri: str, range_bytes: int) -> None:
         self._uri = uri

@@ -42,7 +42,7 @@ NOTHING = (
 
 @pytest.fixture
 def short_path() -> Iterator[str]:
-    """pytest's own are too long for the names of Ray's sockets."""
+    """Pytest's own are too long for the names of Ray's sockets."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         yield folder
 

@@ -97,7 +97,7 @@ def test_a_probe(disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     labels = csv(tmp_path / "labels.csv", *((file, species(file)) for file in calls()))
 
     def job(seed: int = 1) -> int:
-        return probe.main([str(disk / "out"), "--labels", str(labels), "--seed", str(seed)])
+        return probe.main([str(disk / "out"), "--labels", str(labels), "--seed", str(seed), "--replace"])
 
     if not is_first:
         assert job(2) == 0

@@ -192,7 +192,7 @@ def check_manifest(folder: Path, content: bytes) -> None:
 
 
 def check_label_map(_: Path, content: bytes) -> None:
-    refused_or(lambda: label_map._names("label_map.json", content))
+    refused_or(lambda: label_map.parse_label_map("label_map.json", content))
 
 
 def check_options(folder: Path, content: bytes) -> None:
@@ -228,7 +228,7 @@ FILES: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path, bytes], None]]]
     "manifests": (tables(MANIFEST) | changed_bytes(CSV), check_manifest),
     "label maps": (
         documents({"a": 0, "b": 1}),
-        lambda _, content: refused_or(lambda: label_map._names("map", content)),
+        lambda _, content: refused_or(lambda: label_map.parse_label_map("map", content)),
     ),
     "options files": (changed_bytes(YAML) | st.text().map(lambda text: text.encode(errors="replace")), check_options),
     "export.json": (documents(EXPORT), check_export),

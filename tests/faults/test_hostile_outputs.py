@@ -14,6 +14,7 @@ from embedding.cli.terminal import Terminal
 from embedding.config import make_config
 from embedding.driver import embed as run_embed
 from embedding.encoding.settings import Settings
+from embedding.errors import RequestError
 from embedding.output.shard_reading import open_shard
 from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY
 from embedding.schema.failures import FAILURES

@@ -184,7 +184,7 @@ def test_the_files_of_a_probe_are_whole_and_say_if_they_are_of_two(
     result: list[Result] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(probe_files, "write", result.append)
-        assert probe([*arguments, "--seed", "2"]) == 0
+        assert probe([*arguments, "--seed", "2", "--replace"]) == 0
 
     def check() -> None:
         assert set(digests()) == set(earlier)

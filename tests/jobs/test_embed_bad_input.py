@@ -108,5 +108,5 @@ def test_a_folder_of_nothing_but_rubbish_ends_in_failure_rows_and_with_code_1(
     )
     assert outcome.code == 1
     assert "0 of 1 recording embedded and saved · 1 failed: " in outcome.stdout
-    assert "1 of 1 recordings failed, more than --max-failure-rate 0.05 allows" in outcome.stderr
+    assert "0 of 1 recordings are embedded and saved; 1 failed: empty.wav (empty)" in outcome.stderr
     assert pq.read_table(tmp_path / "out" / "failures")["kind"].to_pylist() == ["empty"]

@@ -17,8 +17,8 @@ from embedding.encoding.models import ARCHITECTURES
 from embedding.encoding.settings import Settings
 from tests.support.audio import tone, write_audio
 from tests.support.commands import Outcome
+from tests.support.encoding import tone_windows, windows_table
 from tests.support.models import EFFICIENTNET
-from tests.unit.encoding.test_encoder import some_windows, windows_table
 
 Embed = Callable[..., Outcome]
 
@@ -79,19 +79,20 @@ def test_the_dry_run_counts_all_columns(embed: Embed, request_: list[object], tm
 
 def test_windows_that_a_model_does_not_want_have_its_columns_all_the_same() -> None:
     """Of several models one may have stored them before, or a stop may come before its turn; and tables with such
-    windows and with others make one shard."""
+    windows and with others make one shard.
+    """
     request = {"input": "a", "output": "b", "model": EFFICIENTNET, "checkpoint": "random", "window_s": 1.0}
     settings = Settings.of(make_config(request | {"layers": "0,-1", "predict": 2}))
     encoders = load_encoders([settings, settings], Cpu(), 1)
-    of_first = windows_table(some_windows(2))
-    wanted = of_first.column_names.index("wanted")
-    of_both = of_first.set_column(wanted, "wanted", pa.array([3, 3], pa.uint16()))
+    of_first = windows_table(tone_windows(2))
+    position = of_first.column_names.index("targets")
+    of_both = of_first.set_column(position, "targets", pa.array([3, 3], pa.uint16()))
     after_first = iter([False, True])
     tables = [
         encode_batch(encoders, of_first)[0],
         encode_batch(encoders, of_both)[0],
         encode_batch(encoders, of_both, lambda: next(after_first))[0],
     ]
-    assert [table["wanted"].to_pylist() for table in tables] == [[1, 1], [3, 3], [1, 1]]
+    assert [table["targets"].to_pylist() for table in tables] == [[1, 1], [3, 3], [1, 1]]
     assert "1.model.features.8.0" in tables[0].column_names
     assert len(pa.concat_tables(tables)) == 6

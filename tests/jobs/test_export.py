@@ -22,6 +22,7 @@ from embedding.errors import RequestError
 from embedding.exporting import exported_rows
 from embedding.exporting.destination import taking
 from embedding.exporting.hoplite import common_folder
+from embedding.extras import install_command
 from embedding.output.shard_schema import SETTINGS_KEY
 from embedding.pooling.pooled_output import Pooled
 from embedding.schema.vectors import column
@@ -321,7 +322,7 @@ def test_a_format_whose_package_is_missing_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     done = export(output, "--to", to, output.parent / "there")
-    reason = f"{package} is not installed: pip install 'avex-batch[{to}]'"
+    reason = f"{package} is not installed: {install_command(to)}"
     assert (done.code, done.stderr) == (2, f"avex-batch: {reason}\n")
     assert not (output.parent / "there").exists()
 

@@ -112,7 +112,7 @@ def test_the_vectors_of_an_inner_layer_are_pooled_beside_the_others(
     done = pool(tmp_path, "--layer", "blocks.3")
     assert (done.code, done.stderr) == (0, "")
     assert [path.name for path in (tmp_path / "recordings").iterdir()] == ["mean@blocks.3"]
-    assert f"from '{tmp_path}/recordings/mean@blocks.3/*.parquet'" in done.stdout
+    assert f"read_parquet('{tmp_path}/recordings/mean@blocks.3')" in done.stdout
     rows = pq.read_table(tmp_path / "recordings" / "mean@blocks.3").to_pylist()
     assert sorted(row["file_id"] for row in rows) == sorted(N_WINDOWS)
     for row in rows:

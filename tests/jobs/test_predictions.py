@@ -18,8 +18,8 @@ from embedding.encoding.models import check_fits, find_model
 from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
 from tests.support.audio import tone
+from tests.support.encoding import windows_table
 from tests.support.models import BEATS, EFFICIENTNET
-from tests.unit.encoding.test_encoder import windows_table
 
 MODELS = {BEATS: ("classifier", 768), EFFICIENTNET: ("model.classifier.1", 1280)}
 N_LABELS = 7
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_the_hub_brings_the_label_map_beside_it(
     (repository / "refs" / "main").write_text("0" * 40)
     write_classifier(folder, checkpoints[BEATS], BEATS)
     uri = "hf://lab/tuned/beats/supervised.safetensors"
-    assert settings(uri, BEATS, 1).labels == settings(folder / "supervised.safetensors", BEATS, 1).labels
+    assert settings(uri, BEATS, 1).label_map == settings(folder / "supervised.safetensors", BEATS, 1).label_map
     (folder / "label_map.json").unlink()
     with pytest.raises(RequestError, match=r"the label map of .* \(hf://lab/tuned/beats/label_map.json\) could not be"):
         settings(uri, BEATS, 1)
@@ -182,7 +182,7 @@ def test_a_damaged_label_map_is_refused(content: str, tmp_path: Path, checkpoint
 
 def test_more_labels_than_there_are_cannot_be_told(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
-    with pytest.raises(RequestError, match=r"--predict: esp_aves2_effnetb0_all knows 7 labels, fewer than 8"):
+    with pytest.raises(RequestError, match=r"--predict: esp_aves2_effnetb0_all has 7 labels, fewer than 8"):
         settings(path, EFFICIENTNET, 8)
 
 

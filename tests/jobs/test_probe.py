@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from embedding.extras import install_command
 from embedding.probing.logistic_regression import fit
 from embedding.schema.vectors import column
 from jobs.probe import main
@@ -365,7 +366,7 @@ def test_without_scikit_learn_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     done = probe(output, "--labels", labels)
-    assert (done.code, done.stderr) == (2, "avex-batch: sklearn is not installed: pip install 'avex-batch[report]'\n")
+    assert (done.code, done.stderr) == (2, f"avex-batch: sklearn is not installed: {install_command('report')}\n")
 
 
 @pytest.mark.parametrize(
@@ -439,3 +440,15 @@ def test_where_there_are_no_embeddings_nothing_is_learnt(probe: Probe, tmp_path:
     done = probe(tmp_path / "nothing", "--labels", labels)
     assert done.code == 2
     assert "holds no embeddings: write them with jobs.embed" in done.stderr
+
+
+def test_a_second_probe_of_a_name_is_refused_unless_it_may_replace_the_first(
+    probe: Probe, output: Path, labels: Path
+) -> None:
+    assert probe(output, "--labels", labels, "--name", "twice").code == 0
+    before = (output / "probes" / "twice" / "probe.json").read_bytes()
+    again = probe(output, "--labels", labels, "--name", "twice", "--seed", "1")
+    assert again.code == 2
+    assert f"there is a probe 'twice' in {output} already: add --replace" in again.stderr
+    assert (output / "probes" / "twice" / "probe.json").read_bytes() == before
+    assert probe(output, "--labels", labels, "--name", "twice", "--seed", "1", "--replace").code == 0

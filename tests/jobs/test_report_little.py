@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from embedding import storage
+from embedding.extras import install_command
 from embedding.schema.failures import Failure
 from jobs.report import main
 from tests.support.browser import needs_chromium
@@ -174,7 +175,7 @@ def test_without_the_extra_it_is_said_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     assert main([str(tmp_path), "--html", str(tmp_path / "page.html")]) == 2
-    said = "avex-batch: --html needs what is not installed (umap): pip install avex-batch[report]\n"
+    said = f"avex-batch: --html needs packages that are not installed (umap): {install_command('report')}\n"
     assert capfd.readouterr().err == said
 
 

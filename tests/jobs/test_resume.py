@@ -179,7 +179,7 @@ def test_the_report_is_counted_from_the_shards_and_says_what_disagrees(embedded:
     agreed = report(output)
     assert agreed.code == 0, agreed.stderr
     assert agreed.stdout.startswith("1 recording embedded, 0 failed · 2 windows in 1 shard · 2 s of audio")
-    assert "report.json agrees" in agreed.stdout
+    assert "checked: stored data matches report.json" in agreed.stdout
     shard = next((output / "embeddings").iterdir())
     shutil.copy(shard, shard.with_name("again.parquet"))
     twice = report(output)

@@ -23,7 +23,8 @@ class Outcome:
 
 def environment(**more: str) -> dict[str, str]:
     """This process's, for one that starts or finds a Ray: a local Ray makes a token that others then have to know, and
-    on loopback, for a test, there is nothing that it would guard."""
+    on loopback, for a test, there is nothing that it would guard.
+    """
     return os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"} | more
 
 

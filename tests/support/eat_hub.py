@@ -1,8 +1,8 @@
-"""A Hugging Face cache that holds a stand-in for EAT's backbone, so that avex's real loading path runs without a hub.
+"""Hugging Face cache with a stand-in for EAT's backbone, so that avex's real loading path runs without the hub.
 
-The real backbone is code and weights on the hub, loaded through ``AutoModel.from_pretrained``. The stand-in has its
-interface (``extract_features`` of a ``[batch, 1, frames, mels]`` picture to ``[batch, 1 + patches, 768]``, token 0
-first) and nothing of its content.
+The real backbone is code and weights on the hub, loaded through ``AutoModel.from_pretrained``. The stand-in has only
+its interface: ``extract_features`` takes spectra ``[batch, 1, frames, mels]`` and returns tokens
+``[batch, 1 + patches, 768]``, the CLS token first.
 """
 
 import json
@@ -28,8 +28,8 @@ class EATModel(PreTrainedModel):
     def _init_weights(self, module):
         pass
 
-    def extract_features(self, picture):
-        tokens = self.patches(picture).flatten(2).transpose(1, 2)
+    def extract_features(self, spectra):
+        tokens = self.patches(spectra).flatten(2).transpose(1, 2)
         return torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
 """
 
@@ -42,8 +42,8 @@ class EATConfig(PretrainedConfig):
 """
 
 
-def make(hf_home: Path) -> None:
-    """Lay the stand-in under ``hf_home`` as huggingface_hub would after a download."""
+def write_cache(hf_home: Path) -> None:
+    """Write the stand-in to ``hf_home`` with the layout of huggingface_hub after a download."""
     import torch
     from safetensors.torch import save_file
 

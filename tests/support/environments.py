@@ -8,7 +8,8 @@ from pathlib import Path
 
 def make_environment(folder: Path, packages: Path) -> Path:
     """Return the Python of a new environment with ``packages``, a requirements file: what they need in other versions
-    lies before ours, which stay as they are."""
+    lies before ours, which stay as they are.
+    """
     venv.create(folder, with_pip=True)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
     Path(paths["purelib"], "ours.pth").write_text(sysconfig.get_paths()["purelib"])

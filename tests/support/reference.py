@@ -1,4 +1,4 @@
-"""The reference loop: avex used plainly, one window at a time. Independent of everything in ``embedding``."""
+"""Reference loop: plain avex, one window at a time, independent of ``embedding``."""
 
 import math
 import os
@@ -13,7 +13,10 @@ from torchvision.models import EfficientNet_B0_Weights, efficientnet_b0
 
 
 def load(name: str, checkpoint: Path, torch_home: Path) -> torch.nn.Module:
-    """avex's own ``load_model``. It wants ImageNet weights for EfficientNet first: torch finds ours in its cache."""
+    """Load a model with avex's ``load_model``.
+
+    avex first loads ImageNet weights for EfficientNet, so random weights are written to torch's cache.
+    """
     cached = torch_home / "hub" / "checkpoints" / EfficientNet_B0_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
     cached.parent.mkdir(parents=True, exist_ok=True)
     torch.save(efficientnet_b0(weights=None).state_dict(), cached)
@@ -30,24 +33,24 @@ def load(name: str, checkpoint: Path, torch_home: Path) -> torch.nn.Module:
 
 
 def windows(path: Path, rate_hz: int, window_s: float, hop_s: float) -> list[tuple[float, float, np.ndarray]]:
-    """(start_s, end_s, samples) of a recording: starts 0, hop, 2·hop … while a start lies inside the audio."""
+    """Return (start_s, end_s, samples) of a recording's windows, which start at 0, hop, 2·hop … within the audio."""
     audio, source_hz = sf.read(path, dtype="float32", always_2d=True)
     duration_s = len(audio) / source_hz
     mono = audio.mean(axis=1)
     if source_hz != rate_hz:
         mono = soxr.resample(mono, source_hz, rate_hz, quality="HQ")
     n = round(window_s * rate_hz)
-    cut = []
+    triples = []
     for i in range(math.ceil(duration_s / hop_s - 1e-12)):
         start = round(i * hop_s * rate_hz)
         samples = mono[start : start + n]
-        cut.append((i * hop_s, min(i * hop_s + window_s, duration_s), np.pad(samples, (0, n - len(samples)))))
-    return cut
+        triples.append((i * hop_s, min(i * hop_s + window_s, duration_s), np.pad(samples, (0, n - len(samples)))))
+    return triples
 
 
 @torch.no_grad()
 def embed(model: torch.nn.Module, samples: np.ndarray, pooling: str = "mean") -> np.ndarray:
-    """The vector of one window: batch 1, ``padding_mask=None``, pooled over dim 1 (tokens) or dims 2, 3 (map)."""
+    """Return the vector of one window: batch of 1, no padding mask, pooled over tokens or over the map."""
     features = model(torch.from_numpy(np.ascontiguousarray(samples))[None], padding_mask=None)
     dims = (2, 3) if features.dim() == 4 else (1,)
     pooled = features.mean(dims) if pooling == "mean" else features.amax(dims)

@@ -1,8 +1,10 @@
-"""Numbers as text."""
+"""Numbers and JSON as text for a terminal."""
+
+import json
 
 import pytest
 
-from embedding.text import audio_length, duration, size
+from embedding.text import audio_length, duration, size, terminal_json
 
 
 @pytest.mark.parametrize(
@@ -21,3 +23,12 @@ from embedding.text import audio_length, duration, size
 )
 def test_quantities_have_a_suitable_unit(text: str, expected: str) -> None:
     assert text == expected
+
+
+def test_json_for_a_terminal_has_the_same_value_without_control_characters() -> None:
+    value = {"a\u202eb": ["é 🦉", "\x1b[31m", "\x9b1m", "\u2066"], "n": 1.5}
+    for indent in (None, 2):
+        text = terminal_json(value, indent)
+        assert json.loads(text) == value
+        assert "é 🦉" in text
+        assert not set(text) & set("\x1b\x9b\u202e\u2066")

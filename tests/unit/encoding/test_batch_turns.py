@@ -1,4 +1,4 @@
-"""Batches side by side in one process, and suspects alone."""
+"""Turns of batches in one process: two at once, but a suspect alone."""
 
 import threading
 import time
@@ -13,8 +13,8 @@ LIMIT_S = 30.0
 
 
 @contextmanager
-def in_a_turn(turns: BatchTurns, batch: str) -> Iterator[None]:
-    """A thread of its own is in a turn while the block goes on."""
+def another_thread_encodes(turns: BatchTurns, batch: str) -> Iterator[None]:
+    """Keep another thread in the turn of ``batch`` until the block ends."""
     began, may_end = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -32,40 +32,40 @@ def in_a_turn(turns: BatchTurns, batch: str) -> Iterator[None]:
         thread.join()
 
 
-def started(turns: BatchTurns, batch: str) -> tuple[threading.Thread, threading.Event]:
-    """A thread that asks for a turn, and whether it has had it."""
-    had = threading.Event()
+def start_thread(turns: BatchTurns, batch: str) -> tuple[threading.Thread, threading.Event]:
+    """Start a thread that waits for the turn of ``batch``; return it and the event of the turn's start."""
+    began = threading.Event()
 
     def work() -> None:
         with turns.turn(batch):
-            had.set()
+            began.set()
 
     thread = threading.Thread(target=work)
     thread.start()
-    return thread, had
+    return thread, began
 
 
-def test_two_batches_go_side_by_side() -> None:
+def test_two_batches_are_encoded_at_once() -> None:
     turns = BatchTurns()
-    with in_a_turn(turns, "a"), in_a_turn(turns, "b"):
+    with another_thread_encodes(turns, "a"), another_thread_encodes(turns, "b"):
         pass
 
 
 @pytest.mark.parametrize(("first", "second"), [("suspect", "b"), ("a", "suspect"), ("suspect", "other suspect")])
-def test_a_suspect_goes_alone(first: str, second: str) -> None:
+def test_a_suspect_is_encoded_alone(first: str, second: str) -> None:
     turns = BatchTurns({"suspect", "other suspect"})
-    with in_a_turn(turns, first):
-        thread, had = started(turns, second)
-        assert not had.wait(0.2)
+    with another_thread_encodes(turns, first):
+        thread, began = start_thread(turns, second)
+        assert not began.wait(0.2)
     thread.join(LIMIT_S)
-    assert had.is_set()
+    assert began.is_set()
 
 
-def test_a_turn_ends_with_an_error_too() -> None:
+def test_an_error_ends_the_turn() -> None:
     turns = BatchTurns({"suspect"})
     with pytest.raises(ZeroDivisionError), turns.turn("suspect"):
         raise ZeroDivisionError
-    with in_a_turn(turns, "a"), in_a_turn(turns, "b"):
+    with another_thread_encodes(turns, "a"), another_thread_encodes(turns, "b"):
         pass
 
 
@@ -74,5 +74,5 @@ def test_time_that_two_batches_share_is_counted_once(monkeypatch: pytest.MonkeyP
     ends = iter([10.0, 15.0, 22.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ends))
     assert turns.count_busy_s(began_s=1.0) == 9.0
-    assert turns.count_busy_s(began_s=5.0) == 5.0  # 5 to 10 was the first one's, too
-    assert turns.count_busy_s(began_s=20.0) == 2.0  # and from 15 to 20 nothing was done
+    assert turns.count_busy_s(began_s=5.0) == 5.0  # 5 to 10 belongs to the first batch, too
+    assert turns.count_busy_s(began_s=20.0) == 2.0  # from 15 to 20 no batch was encoded

@@ -1,4 +1,4 @@
-"""The CUDA device, on a stand-in for torch.cuda: what is refused at its start, and what it asks of torch."""
+"""CUDA device on a stand-in for torch.cuda: refused GPUs, and the calls of torch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ GB = 1 << 30
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MagicMock]:
-    """A machine with one GPU. Functions have the signatures that torch's have."""
+    """Simulate a machine with one GPU; the stand-in's functions have the signatures of torch's functions."""
 
     def make(capability: tuple[int, int] = L4, name: str = "NVIDIA L4", error: str | None = None) -> MagicMock:
         stand_in = MagicMock()
@@ -41,16 +41,16 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MagicMock]:
     return make
 
 
-def test_the_device_is_the_one_that_is_asked_for(cuda: Callable[..., MagicMock]) -> None:
+def test_open_device_returns_a_device_of_the_given_kind(cuda: Callable[..., MagicMock]) -> None:
     cuda()
     assert isinstance(open_device("cpu", ["bf16"]), Cpu)
     assert isinstance(open_device("cuda", ["bf16"]), Cuda)
 
 
-def test_a_driver_too_old_is_one_line_with_both_versions(
+def test_the_error_of_an_old_driver_states_both_versions(
     cuda: Callable[..., MagicMock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message is that of torch 2.11 (c10/cuda/CUDAFunctions.cpp)."""
+    """The message is the one of torch 2.11 (c10/cuda/CUDAFunctions.cpp)."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     cuda(error="The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver.")
     with pytest.raises(
@@ -63,28 +63,30 @@ def test_a_driver_too_old_is_one_line_with_both_versions(
     "message",
     ["Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU", "No CUDA GPUs are available"],
 )
-def test_a_machine_that_shows_no_gpu_is_one_line_with_what_to_do(message: str, cuda: Callable[..., MagicMock]) -> None:
+def test_the_error_of_a_machine_without_a_visible_gpu_states_a_remedy(
+    message: str, cuda: Callable[..., MagicMock]
+) -> None:
     cuda(error=message)
     with pytest.raises(GpuUnusableError, match=r"shows this process no GPU.*NVIDIA_VISIBLE_DEVICES.*--device cpu"):
         Cuda(["fp32"])
 
 
-def test_torch_says_on_this_machine_what_is_explained() -> None:
-    """Not a stand-in: torch itself, where there is no driver."""
+def test_the_error_of_torch_itself_is_explained() -> None:
+    """Uses torch itself, without the stand-in."""
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
+        pytest.skip("this machine has a GPU")
     with pytest.raises(GpuUnusableError, match="shows this process no GPU"):
         Cuda(["fp32"])
 
 
-def test_another_error_of_the_start_stays_what_it_is(cuda: Callable[..., MagicMock]) -> None:
+def test_other_errors_of_the_start_are_not_changed(cuda: Callable[..., MagicMock]) -> None:
     cuda(error="CUDA unknown error - this may be due to an incorrectly set up environment")
     with pytest.raises(RuntimeError, match="unknown error") as raised:
         Cuda(["fp32"])
-    assert devices.is_broken(raised.value)
+    assert devices.is_device_failure(raised.value)
 
 
-def test_a_gpu_without_kernels_is_one_line(cuda: Callable[..., MagicMock]) -> None:
+def test_the_error_of_a_gpu_without_kernels_states_its_capability(cuda: Callable[..., MagicMock]) -> None:
     cuda((6, 1), "GTX 1080")
     with pytest.raises(
         GpuUnusableError, match=r"GTX 1080 of .* has compute capability 6\.1.* is built for 7\.5 and newer"
@@ -93,15 +95,15 @@ def test_a_gpu_without_kernels_is_one_line(cuda: Callable[..., MagicMock]) -> No
 
 
 @pytest.mark.parametrize(
-    ("capability", "able", "unable"),
+    ("capability", "supported", "unsupported"),
     [(T4, ["fp32", "fp16"], ["tf32", "bf16"]), (L4, ["fp32", "tf32", "bf16", "fp16"], [])],
 )
-def test_a_precision_that_a_gpu_cannot_do_is_refused(
-    capability: tuple[int, int], able: list[str], unable: list[str], cuda: Callable[..., MagicMock]
+def test_a_precision_that_a_gpu_does_not_support_is_refused(
+    capability: tuple[int, int], supported: list[str], unsupported: list[str], cuda: Callable[..., MagicMock]
 ) -> None:
     cuda(capability, "Tesla T4")
-    Cuda(able)
-    for precision in unable:
+    Cuda(supported)
+    for precision in unsupported:
         with pytest.raises(
             RequestError, match=rf"--precision: Tesla T4 .* cannot compute in {precision}.*fp16 or fp32"
         ):
@@ -109,7 +111,7 @@ def test_a_precision_that_a_gpu_cannot_do_is_refused(
 
 
 @pytest.mark.parametrize(("share", "fraction"), [(0.5, 0.5 - CONTEXT_BYTES / (24 * GB)), (0.01, 0.005)])
-def test_an_encoder_that_shares_a_gpu_takes_its_part_of_the_memory(
+def test_an_encoder_that_shares_a_gpu_is_limited_to_its_share_of_the_memory(
     share: float, fraction: float, cuda: Callable[..., MagicMock]
 ) -> None:
     stand_in = cuda()
@@ -117,26 +119,26 @@ def test_an_encoder_that_shares_a_gpu_takes_its_part_of_the_memory(
     stand_in.set_per_process_memory_fraction.assert_called_once_with(pytest.approx(fraction))
 
 
-def test_an_encoder_alone_on_its_gpu_takes_all_memory(cuda: Callable[..., MagicMock]) -> None:
+def test_an_encoder_alone_on_a_gpu_is_not_limited(cuda: Callable[..., MagicMock]) -> None:
     stand_in = cuda()
     for share in (1.0, 2.0):
         Cuda(["fp32"], share)
     stand_in.set_per_process_memory_fraction.assert_not_called()
 
 
-def test_work_waits_for_events_and_its_own_event_follows_it(cuda: Callable[..., MagicMock]) -> None:
-    """In this order: an event that is recorded before the work would come before the work is done."""
+def test_work_starts_after_its_events_and_before_its_own_event(cuda: Callable[..., MagicMock]) -> None:
+    """The order matters: an event that is recorded before the work is reached before the work ends."""
     stand_in = cuda()
     device, calls = Cuda(["fp32"]), []
     queue, before = device.queue(), MagicMock()
-    stand_in.stream.side_effect = lambda stream: _block(calls, "enter" if stream is queue else "other stream")
+    stand_in.stream.side_effect = lambda stream: _stream_block(calls, "enter" if stream is queue else "other stream")
     queue.wait_event.side_effect = lambda event: calls.append("wait" if event is before else "other event")
     stand_in.Event.return_value.record.side_effect = lambda stream: calls.append(
         "record" if stream is queue else "other stream"
     )
     done = device.submit(queue, lambda: calls.append("work"), after=[before])
     assert calls == ["enter", "wait", "work", "record", "leave"]
-    # Blocking, or a thread that waits would take a core from decoding.
+    # blocking=True, because a thread that polls would take a core from decoding.
     stand_in.Event.assert_called_once_with(blocking=True)
     assert done is stand_in.Event.return_value
     device.wait(done)
@@ -146,25 +148,25 @@ def test_work_waits_for_events_and_its_own_event_follows_it(cuda: Callable[..., 
 
 
 @contextmanager
-def _block(calls: list[str], name: str) -> Iterator[None]:
+def _stream_block(calls: list[str], name: str) -> Iterator[None]:
     calls.append(name)
     yield
     calls.append("leave")
 
 
-def test_the_hosts_memory_is_pinned_and_the_devices_is_on_the_device(
+def test_memory_of_the_host_is_pinned_and_memory_of_the_device_is_on_the_device(
     cuda: Callable[..., MagicMock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda()
-    device, asked = Cuda(["fp32"]), []
+    device, calls = Cuda(["fp32"]), []
 
     def empty(*shape: int, **options: Any) -> None:
-        asked.append((shape, options))
+        calls.append((shape, options))
 
     monkeypatch.setattr(torch, "empty", empty)
     device.host_buffer((4, 5), torch.float32)
     device.buffer((4, 5), torch.int64)
-    assert asked == [
+    assert calls == [
         ((4, 5), {"dtype": torch.float32, "pin_memory": True}),
         ((4, 5), {"dtype": torch.int64, "device": torch.device("cuda:0")}),
     ]

@@ -1,4 +1,4 @@
-"""The encoder as it runs on a GPU, on a simulated one: order of copies, shapes, precision, memory that runs out."""
+"""Encoder on a simulated GPU: order of the copies, shapes, precision, and memory that runs out."""
 
 import threading
 import weakref
@@ -10,59 +10,58 @@ import numpy as np
 import pytest
 import torch
 
-from embedding.config import make_config
-from embedding.encoding.devices import Cpu, Device, GpuUnusableError, is_broken, is_out_of_memory
+from embedding.encoding.devices import Cpu, Device, GpuUnusableError, is_device_failure, is_out_of_memory
 from embedding.encoding.encoder import Encoder
 from embedding.encoding.micro_batch import MicroBatch
-from embedding.encoding.settings import Settings
-from embedding.encoding.staging_buffers import Slot, Staging
+from embedding.encoding.staging_buffers import StagingBuffer, StagingRing
 from simulated_gpu import SimulatedGpu
+from tests.support.encoding import encode, make_encoder, relative_error, smallest_cosine, tone_windows
 from tests.support.models import BEATS, EFFICIENTNET
-from tests.unit.encoding.test_encoder import cosine, full, relative_error, some_windows
 
 MODELS = [BEATS, EFFICIENTNET]
 
 
 @pytest.fixture(scope="module")
 def encoder_of(checkpoints: dict[str, Path]) -> Callable[..., Encoder]:
-    def make(model: str, device: Device, **options: object) -> Encoder:
-        request = {"input": "a", "output": "b", "model": model, "checkpoint": str(checkpoints[model]), "window_s": 1.0}
-        return Encoder(Settings.of(make_config(request | options)), device, 2)
+    def load(model: str, device: Device, **options: object) -> Encoder:
+        return make_encoder(checkpoints[model], model, device, **options)
 
-    return make
+    return load
 
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["at once", "late"])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("options", [{}, {"pooling": "max"}, {"layers": "0,-1"}], ids=str)
-def test_vectors_are_those_of_the_cpu(
+def test_vectors_equal_those_of_a_cpu(
     model: str, options: dict[str, object], is_late: bool, encoder_of: Callable[..., Encoder]
 ) -> None:
-    windows = some_windows(11)
-    expected = encoder_of(model, Cpu(), **options).encode(windows, full(windows))
+    windows = tone_windows(11)
+    expected = encode(encoder_of(model, Cpu(), **options), windows)
     encoder = encoder_of(model, SimulatedGpu(is_late=is_late), **options)
     encoder._micro_batch = MicroBatch(4)
-    columns = encoder.encode(windows, full(windows))
-    assert columns.keys() == expected.keys()
-    for name, rows in columns.items():
-        assert rows.shape == expected[name].shape
-        assert relative_error(rows, expected[name]) <= 1e-5, name
+    outputs = encode(encoder, windows)
+    assert outputs.keys() == expected.keys()
+    for name, values in outputs.items():
+        assert values.shape == expected[name].shape
+        assert relative_error(values, expected[name]) <= 1e-5, name
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_reduced_precision_points_the_same_way(model: str, precision: str, encoder_of: Callable[..., Encoder]) -> None:
-    windows = some_windows(5)
-    exact = encoder_of(model, Cpu()).encode(windows, full(windows))["embedding"]
-    coarse = encoder_of(model, SimulatedGpu(), precision=precision).encode(windows, full(windows))["embedding"]
+def test_vectors_of_reduced_precision_point_in_the_direction_of_fp32_vectors(
+    model: str, precision: str, encoder_of: Callable[..., Encoder]
+) -> None:
+    windows = tone_windows(5)
+    exact = encode(encoder_of(model, Cpu()), windows)["embedding"]
+    coarse = encode(encoder_of(model, SimulatedGpu(), precision=precision), windows)["embedding"]
     assert coarse.dtype == np.float32
-    assert cosine(coarse, exact) >= 0.999
+    assert smallest_cosine(coarse, exact) >= 0.999
     assert relative_error(coarse, exact) > 1e-6
 
 
-def test_masked_padding_is_that_of_the_cpu(encoder_of: Callable[..., Encoder]) -> None:
+def test_vectors_of_masked_windows_equal_those_of_a_cpu(encoder_of: Callable[..., Encoder]) -> None:
     n_audio = np.array([16_000, 9_600, 6_400, 16_000, 3_200])
-    windows = np.where(np.arange(16_000) < n_audio[:, None], some_windows(5), 0).astype(np.float32)
+    windows = np.where(np.arange(16_000) < n_audio[:, None], tone_windows(5), 0).astype(np.float32)
     expected = encoder_of(BEATS, Cpu(), mask_padding=True).encode(windows, n_audio)["embedding"]
     encoder = encoder_of(BEATS, SimulatedGpu(is_late=True), mask_padding=True)
     encoder._micro_batch = MicroBatch(4)
@@ -72,16 +71,16 @@ def test_masked_padding_is_that_of_the_cpu(encoder_of: Callable[..., Encoder]) -
 # --- copies -----------------------------------------------------------------------------------------------------
 
 
-class Sums:
-    """In the place of a network: a window's sum. Whatever window is read by mistake shows."""
+class SumNetwork:
+    """Stand-in for a network whose feature is the sum of a window, which shows whether the right window was read."""
 
     def __call__(self, windows: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, None]:
         return windows.sum(1)[:, None, None].expand(-1, 1, 1280), None
 
 
 @pytest.fixture
-def summing(encoder_of: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Encoder]:
-    monkeypatch.setattr("embedding.encoding.encoder._features", lambda *_, **__: Sums())
+def summing_encoder(encoder_of: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Encoder]:
+    monkeypatch.setattr("embedding.encoding.encoder._load_network", lambda *_, **__: SumNetwork())
 
     def make(device: SimulatedGpu, **options: object) -> Encoder:
         encoder = encoder_of(EFFICIENTNET, device, **options)
@@ -96,75 +95,80 @@ def numbered_windows(n: int) -> np.ndarray:
 
 
 def sums(encoder: Encoder, windows: np.ndarray) -> list[float]:
-    return encoder.encode(windows, full(windows))["embedding"][:, 0].tolist()
+    return encode(encoder, windows)["embedding"][:, 0].tolist()
 
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["at once", "late"])
-def test_a_buffer_is_not_written_to_before_it_was_read(is_late: bool, summing: Callable[..., Encoder]) -> None:
+def test_a_buffer_is_not_overwritten_before_it_is_read(is_late: bool, summing_encoder: Callable[..., Encoder]) -> None:
     windows = numbered_windows(30)
-    encoder = summing(SimulatedGpu(is_late=is_late))
+    encoder = summing_encoder(SimulatedGpu(is_late=is_late))
     assert sums(encoder, windows) == (windows.sum(1)).tolist()
     assert sums(encoder, windows[::-1]) == (windows[::-1].sum(1)).tolist()
-    assert len(encoder._staging._slots) == 2
+    assert len(encoder._staging._buffers) == 2
 
 
-@pytest.mark.parametrize("forgotten", ["copied", "used"])
-def test_the_simulated_device_notices_a_buffer_written_too_early(
-    forgotten: str, summing: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("event", ["copied", "used"])
+def test_a_buffer_that_is_overwritten_too_early_changes_vectors_of_the_simulated_gpu(
+    event: str, summing_encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What makes the test above one that can fail."""
-    put = Staging.put
+    """Shows that the test above can fail."""
+    put = StagingRing.put
 
-    def hasty(self: Staging, windows: Any, n_audio: Any, size: int) -> Slot:
-        for slot in self._slots.values():
-            setattr(slot, forgotten, None)
+    def put_without_waiting(self: StagingRing, windows: Any, n_audio: Any, size: int) -> StagingBuffer:
+        for buffer in self._buffers.values():
+            setattr(buffer, event, None)
         return put(self, windows, n_audio, size)
 
-    monkeypatch.setattr(Staging, "put", hasty)
+    monkeypatch.setattr(StagingRing, "put", put_without_waiting)
     windows = numbered_windows(30)
-    assert sums(summing(SimulatedGpu(is_late=True)), windows) != (windows.sum(1)).tolist()
+    assert sums(summing_encoder(SimulatedGpu(is_late=True)), windows) != (windows.sum(1)).tolist()
 
 
-def test_two_threads_at_once_get_each_their_own_vectors(summing: Callable[..., Encoder]) -> None:
-    encoder = summing(SimulatedGpu(is_late=True))
+def test_two_concurrent_threads_receive_the_vectors_of_their_own_windows(
+    summing_encoder: Callable[..., Encoder],
+) -> None:
+    encoder = summing_encoder(SimulatedGpu(is_late=True))
     batches = [numbered_windows(n)[::-1] for n in range(5, 35)]
     results: dict[int, list[float]] = {}
 
     def work(first: int) -> None:
-        for at in range(first, len(batches), 2):
-            results[at] = sums(encoder, batches[at])
+        for i in range(first, len(batches), 2):
+            results[i] = sums(encoder, batches[i])
 
     threads = [threading.Thread(target=work, args=(first,)) for first in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [results[at] for at in range(len(batches))] == [windows.sum(1).tolist() for windows in batches]
+    assert [results[i] for i in range(len(batches))] == [windows.sum(1).tolist() for windows in batches]
 
 
-def test_windows_of_another_length_get_buffers_of_their_own(summing: Callable[..., Encoder]) -> None:
-    encoder = summing(SimulatedGpu(is_late=True))
+def test_windows_of_another_length_are_encoded_correctly(summing_encoder: Callable[..., Encoder]) -> None:
+    encoder = summing_encoder(SimulatedGpu(is_late=True))
     for length in (100, 50, 100):
         windows = numbered_windows(9)[:, :length]
         assert sums(encoder, windows) == windows.sum(1).tolist()
 
 
-def test_buffers_of_the_device_are_not_given_up_while_they_are_read() -> None:
-    """torch gives their memory to whoever asks next in the queue that they were made in, and others read them."""
+def test_a_buffer_of_the_device_is_not_released_while_it_is_read() -> None:
+    """Otherwise torch would reuse the memory in the queue in which it was allocated, while another queue reads it."""
     device = SimulatedGpu(is_late=True)
-    staging, queue = Staging(device), device.queue()
-    small = [staging.put(numbered_windows(4), full(numbered_windows(4)), 4) for _ in range(2)]
-    used = [staging.use(slot, queue, lambda: None) for slot in small]
+    staging, queue = StagingRing(device), device.queue()
+    small, large = numbered_windows(4), numbered_windows(8)
+    buffers = [staging.put(small, np.full(4, 100), 4) for _ in range(2)]
+    used = [staging.use(buffer, queue, lambda: None) for buffer in buffers]
     assert all(event in queue for event in used)
     for event in used:
-        staging.put(numbered_windows(8), full(numbered_windows(8)), 8)
+        staging.put(large, np.full(8, 100), 8)
         assert event not in queue
 
 
-def test_a_passs_tensors_are_kept_until_its_vectors_are_back(summing: Callable[..., Encoder]) -> None:
-    encoder = summing(SimulatedGpu())
+def test_tensors_of_a_pass_are_kept_until_its_vectors_are_on_the_host(
+    summing_encoder: Callable[..., Encoder],
+) -> None:
+    encoder = summing_encoder(SimulatedGpu())
     windows = numbered_windows(4)
-    launched = encoder._launch(windows, full(windows), 4)
+    launched = encoder._launch(windows, np.full(4, 100), 4)
     assert launched.on_device.keys() == launched.on_host.keys() == {"embedding"}
 
 
@@ -172,18 +176,18 @@ def test_a_passs_tensors_are_kept_until_its_vectors_are_back(summing: Callable[.
 
 
 def record_shapes(encoder: Encoder) -> list[tuple[int, ...]]:
-    shapes, features = [], encoder._features
+    shapes, network = [], encoder._network
 
-    def recording(windows: torch.Tensor, *mask: torch.Tensor | None) -> Any:
+    def recording_network(windows: torch.Tensor, *mask: torch.Tensor | None) -> Any:
         shapes.append(tuple(windows.shape))
-        return features(windows, *mask)
+        return network(windows, *mask)
 
-    encoder._features = recording
+    encoder._network = recording_network
     return shapes
 
 
-def test_ragged_batches_reach_the_model_in_at_most_four_shapes(summing: Callable[..., Encoder]) -> None:
-    encoder = summing(SimulatedGpu())
+def test_batches_of_any_size_reach_the_network_in_at_most_four_shapes(summing_encoder: Callable[..., Encoder]) -> None:
+    encoder = summing_encoder(SimulatedGpu())
     encoder._micro_batch = MicroBatch(64)
     shapes = record_shapes(encoder)
     for n in [256, *range(1, 200)]:
@@ -191,30 +195,29 @@ def test_ragged_batches_reach_the_model_in_at_most_four_shapes(summing: Callable
     assert len(set(shapes)) == 4
 
 
-def test_warm_up_lets_every_shape_pass_once_so_that_none_is_new_later(
-    summing: Callable[..., Encoder],
-) -> None:
-    encoder = summing(SimulatedGpu())
+def test_no_shape_is_new_after_the_warm_up(summing_encoder: Callable[..., Encoder]) -> None:
+    encoder = summing_encoder(SimulatedGpu())
     shapes = record_shapes(encoder)
     assert encoder.warm_up(64) > 0
     warm = set(shapes)
     size = encoder._micro_batch.size
-    assert {(each, encoder.settings.windows.length) for each in encoder._micro_batch.sizes} <= warm
+    length = encoder.settings.windows.length
+    assert {(n, length) for n in encoder._micro_batch.sizes} <= warm
     shapes.clear()
-    windows = np.zeros((2 * size + 3, encoder.settings.windows.length), np.float32)
-    encoder.encode(windows, full(windows))
+    windows = np.zeros((2 * size + 3, length), np.float32)
+    encode(encoder, windows)
     assert set(shapes) <= warm
 
 
-def test_warm_up_passes_masked_windows_too_and_costs_a_cpu_nothing(encoder_of: Callable[..., Encoder]) -> None:
+def test_the_warm_up_includes_masked_windows_and_does_nothing_on_a_cpu(encoder_of: Callable[..., Encoder]) -> None:
     encoder = encoder_of(BEATS, SimulatedGpu(), mask_padding=True)
-    masks, features = [], encoder._features
+    masks, network = [], encoder._network
 
-    def recording(windows: torch.Tensor, mask: torch.Tensor | None) -> Any:
+    def recording_network(windows: torch.Tensor, mask: torch.Tensor | None) -> Any:
         masks.append(mask is not None)
-        return features(windows[:1], None if mask is None else mask[:1])  # type: ignore[operator]
+        return network(windows[:1], None if mask is None else mask[:1])  # type: ignore[operator]
 
-    encoder._features = recording  # type: ignore[assignment]
+    encoder._network = recording_network  # type: ignore[assignment]
     encoder.warm_up(16)
     assert {True, False} == set(masks)
     on_cpu = encoder_of(BEATS, Cpu())
@@ -226,44 +229,46 @@ def test_warm_up_passes_masked_windows_too_and_costs_a_cpu_nothing(encoder_of: C
 # --- precision --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("precision", "allows"), [("fp32", False), ("tf32", True), ("bf16", False), ("fp16", False)])
-def test_tf32_is_off_in_a_pass_unless_asked_for_and_put_back_afterwards(
-    precision: str, allows: bool, summing: Callable[..., Encoder]
+@pytest.mark.parametrize(
+    ("precision", "is_allowed"), [("fp32", False), ("tf32", True), ("bf16", False), ("fp16", False)]
+)
+def test_only_precision_tf32_allows_tf32_in_a_pass_and_the_switches_are_restored(
+    precision: str, is_allowed: bool, summing_encoder: Callable[..., Encoder]
 ) -> None:
     backends = torch.backends
-    encoder = summing(SimulatedGpu(), precision=precision)
-    flags, features = [], encoder._features
+    encoder = summing_encoder(SimulatedGpu(), precision=precision)
+    flags, network = [], encoder._network
 
-    def recording(*arguments: Any) -> Any:
+    def recording_network(*arguments: Any) -> Any:
         flags.append((backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32))
-        return features(*arguments)
+        return network(*arguments)
 
-    encoder._features = recording
-    windows = some_windows(1)
+    encoder._network = recording_network
+    windows = tone_windows(1)
     for before in ((False, True), (True, False)):
         backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = before
-        encoder.encode(windows, full(windows))
+        encode(encoder, windows)
         assert (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32) == before
     backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = False, True
-    assert flags == [(allows, allows)] * 2
+    assert flags == [(is_allowed, is_allowed)] * 2
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_convolutions_of_ten_bits_are_further_off_than_fp32_may_be(
+def test_convolutions_of_ten_bits_exceed_the_error_bound_of_fp32(
     model: str, encoder_of: Callable[..., Encoder]
 ) -> None:
-    """TF32 convolutions, cuDNN's default, would be noticed by the bound."""
-    windows = some_windows(3)
+    """The bound detects TF32 convolutions, which are cuDNN's default."""
+    windows = tone_windows(3)
     encoder = encoder_of(model, SimulatedGpu())
-    exact = encoder.encode(windows, full(windows))["embedding"]
+    exact = encode(encoder, windows)["embedding"]
 
-    def rounded(_: object, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def round_input(_: object, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return ((inputs[0].view(torch.int32) & ~0x1FFF).view(torch.float32), *inputs[1:])
 
-    for module in encoder._features.modules():  # type: ignore[union-attr]
+    for module in encoder._network.modules():  # type: ignore[union-attr]
         if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_pre_hook(rounded)
-    assert relative_error(encoder.encode(windows, full(windows))["embedding"], exact) > 1e-5
+            module.register_forward_pre_hook(round_input)
+    assert relative_error(encode(encoder, windows)["embedding"], exact) > 1e-5
 
 
 # --- memory that runs out ---------------------------------------------------------------------------------------
@@ -277,7 +282,7 @@ OUT_OF_MEMORY = [
     RuntimeError("GET was unable to find an engine to execute this computation"),
     RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
 ]
-BROKEN = [
+DEVICE_FAILURES = [
     torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
     torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
     torch.AcceleratorError("CUDA error: unspecified launch failure"),
@@ -299,55 +304,55 @@ BUGS = [
 ]
 
 
-def test_errors_are_told_apart() -> None:
-    for error in [*OUT_OF_MEMORY, *BROKEN, *BUGS]:
+def test_errors_are_classified_by_their_message() -> None:
+    for error in [*OUT_OF_MEMORY, *DEVICE_FAILURES, *BUGS]:
         assert is_out_of_memory(error) == (error in OUT_OF_MEMORY), error
-        assert is_broken(error) == (error in BROKEN), error
+        assert is_device_failure(error) == (error in DEVICE_FAILURES), error
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
-def test_memory_that_runs_out_is_free_before_half_as_many_windows_go_through(
-    error: RuntimeError, summing: Callable[..., Encoder]
+def test_tensors_of_a_failed_pass_are_freed_before_the_pass_of_half_the_size(
+    error: RuntimeError, summing_encoder: Callable[..., Encoder]
 ) -> None:
     device = SimulatedGpu()
-    encoder = summing(device)
-    sizes, held = [], []
+    encoder = summing_encoder(device)
+    sizes, tensors = [], []
 
-    def limited(windows: torch.Tensor, mask: torch.Tensor | None) -> Any:
+    def network_in_little_memory(windows: torch.Tensor, mask: torch.Tensor | None) -> Any:
         sizes.append(len(windows))
-        assert not [each for each in held if each() is not None], "activations of the failed pass are still there"
+        assert all(tensor() is None for tensor in tensors), "activations of the failed pass still exist"
         if len(windows) > 2:
             activations = torch.zeros(8)
-            held.append(weakref.ref(activations))
-            raise type(error)(str(error))  # a new one: `error` itself would keep its traceback, and that the tensor
-        return Sums()(windows, mask)
+            tensors.append(weakref.ref(activations))
+            raise type(error)(str(error))  # a new error, because `error` would keep its traceback and so the tensor
+        return SumNetwork()(windows, mask)
 
-    encoder._features = limited  # type: ignore[assignment]
+    encoder._network = network_in_little_memory  # type: ignore[assignment]
     windows = numbered_windows(7)
     assert sums(encoder, windows) == windows.sum(1).tolist()
     assert sizes == [4, 2, 2, 2, 1]
     assert device.n_released == 1
 
 
-def test_pinned_memory_that_runs_out_halves_the_micro_batch(summing: Callable[..., Encoder]) -> None:
-    def limited(shape: Any) -> None:
+def test_the_micro_batch_is_halved_when_pinned_memory_runs_out(summing_encoder: Callable[..., Encoder]) -> None:
+    def allocate_little(shape: Any) -> None:
         if shape[0] > 2:
             raise torch.AcceleratorError("CUDA error: out of memory")
 
-    encoder = summing(SimulatedGpu(on_buffer=limited))
+    encoder = summing_encoder(SimulatedGpu(on_buffer=allocate_little))
     windows = numbered_windows(7)
     assert sums(encoder, windows) == windows.sum(1).tolist()
     assert encoder._micro_batch.size == 2
 
 
-@pytest.mark.parametrize("error", [*BROKEN, *BUGS], ids=str)
-def test_other_errors_end_the_batch(error: RuntimeError, summing: Callable[..., Encoder]) -> None:
-    encoder = summing(SimulatedGpu())
+@pytest.mark.parametrize("error", [*DEVICE_FAILURES, *BUGS], ids=str)
+def test_other_errors_reach_the_caller(error: RuntimeError, summing_encoder: Callable[..., Encoder]) -> None:
+    encoder = summing_encoder(SimulatedGpu())
 
-    def failing(*_: object) -> Any:
+    def fail(*_: object) -> Any:
         raise error
 
-    encoder._features = failing
+    encoder._network = fail
     with pytest.raises(type(error)) as raised:
         sums(encoder, numbered_windows(3))
     assert raised.value is error

@@ -1,4 +1,4 @@
-"""Both forms of attention with BEATs' gated position bias compute the same, alone and inside the model."""
+"""Both forms of attention with BEATs' gated position bias give equal results, alone and inside the model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,54 +11,49 @@ from embedding.encoding import flex_attention
 from embedding.encoding.flex_attention import Heads, fused_attention, masked_attention
 from embedding.encoding.optimized import OptimizedBeats
 from tests.support.models import BEATS
-from tests.unit.encoding.test_optimized import load_with_trained_looking_weights, relative_error, some_windows
+from tests.support.optimized_models import load_perturbed, noise_windows, padding_after, relative_norm_error
 
-# 0.5, 1.3 and 2.9 s: no number of tokens is a multiple of 128, FlexAttention's block.
+# By length in seconds. No number of tokens is a multiple of 128, the size of FlexAttention's blocks.
 N_TOKENS = {0.5: 24, 1.3: 64, 2.9: 144}
 
 
 def attention_inputs(n_windows: int, n_tokens: int, dtype: torch.dtype = torch.float32) -> tuple[Heads, torch.Tensor]:
-    """Queries, keys, values and gates of 12 heads, and their biases, all of them random."""
+    """Return random queries, keys, values and gates of 12 heads, and random biases."""
     generator = torch.Generator().manual_seed(n_tokens)
-    of_window = [(n_windows, 12, n_tokens, 64)] * 3 + [(n_windows, 12, n_tokens)]
-    shapes = [*of_window, (12, n_tokens, n_tokens)]
-    *of_heads, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
-    return Heads(*of_heads), bias
+    shapes = [(n_windows, 12, n_tokens, 64)] * 3 + [(n_windows, 12, n_tokens), (12, n_tokens, n_tokens)]
+    *heads, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return Heads(*heads), bias
 
 
-def padding_after(lengths: list[int], n: int) -> torch.Tensor:
-    return torch.arange(n) >= torch.tensor(lengths)[:, None]
-
-
-def least_cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+def smallest_cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1).min())
 
 
 @pytest.mark.parametrize("n_tokens", [7, 64, 144, 248])
-@pytest.mark.parametrize("masks", [False, True])
-def test_both_forms_attend_alike(n_tokens: int, masks: bool) -> None:
-    padded = padding_after([n_tokens, n_tokens - 3], n_tokens) if masks else None
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_both_forms_give_equal_results(n_tokens: int, is_masked: bool) -> None:
+    padded = padding_after([n_tokens, n_tokens - 3], n_tokens) if is_masked else None
     inputs = (*attention_inputs(2, n_tokens), padded, 0.125)
     with torch.inference_mode():
-        assert relative_error(fused_attention(*inputs), masked_attention(*inputs)) <= 1e-5
+        assert relative_norm_error(fused_attention(*inputs), masked_attention(*inputs)) <= 1e-5
 
 
-def test_gates_and_biases_are_not_trivial_in_this_comparison() -> None:
+def test_gates_and_biases_matter_in_this_comparison() -> None:
     heads, bias = attention_inputs(2, 64)
     with torch.inference_mode():
         attended = masked_attention(heads, bias, None, 0.125)
         without_gates = masked_attention(heads._replace(gate=torch.ones_like(heads.gate)), bias, None, 0.125)
         without_biases = masked_attention(heads, torch.ones_like(bias), None, 0.125)
-    assert relative_error(without_gates, attended) > 0.1
-    assert relative_error(without_biases, attended) > 0.1
+    assert relative_norm_error(without_gates, attended) > 0.1
+    assert relative_norm_error(without_biases, attended) > 0.1
 
 
-def test_beats_computes_the_same_with_a_fused_bias() -> None:
-    """One model for all lengths, with and without padding: making it takes most of the time."""
+def test_beats_gives_equal_results_with_a_fused_bias() -> None:
+    """One test uses each model for all lengths, because loading the models takes most of the time."""
     exact, exact_fused = (beats(torch.float32, fused=fused) for fused in (False, True))
     coarse, coarse_fused = (beats(torch.bfloat16, fused=fused) for fused in (False, True))
     for length_s, n_tokens in N_TOKENS.items():
-        windows = some_windows(2, length_s)
+        windows = noise_windows(2, length_s)
         mask = padding_after([windows.shape[1], windows.shape[1] * 2 // 3], windows.shape[1])
         for padding in (None, mask):
             with torch.inference_mode():
@@ -66,27 +61,27 @@ def test_beats_computes_the_same_with_a_fused_bias() -> None:
                 features, padded = exact_fused(windows, padding)
                 rounded, rounded_fused = (model(windows, padding)[0] for model in (coarse, coarse_fused))
             assert expected.shape[1] == n_tokens
-            counts = slice(None)
+            rows = slice(None)
             if padded is not None:
                 assert expected_padded is not None
                 assert torch.equal(padded, expected_padded)
-                counts = ~padded
-            assert relative_error(features[counts], expected[counts]) <= 1e-5
-            assert least_cosine(rounded_fused[counts], rounded[counts]) >= 0.9999
+                rows = ~padded
+            assert relative_norm_error(features[rows], expected[rows]) <= 1e-5
+            assert smallest_cosine(rounded_fused[rows], rounded[rows]) >= 0.9999
 
 
 def beats(dtype: torch.dtype, *, fused: bool) -> OptimizedBeats:
-    return OptimizedBeats(load_with_trained_looking_weights(BEATS), dtype, fused_bias=fused).eval()
+    return OptimizedBeats(load_perturbed(BEATS), dtype, fused_bias=fused).eval()
 
 
 class Compilations:
-    """Number of graphs handed to a backend of torch.compile that runs each one as it is."""
+    """Counter of the graphs that torch.compile passes to its backend, which runs them unchanged."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.n = 0
         torch.compiler.reset()
         monkeypatch.setattr(flex_attention, "COMPILED_ON", ("cpu",))
-        monkeypatch.setattr(flex_attention, "_shapes", {})
+        monkeypatch.setattr(flex_attention, "_compiled_shapes", {})
         self._functions: dict[Any, Callable[..., torch.Tensor]] = {}
         monkeypatch.setattr(flex_attention, "_compiled", self._compiled)
 
@@ -100,31 +95,31 @@ class Compilations:
         return graph.forward
 
 
-def test_one_graph_for_each_batch_size_serves_all_layers_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_layers_and_passes_of_a_batch_size_use_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     compilations = Compilations(monkeypatch)
     model = beats(torch.float32, fused=True)
     with torch.inference_mode():
         for _ in range(2):
             for n_windows in (1, 2, 4):
-                model(some_windows(n_windows, 0.5), None)
+                model(noise_windows(n_windows, 0.5), None)
     assert compilations.n == 3
 
 
-def test_a_ninth_shape_is_computed_without_a_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch raises where it would compile one function for a ninth shape."""
+def test_a_ninth_shape_is_computed_without_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a function were compiled for a ninth shape, torch would raise."""
     compilations = Compilations(monkeypatch)
     with torch.inference_mode():
         for n_windows in [*range(1, 11), 2]:
             inputs = (*attention_inputs(n_windows, 24), None, 0.125)
-            assert relative_error(fused_attention(*inputs), masked_attention(*inputs)) <= 1e-5
+            assert relative_norm_error(fused_attention(*inputs), masked_attention(*inputs)) <= 1e-5
         assert compilations.n == 8
         padded = (*attention_inputs(2, 24), padding_after([24, 20], 24), 0.125)
-        assert relative_error(fused_attention(*padded), masked_attention(*padded)) <= 1e-5
+        assert relative_norm_error(fused_attention(*padded), masked_attention(*padded)) <= 1e-5
     assert compilations.n == 9
 
 
 def test_torch_raises_at_a_ninth_shape() -> None:
-    """The limit that ``MAX_SHAPES`` is there for: where torch raises later, or no longer, more shapes may be fused."""
+    """The reason of ``MAX_SHAPES``: if torch raises later or no longer, more shapes may be fused."""
     compiled = torch.compile(lambda x: x + 1, backend="eager", dynamic=False, fullgraph=True)
     with torch.inference_mode():
         for n in range(1, flex_attention.MAX_SHAPES + 1):
@@ -133,20 +128,20 @@ def test_torch_raises_at_a_ninth_shape() -> None:
             compiled(torch.zeros(flex_attention.MAX_SHAPES + 1))
 
 
-@pytest.mark.long  # a minute of a compiler for C++
-# torch's own compiler imports a module that still uses torch.jit (torch 2.11).
+@pytest.mark.long  # a C++ compiler runs for a minute
+# torch's compiler imports a module that still uses torch.jit (torch 2.11).
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_attention_computes_the_same(
+def test_compiled_attention_gives_equal_results(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The kernel is one for CPUs, from the same function that is compiled for GPUs."""
-    # A kernel for CPUs has buffers for as many threads as torch had when it was compiled. torch's cache on disk hands
-    # the kernel to processes with more threads, too, which then end with "double free or corruption" (torch 2.11).
+    """The kernel is compiled for CPUs from the same function as for GPUs."""
+    # A kernel for CPUs has buffers for the number of threads at its compilation. torch's cache on disk also returns the
+    # kernel to processes with more threads, which then fail with "double free or corruption" (torch 2.11).
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()
     monkeypatch.setattr(flex_attention, "COMPILED_ON", ("cpu",))
-    monkeypatch.setattr(flex_attention, "_shapes", {})
+    monkeypatch.setattr(flex_attention, "_compiled_shapes", {})
     with torch.inference_mode():
         for n_windows, n_tokens in ((1, 24), (2, 144)):
             for padded in (None, padding_after([n_tokens - 3] * n_windows, n_tokens)):
@@ -154,4 +149,4 @@ def test_compiled_attention_computes_the_same(
                 exact = masked_attention(Heads(*(part.float() for part in heads)), bias.float(), padded, 0.125)
                 fused = fused_attention(heads, bias, padded, 0.125)
                 masked = masked_attention(heads, bias, padded, 0.125)
-                assert relative_error(fused, exact) <= max(1e-5, relative_error(masked, exact))
+                assert relative_norm_error(fused, exact) <= max(1e-5, relative_norm_error(masked, exact))

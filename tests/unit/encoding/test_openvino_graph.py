@@ -1,4 +1,4 @@
-"""What a CPU runs computes what avex's own modules compute, in every part that training can set."""
+"""OpenVINO graphs compute what avex's modules compute, with noise in all weights."""
 
 import subprocess
 import sys
@@ -9,75 +9,69 @@ import torch
 from openvino import opset13 as ops
 from torch import nn
 
-from embedding.encoding.models import find_model
-from embedding.encoding.openvino_graph import Compiled, _through
-from embedding.encoding.optimized import OptimizedBeats, OptimizedEfficientNet, optimized_class
+from embedding.encoding.openvino_graph import OpenvinoModel, _apply
+from embedding.encoding.optimized import OptimizedBeats, OptimizedEfficientNet
 from tests.support.models import BEATS, EFFICIENTNET
-from tests.unit.encoding.test_optimized import load_with_trained_looking_weights, relative_error, some_windows
+from tests.support.optimized_models import load_perturbed, noise_windows, optimize, padding_after, relative_norm_error
 
 
-def arranged(name: str) -> OptimizedBeats | OptimizedEfficientNet:
-    module = load_with_trained_looking_weights(name)
-    kind = optimized_class(module, find_model(name).architecture)
-    assert issubclass(kind, OptimizedBeats | OptimizedEfficientNet)
-    return kind(module, torch.float32)
-
-
-def compiled(name: str, precision: str = "fp32") -> tuple[Any, Compiled]:
-    """avex's module as it was loaded, and another one's graph."""
-    return load_with_trained_looking_weights(name), Compiled(arranged(name), precision, n_threads=1)
+def load_both(name: str, precision: str = "fp32") -> tuple[Any, OpenvinoModel]:
+    """Return one of avex's modules, and the OpenVINO model of a second one with equal weights."""
+    optimized = optimize(load_perturbed(name), name)
+    assert isinstance(optimized, OptimizedBeats | OptimizedEfficientNet)
+    return load_perturbed(name), OpenvinoModel(optimized, precision, n_threads=1)
 
 
 @pytest.mark.parametrize("name", [BEATS, EFFICIENTNET])
-def test_features_are_those_of_the_module_for_any_number_and_length_of_windows(name: str) -> None:
-    module, on_cpu = compiled(name)
-    for windows in (some_windows(3, 1.3), some_windows(1, 1.3), some_windows(2, 0.8)):
+def test_features_equal_those_of_avex_for_any_number_and_length_of_windows(name: str) -> None:
+    module, model = load_both(name)
+    for windows in (noise_windows(3, 1.3), noise_windows(1, 1.3), noise_windows(2, 0.8)):
         with torch.inference_mode():
             expected = module(windows)
-            features, padded = on_cpu(windows, None)
+            features, padded = model(windows, None)
         assert padded is None
         assert features.shape == expected.shape
-        assert relative_error(features, expected) <= 3e-6
+        assert relative_norm_error(features, expected) <= 3e-6
 
 
 @pytest.mark.parametrize("name", [BEATS, EFFICIENTNET])
-def test_features_stay_when_the_next_are_computed(name: str) -> None:
-    _, on_cpu = compiled(name)
+def test_the_next_call_does_not_overwrite_features(name: str) -> None:
+    _, model = load_both(name)
     with torch.inference_mode():
-        features, _ = on_cpu(some_windows(1, 1.3), None)
+        features, _ = model(noise_windows(1, 1.3), None)
         before = features.clone()
-        on_cpu(0.5 * some_windows(1, 1.3), None)
+        model(0.5 * noise_windows(1, 1.3), None)
     assert torch.equal(features, before)
 
 
 @pytest.mark.parametrize("name", [BEATS, EFFICIENTNET])
 def test_bfloat16_is_close_to_float32(name: str) -> None:
-    module, on_cpu = compiled(name, "bf16")
-    windows = some_windows(2, 1.3)
+    module, model = load_both(name, "bf16")
+    windows = noise_windows(2, 1.3)
     with torch.inference_mode():
-        error = relative_error(on_cpu(windows, None)[0], module(windows))
+        error = relative_norm_error(model(windows, None)[0], module(windows))
     assert error <= 1e-2
 
 
-def test_masked_features_are_those_of_the_module() -> None:
-    module, on_cpu = compiled(BEATS)
-    windows = some_windows(2, 1.3)
-    padding = torch.arange(windows.shape[1]) >= torch.tensor([windows.shape[1], 5_000])[:, None]
+def test_masked_features_equal_those_of_avex() -> None:
+    module, model = load_both(BEATS)
+    windows = noise_windows(2, 1.3)
+    padding = padding_after([windows.shape[1], 5_000], windows.shape[1])
     with torch.inference_mode():
         expected, expected_padded = module.backbone(module.process_audio(windows), padding)
-        features, padded = on_cpu(windows, padding)
+        features, padded = model(windows, padding)
     assert padded is not None
     assert torch.equal(padded, expected_padded)
-    assert relative_error(features[~padded], expected[~padded]) <= 3e-6
+    assert relative_norm_error(features[~padded], expected[~padded]) <= 3e-6
 
 
-def test_a_module_that_an_efficientnet_does_not_have_is_named() -> None:
+def test_the_error_names_a_module_that_efficientnets_do_not_have() -> None:
     with pytest.raises(TypeError, match="Hardswish"):
-        _through(nn.Sequential(nn.SiLU(), nn.Hardswish()), ops.parameter([1, 1, 4, 4]))
+        _apply(nn.Sequential(nn.SiLU(), nn.Hardswish()), ops.parameter([1, 1, 4, 4]))
 
 
-def test_nothing_is_said_to_the_network() -> None:
-    """OpenVINO brings a package for telemetry, which it asks nobody about when models are built by hand."""
+def test_openvino_does_not_use_the_network() -> None:
+    """OpenVINO depends on a package for telemetry, which is not active when models are built by hand."""
     script = """
 import sys
 def refuse(event, arguments):

@@ -1,4 +1,4 @@
-"""EAT: avex's real loading path, with a stand-in for the backbone that it gets from the hub, and its front end."""
+"""EAT: avex's loading path with a stand-in for the backbone from the hub, and the optimised front end."""
 
 import json
 import os
@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import nn
 
-from embedding.encoding.optimized import Plain, optimized_class
+from embedding.encoding.optimized import UnoptimizedModel, optimized_class
 from embedding.encoding.optimized_eat import OptimizedEat
 from tests.support import (
     eat_hub,
-    reference,  # noqa: F401 — imports all of avex, EAT's processor among it; `load` imports what one model needs
+    reference,  # noqa: F401 — imports all of avex with EAT's processor; `load` imports only what its model needs
 )
 from tests.support.commands import ROOT
 
-# EAT needs transformers, which the other models' loading keeps out of a process for good: a process of its own.
-PROGRAM = """
+# A program, because EAT needs transformers: loading another model makes transformers unavailable in a process.
+ON_CPU = """
 import json, sys
 import numpy as np
 from embedding.config import EmbedConfig
@@ -38,12 +38,12 @@ for pooling in ("cls", "mean", "max"):
     config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
                          window_s=5.0, pooling=pooling)
     encoder = Encoder(Settings.of(config), Cpu(), 1)
-    assert not encoder._features.training
+    assert not encoder._network.training
     vectors[pooling] = encoder.encode(windows, np.full(3, 80_000))["embedding"].tolist()
 print(json.dumps(vectors))
 """
 
-# Vectors of a simulated GPU, in two full micro-batches and a rest, by precision; and of the CPU.
+# Prints the vectors of a CPU, and those of a simulated GPU by precision, in two full micro-batches and a rest.
 ON_GPU = """
 import json, sys
 import numpy as np
@@ -57,7 +57,7 @@ from simulated_gpu import SimulatedGpu
 windows = np.random.default_rng(0).normal(0, 0.1, (9, 80_000)).astype(np.float32)
 vectors = {}
 for name, device, precision in [("cpu", Cpu(), "fp32")] + [
-    (each, SimulatedGpu(is_late=True), each) for each in ("fp32", "tf32", "bf16", "fp16")
+    (precision, SimulatedGpu(is_late=True), precision) for precision in ("fp32", "tf32", "bf16", "fp16")
 ]:
     config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
                          window_s=5.0, precision=precision)
@@ -67,32 +67,34 @@ for name, device, precision in [("cpu", Cpu(), "fp32")] + [
 print(json.dumps(vectors))
 """
 
-# Relative errors of the features of two arrangements, measured against those of avex's own module in float32.
+# Prints the relative errors of the features of both classes against those of avex's module in float32.
 PARITY = """
 import json, sys
 import numpy as np, torch
 from embedding.encoding.checkpoints import fetch_checkpoint
-from embedding.encoding.optimized import Plain, optimized_class
-from embedding.encoding.models import find_model, load
+from embedding.encoding.optimized import UnoptimizedModel, optimized_class
+from embedding.encoding.model_loading import load
+from embedding.encoding.models import find_model
 
 model = find_model("esp_aves2_eat_all")
 module = load(model, fetch_checkpoint(model.name, "random"))
-kind = optimized_class(module, model.architecture)
+model_class = optimized_class(module, model.architecture)
 windows = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (3, 80_000)).astype(np.float32))
-report = {"kind": kind.__name__}
+report = {"class": model_class.__name__}
 with torch.inference_mode():
     expected = module(windows)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for arrangement in (kind, Plain):
-            features, _ = arrangement(module, dtype)(windows, None)
+        for tested_class in (model_class, UnoptimizedModel):
+            features, _ = tested_class(module, dtype)(windows, None)
             assert features.shape == expected.shape
             error = (features.float() - expected).norm() / expected.norm()
-            report[f"{arrangement.__name__} {dtype}"] = float(error)
+            report[f"{tested_class.__name__} {dtype}"] = float(error)
 print(json.dumps(report))
 """
 
 
-def run(hf_home: Path, checkpoint: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
+def run(hf_home: Path, checkpoint: str, program: str = ON_CPU) -> subprocess.CompletedProcess[str]:
+    """Run one of the programs above, offline, with the given cache of the hub."""
     environment = os.environ | {"HF_HOME": str(hf_home), "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
     return subprocess.run(
@@ -101,44 +103,44 @@ def run(hf_home: Path, checkpoint: str, program: str = PROGRAM) -> subprocess.Co
     )  # fmt: skip
 
 
-def test_eat_pools_its_cls_token_and_its_patches(tmp_path: Path) -> None:
-    eat_hub.make(tmp_path)
+def test_cls_is_the_first_token_and_mean_and_max_pool_all_tokens(tmp_path: Path) -> None:
+    eat_hub.write_cache(tmp_path)
     done = run(tmp_path, "random")
     assert done.returncode == 0, done.stderr
     vectors = {pooling: np.array(rows) for pooling, rows in json.loads(done.stdout.splitlines()[-1]).items()}
     assert {rows.shape for rows in vectors.values()} == {(3, 768)}
-    assert np.array_equal(vectors["cls"], np.full((3, 768), 7.0))  # token 0, the stand-in's own
+    assert np.array_equal(vectors["cls"], np.full((3, 768), 7.0))  # token 0 of the stand-in
     assert not np.allclose(vectors["mean"][0], vectors["mean"][1])
     assert (vectors["max"] >= vectors["mean"]).all()
 
 
-def test_eat_on_a_gpu_gives_the_vectors_of_the_cpu(tmp_path: Path) -> None:
-    eat_hub.make(tmp_path)
+def test_vectors_of_a_gpu_equal_those_of_a_cpu(tmp_path: Path) -> None:
+    eat_hub.write_cache(tmp_path)
     done = run(tmp_path, "random", ON_GPU)
     assert done.returncode == 0, done.stderr
     vectors = {name: np.array(rows) for name, rows in json.loads(done.stdout.splitlines()[-1]).items()}
-    lengths = np.linalg.norm(vectors["cpu"], axis=1)
+    norms = np.linalg.norm(vectors["cpu"], axis=1)
     for precision in ("fp32", "tf32"):
-        errors = np.linalg.norm(vectors[precision] - vectors["cpu"], axis=1) / lengths
+        errors = np.linalg.norm(vectors[precision] - vectors["cpu"], axis=1) / norms
         assert errors.max() <= 1e-5, precision
     for precision in ("bf16", "fp16"):
-        cosines = (vectors[precision] * vectors["cpu"]).sum(1) / np.linalg.norm(vectors[precision], axis=1) / lengths
+        cosines = (vectors[precision] * vectors["cpu"]).sum(1) / np.linalg.norm(vectors[precision], axis=1) / norms
         assert 0.999 <= cosines.min() < 1, precision
 
 
-def test_a_backbone_that_cannot_be_had_is_one_line_with_the_way_out(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_backbone_is_one_line_with_a_remedy(tmp_path: Path) -> None:
     done = run(tmp_path, "random")
     assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
+    last_line = done.stderr.strip().splitlines()[-1]
     for part in ("RequestError", "esp_aves2_eat_all needs its backbone", "HF_HOME"):
-        assert part in last
+        assert part in last_line
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_an_eat_checkpoint_is_counted_like_any_other(fits: bool, tmp_path: Path) -> None:
+def test_an_eat_checkpoint_that_lacks_tensors_is_refused(fits: bool, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    eat_hub.make(tmp_path)
+    eat_hub.write_cache(tmp_path)
     tensors = {"backbone.cls_token": torch.full((1, 1, 768), 3.0)}
     if fits:
         tensors |= {"backbone.patches.weight": torch.ones(768, 1, 16, 16), "backbone.patches.bias": torch.zeros(768)}
@@ -151,16 +153,16 @@ def test_an_eat_checkpoint_is_counted_like_any_other(fits: bool, tmp_path: Path)
         assert "1 of 3 tensors matched" in done.stderr
 
 
-def test_features_are_those_of_avex(tmp_path: Path) -> None:
-    eat_hub.make(tmp_path)
+def test_features_equal_those_of_avex(tmp_path: Path) -> None:
+    eat_hub.write_cache(tmp_path)
     done = run(tmp_path, "random", PARITY)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["kind"] == "OptimizedEat"
+    assert report["class"] == "OptimizedEat"
     assert report["OptimizedEat torch.float32"] <= 1e-6
     for dtype in ("torch.bfloat16", "torch.float16"):
-        # With autocast on a CPU avex computes the spectrum in half precision, too.
-        assert 1e-5 < report[f"OptimizedEat {dtype}"] <= report[f"Plain {dtype}"]
+        # On a CPU, autocast makes avex compute the spectra in half precision, too.
+        assert 1e-5 < report[f"OptimizedEat {dtype}"] <= report[f"UnoptimizedModel {dtype}"]
 
 
 # One frame, 0.5 s, 5 s, 10.24 s (1,022 frames), exactly 1,024 frames, one more, and 20 s.
@@ -168,7 +170,7 @@ LENGTHS = [400, 8_000, 80_000, 163_840, 164_080, 164_240, 320_000]
 
 
 def sounds(length: int) -> dict[str, torch.Tensor]:
-    """Windows ``[length]`` that are difficult for a spectrum, by name."""
+    """Return windows ``[length]`` with difficult spectra, by name."""
     noise = torch.randn(length, generator=torch.Generator().manual_seed(length))
     time_s = torch.arange(length) / 16_000
     click = torch.zeros(length)
@@ -191,7 +193,10 @@ def sounds(length: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def one_torch_thread() -> Iterator[None]:
-    """As an encoder has it. Two threads add up in another order, and what is weak beside a tone is rounding error."""
+    """Use one thread, like an encoder.
+
+    Two threads add up in another order, and the weak parts of a tone's spectrum consist of rounding errors.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -199,7 +204,7 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def front_ends() -> tuple[OptimizedEat, Any]:
-    """Return our front end, in a model without a backbone, and avex's own processor."""
+    """Return the optimised front end, in a model without a backbone, and avex's processor."""
     from avex.models.eat.audio_processor import EATAudioProcessor
 
     processor = EATAudioProcessor()
@@ -208,10 +213,10 @@ def front_ends() -> tuple[OptimizedEat, Any]:
 
 @pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize("length", LENGTHS)
-def test_spectra_of_a_mixed_batch_are_those_of_avex(length: int) -> None:
-    ours, theirs = front_ends()
+def test_spectra_of_a_mixed_batch_equal_those_of_avex(length: int) -> None:
+    optimized, processor = front_ends()
     windows = torch.stack(list(sounds(length).values()))
-    spectra, expected = ours.spectrum(windows), theirs(windows)[:, None]
+    spectra, expected = optimized.spectrum(windows), processor(windows)[:, None]
     assert spectra.shape == (len(windows), 1, 1_024, 128)
     for name, spectrum, expected_spectrum in zip(sounds(length), spectra, expected, strict=True):
         torch.testing.assert_close(spectrum, expected_spectrum, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
@@ -220,20 +225,20 @@ def test_spectra_of_a_mixed_batch_are_those_of_avex(length: int) -> None:
 @pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize("name", sounds(400))
 def test_a_spectrum_does_not_depend_on_the_other_windows_of_the_batch(name: str) -> None:
-    ours, _ = front_ends()
+    optimized, _ = front_ends()
     window = sounds(80_000)[name]
     batch = torch.stack([window, *sounds(80_000).values()])
-    torch.testing.assert_close(ours.spectrum(window[None])[0], ours.spectrum(batch)[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(optimized.spectrum(window[None])[0], optimized.spectrum(batch)[0], rtol=1e-6, atol=1e-6)
 
 
-def test_window_and_mel_bank_move_with_the_model() -> None:
-    ours, _ = front_ends()
-    assert dict(ours.named_buffers()).keys() == {"window", "mel"}
-    assert {tensor.device.type for tensor in ours.to("meta").buffers()} == {"meta"}
+def test_the_window_function_and_the_mel_bank_move_with_the_model() -> None:
+    optimized, _ = front_ends()
+    assert dict(optimized.named_buffers()).keys() == {"window", "mel"}
+    assert {tensor.device.type for tensor in optimized.to("meta").buffers()} == {"meta"}
 
 
 @pytest.mark.parametrize("settings", [{"window_type": "povey"}, {"norm_mean": 0.0, "norm_std": 1.0}])
-def test_an_eat_with_another_front_end_runs_as_avex_runs_it(settings: dict[str, Any]) -> None:
+def test_an_eat_with_an_unknown_front_end_is_not_optimized(settings: dict[str, Any]) -> None:
     _, processor = front_ends()
     assert optimized_class(SimpleNamespace(audio_processor=processor), "eat_hf") is OptimizedEat
-    assert optimized_class(SimpleNamespace(audio_processor=type(processor)(**settings)), "eat_hf") is Plain
+    assert optimized_class(SimpleNamespace(audio_processor=type(processor)(**settings)), "eat_hf") is UnoptimizedModel

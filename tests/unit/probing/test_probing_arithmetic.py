@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.linear_model import LogisticRegression
@@ -111,6 +111,9 @@ def test_a_window_has_the_labels_that_share_half_of_the_shorter_one(
     n_tables=st.integers(1, 6),
     seed=st.integers(0, 99),
 )
+@example(
+    stratum=[0] * 8 + [1] * 3 + [0] * 2, limit=5, n_tables=5, seed=0
+)  # a stratum that is cut before the other grows
 def test_a_sample_is_balanced_and_bounded_however_its_rows_come(
     stratum: list[int], limit: int, n_tables: int, seed: int
 ) -> None:
