@@ -20,12 +20,12 @@ from tests.support.models import EFFICIENTNET
 # The job with everything as it is, but for the device that the encoder is told.
 ON_CPUS = """
 import dataclasses, sys
-import embedding.cli.terminal, embedding.driver
+import embedding.cli.progress_display, embedding.driver
 from jobs.embed import main
 
-plan = embedding.driver.plan
-embedding.driver.plan = lambda *arguments, **more: dataclasses.replace(plan(*arguments, **more), device="cpu")
-embedding.cli.terminal.QUIET_S = 3.0
+plan = embedding.driver.plan_placement
+embedding.driver.plan_placement = lambda *arguments, **more: dataclasses.replace(plan(*arguments, **more), device="cpu")
+embedding.cli.progress_display.QUIET_S = 3.0
 sys.exit(main())
 """
 

@@ -49,7 +49,7 @@ def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
     assert process.returncode == 1
     assert time.monotonic() - asked_s < 25
     lines = said.splitlines()
-    assert any(line.startswith(f"{name}: shards in flight may land") for line in lines)
+    assert any(line.startswith(f"{name}: finishing open shards") for line in lines)
     assert lines[-1] == (
         f"avex-batch: stopped by {name}; what is stored stays valid, and the same command again goes on from there"
     )
