@@ -123,7 +123,7 @@ GONE_S = 120
 @pytest.mark.long
 def test_nodes_come_for_the_job_and_go_after_it(autoscaled: Nodes, archive: Path, tmp_path: Path) -> None:  # noqa: F811
     with job(autoscaled, archive, tmp_path / "out", *GPUS, "--actors", 2) as process:
-        until(process, "Ray has not so many yet")
+        until(process, "not all workers fit yet")
         assert_done(process, tmp_path / "out")
     command = [sys.executable, "-c", LEFT, autoscaled.address, str(GONE_S)]
     left = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)

@@ -139,7 +139,7 @@ def test_stopped_job_lands_what_it_has_and_is_done_when_submitted_again(
     else:
         pytest.fail(said)
     said += process.communicate(timeout=120)[0]
-    assert "shards in flight may land" in said
+    assert "finishing open shards" in said
     status, _ = ray("status", job_id[0]).communicate(timeout=60)
     assert "was stopped" in status
     report = json.loads((output / "report.json").read_text())

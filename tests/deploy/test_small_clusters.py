@@ -70,7 +70,7 @@ GPUS = ("--checkpoint", "random", "--device", "cuda")
 @pytest.mark.long  # for the sake of ten minutes
 def test_gpus_that_come_late_and_too_few_are_waited_for_and_used(archive: Path, tmp_path: Path) -> None:
     with cluster_of(1) as nodes, job(nodes, archive, tmp_path / "out", *GPUS, "--actors", 2) as process:
-        until(process, "Ray has not so many yet")
+        until(process, "not all workers fit yet")
         until(process, "no window for", "0 of 2 encoders have loaded; Ray has 1 CPUs and 0 GPUs on 1 node")
         nodes.add(num_cpus=1, num_gpus=1)
         assert_done(process, tmp_path / "out")
