@@ -50,7 +50,7 @@ class Balance:
 
     @property
     def balanced(self) -> bool:
-        """Whether every recording and every window is accounted for, once."""
+        """True if every recording and every window is accounted for, once."""
         return (
             self.listed == self.already_done + self.embedded + self.failed
             and self.windows_expected == self.windows_stored

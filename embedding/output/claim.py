@@ -179,7 +179,7 @@ class Claim:
     def _remove_old_takeovers(self) -> None:
         """Remove takeover claims (``claim.json.RUN``) of runs that died.
 
-        No run can use them any more: the lapsed claim is gone, because this run holds another claim.
+        No run can use them any more: the lapsed claim no longer exists, because this run holds another claim.
         """
         for uri in storage.list_prefix(self._root, f"{NAME}."):
             holder = read_holder(uri)

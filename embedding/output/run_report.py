@@ -76,7 +76,7 @@ class RunReport:
 
     @property
     def last_run_was_complete(self) -> bool:
-        """Whether no recording of the output can be half-done."""
+        """True if no recording of the output can be half-done."""
         return bool(self._history) and self._history[-1].get("state") == "complete"
 
     @property
