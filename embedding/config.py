@@ -265,7 +265,7 @@ def option_name(field_name: str) -> str:
 
 
 def at_layer(name: str, layer: str | None) -> str:
-    """What is made of a layer's vectors is not called like what is made of those that the model ends in."""
+    """Return the name of results that are made from the vectors of an inner layer."""
     return name if layer is None else f"{name}@{layer}"
 
 

@@ -22,7 +22,7 @@ class RunError(Exception):
 
 
 def storage_failure(error: OSError) -> RunError:
-    """What to tell of an error of the storage, once waiting did not help."""
+    """Return the message for an error of the storage that waiting did not remove."""
     reason = (error.strerror or str(error)).splitlines()[0]
     # Ray Data hands what it has to say of a task's failure over as a third argument, which an OSError takes for a name.
     # Of a rename the second name is the one that a person knows.

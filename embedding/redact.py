@@ -82,7 +82,7 @@ def redact_log(record: logging.LogRecord) -> bool:
 
 
 def _secrets() -> list[str]:
-    """What the environment holds as secrets, plain and URL-quoted; the longest first, as one may hold another."""
+    """Return the secrets of the environment, plain and URL-quoted; the longest first, as one may contain another."""
     values = [os.environ.get(name, "").strip() for name in SECRET_VARIABLES]
     logins = []
     for name in URL_VARIABLES:

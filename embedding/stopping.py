@@ -1,4 +1,4 @@
-"""How a run is stopped: what is in flight may land first, for a few seconds.
+"""The stop of a run: open shards may be finished first, for a few seconds.
 
 The first SIGTERM or Ctrl-C only asks: stages see it, read and encode no more, and the pipeline runs dry. After GRACE_S,
 or at the second signal, the run is broken off. A run that is broken off has LEAVE_S to close its books and to leave;
@@ -83,7 +83,7 @@ _deadline = _Deadline()
 
 
 class Stop:
-    """Whether somebody has asked to stop: ``asked_by`` names the signal, None until then."""
+    """A request to stop; ``asked_by`` names the signal, None before it."""
 
     def __init__(self) -> None:
         self.asked_by: str | None = None

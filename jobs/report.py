@@ -1,4 +1,4 @@
-"""What an output holds, from its shards alone: ``python -m jobs.report OUTPUT``; as a page to look at with ``--html``.
+"""Counts of an output, from its shards alone: ``python -m jobs.report OUTPUT``; as a page with ``--html``.
 
 Exit codes: 0 everything is there and agrees; 1 it does not; 2 there is no such output.
 """

@@ -51,7 +51,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def s3_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the S3 server writes one line per request, before it answers."""
+    """The file into which the S3 server writes one line per request, before it answers."""
     return tmp_path_factory.mktemp("s3") / "requests.log"
 
 

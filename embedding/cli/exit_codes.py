@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line on stderr where something went wrong."""
+"""The end of a command: its exit code, and one line on stderr after an error."""
 
 import logging
 from collections.abc import Callable

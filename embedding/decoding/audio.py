@@ -65,7 +65,7 @@ _SEEK_FAILED = 39
 
 
 class AudioFault(Exception):  # noqa: N818 — of a recording, which is no error of the program
-    """What is wrong with a recording: ``kind`` for counting, the message for a person.
+    """A fault of a recording: ``kind`` for counting, the message for the user.
 
     Kinds: ``empty`` (no audio in it), ``corrupt`` (not decodable from the start), ``truncated`` (less audio than was
     recorded: than its header promises, up to some damage only, or with a hole), ``nonfinite`` (NaN or infinite
@@ -236,7 +236,7 @@ class _Outlet:
         return self._out(self._resampler.resample_chunk(mono) if self._resampler else mono)
 
     def end(self, n_decoded: int) -> NDArray[np.float32]:
-        """What is still to come once ``n_decoded`` frames have passed."""
+        """Return the number of frames that follow after ``n_decoded`` frames."""
         nothing = np.empty(0, np.float32)
         tail = self._resampler.resample_chunk(nothing, last=True) if self._resampler else nothing
         # soxr rounds the length to the nearest sample where resampled_length rounds up: at most one sample differs.
@@ -250,7 +250,7 @@ class _Outlet:
 
     @property
     def audio_hash(self) -> int:
-        """Of all that came out; in the range of int64."""
+        """Return the hash of all samples, in the range of int64."""
         return self._digest.intdigest() - (1 << 63)
 
 

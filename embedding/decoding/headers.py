@@ -68,7 +68,7 @@ class ByteView:
 
 
 def is_unstated(length: int) -> bool:
-    """Whether a chunk's 32-bit ``length`` is one that programs write because they do not know it.
+    """Return whether a chunk's 32-bit ``length`` is one that programs write when they do not know it.
 
     0 where a recorder lost power; into a pipe ffmpeg writes 2³² − 1, sox and arecord something near 2³¹.
     """
@@ -152,7 +152,7 @@ def as_endless_mp3(view: ByteView, n_frames: int) -> ByteView | None:
 
 
 def _first_mp3_frame(content: bytes) -> int | None:
-    """Where the first frame of layer III begins that another one follows, or that nothing follows."""
+    """Return the position of the first frame of layer III that another frame or the end follows."""
     at = content.find(0xFF)
     while at >= 0:
         n_bytes = _mp3_frame_bytes(content[at : at + 4])
@@ -175,7 +175,7 @@ def _mp3_frame_bytes(header: bytes) -> int:
 
 
 def _states_mp3_length(frame: bytes, tag_at: int, n_frames: int) -> bool:
-    """Whether the Xing or Info tag at ``tag_at`` states a length that gives ``n_frames`` of audio."""
+    """Return whether the Xing or Info tag at ``tag_at`` states a length of ``n_frames`` of audio."""
     flags, n_stated = struct.unpack_from(">II", frame, tag_at + 4)
     stated = n_stated * (1152 if frame[1] >> 3 & 3 == 3 else 576)
     # LAME's tag has the silence cut off that encoders put before and after: twelve bits each.

@@ -1,4 +1,4 @@
-"""What is exported: vectors with the columns beside them, some thousand at a time."""
+"""Rows to export: vectors with the columns beside them, some thousand at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -48,7 +48,7 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
 
 
 def read(rows: Rows, folder: Path) -> str:
-    """How to read it."""
+    """Return a line that reads the export."""
     return f"perch_hoplite.db.sqlite_usearch_impl.SQLiteUSearchDB.create({str(folder)!r})"
 
 
@@ -91,7 +91,7 @@ def project(base: str) -> str:
 
 
 def _describe(database: Any, rows: Rows, base: str) -> None:
-    """Where the audio lies and what made the vectors, under the keys that hoplite's tools look for."""
+    """Store the place of the audio and the model, under the keys of hoplite's tools."""
     sources, embed = _load("agile.source_info"), _load("agile.embed")
     settings = _load_config(rows.settings)
     audio = sources.AudioSourceConfig(

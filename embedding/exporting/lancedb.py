@@ -45,6 +45,6 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
 
 
 def read(rows: Rows, folder: Path) -> str:
-    """How to read it."""
+    """Return a line that reads the export."""
     index = "an index by cosine" if rows.n >= INDEX_ROWS else f"no index: fewer than {INDEX_ROWS:,} rows"
     return f"lancedb.connect({str(folder)!r}).open_table('{rows.noun}s')  # {index}"

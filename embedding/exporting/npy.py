@@ -28,5 +28,5 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
 
 
 def read(rows: Rows, folder: Path) -> str:
-    """How to read it."""
+    """Return a line that reads the export."""
     return f"numpy.load({str(folder / VECTORS)!r}, mmap_mode='r')"

@@ -25,5 +25,5 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
 
 
 def read(rows: Rows, folder: Path) -> str:
-    """How to read it."""
+    """Return a line that reads the export."""
     return f"pandas.read_csv({str(folder / TABLE)!r}, index_col=[0, 1, 2])"

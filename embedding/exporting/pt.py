@@ -54,5 +54,5 @@ def _tensor(values: np.ndarray) -> Any:
 
 
 def read(rows: Rows, folder: Path) -> str:
-    """How to read it."""
+    """Return a line that reads the export."""
     return f"torch.load({str(folder / f'{rows.noun}s.pt')!r}, weights_only=True, mmap=True)"

@@ -1,4 +1,4 @@
-"""How much audio a listing holds, guessed from the headers of a few recordings. For estimates only.
+"""Durations of listed recordings, estimated from the headers of a few recordings.
 
 Headers are read in a process of their own: a recording that kills its reader must not kill the driver.
 """

@@ -42,7 +42,7 @@ class Pattern:
         return following
 
     def matches(self, state: frozenset[int]) -> bool:
-        """Whether the names so far match: what is left is the ``**`` that every pattern ends in."""
+        """Return whether the names so far match; the ``**`` that every pattern ends in is left then."""
         return len(self._match) - 1 in state
 
 

@@ -79,7 +79,7 @@ def audio_suffixes() -> frozenset[str]:
 
 @dataclass
 class Listing:
-    """What the inputs hold: ``recordings`` has the columns of RECORDINGS, ``left_out`` counts other files by suffix."""
+    """The recordings of the inputs (columns of RECORDINGS); ``left_out`` counts other files by suffix."""
 
     recordings: pa.Table
     left_out: Counter[str] = field(default_factory=Counter)
@@ -163,7 +163,7 @@ def _entries(uri: str, left_out: Counter[str]) -> Iterator[_Entry]:
 
 
 def _wanted(path: str, left_out: Counter[str]) -> bool:
-    """Whether a file's name is a recording's; if it is not, it is counted."""
+    """Return whether a name is that of a recording; count all other names."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -1,1 +1,1 @@
-"""What an output holds, to be looked at: sums over all windows, pictures of a sample, and the page they stand on."""
+"""The page of an output: sums over all windows, pictures of a sample, and the text around them."""

@@ -26,7 +26,7 @@ MOST_OUTLIERS = 20
 
 @dataclass(frozen=True)
 class Overview:
-    """What the pictures show."""
+    """The content of the pictures."""
 
     sums: Sums
     known: Columns
@@ -40,7 +40,7 @@ class Overview:
         return 0 if fence is None else round(norms.total - norms.between(fence.low, fence.high))
 
     def outliers(self) -> pa.Table:
-        """Of these the furthest from the median (sums.NORMS), first of all."""
+        """Outliers (shard_sums.NORMS), the furthest from the median first."""
         table = self.sums.extremes
         if self.fence is None:
             return table

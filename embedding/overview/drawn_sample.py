@@ -30,7 +30,7 @@ class Drawn:
 
 
 def draw(windows: pa.Table, known: Columns) -> Drawn:
-    """Of WINDOW_COLUMNS and ``embedding``, in any order; the same each time."""
+    """Draw a sample from its windows (WINDOW_COLUMNS and ``embedding``, in any order); the same each time."""
     windows = _distinct(windows)
     vectors = matrix(windows["embedding"])
     near = projections.nearest(vectors, max(N_NEAREST, projections.N_NEIGHBOURS - 1))

@@ -37,7 +37,7 @@ def page(output: Output, overview: Overview) -> str:
 
 
 def _sample(drawn: Drawn) -> dict[str, Any]:
-    """What page.js knows of the points, each known by its number."""
+    """Return the data of the points for page.js, by their numbers."""
     points, columns = drawn.points, list(drawn.points.columns.items())[:MOST_COLUMNS]
     return {
         "points": {

@@ -1,4 +1,4 @@
-"""What manifests say of recordings: when they began, and whatever other columns there are."""
+"""Columns of manifests for recordings: the time when a recording began, and all others."""
 
 import re
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Columns:
 
     @classmethod
     def of(cls, manifests: Iterable[pa.Table]) -> "Columns":
-        """Of manifests as ``read_manifest`` gives them."""
+        """Return the columns of manifests that ``read_manifest`` has read."""
         tables, starts = [], {}
         for table in manifests:
             name, times = _time_column(table)
@@ -39,7 +39,7 @@ class Columns:
         return cls(tables, {file: time for file, time in starts.items() if time is not None})
 
     def names_any(self, files: pa.ChunkedArray) -> bool:
-        """Whether a manifest has a row for any of ``files``."""
+        """Return whether a manifest has a row for any of ``files``."""
         return any(pc.any(pc.is_in(table["file"], files)).as_py() for table in self.tables)  # type: ignore[attr-defined]
 
     def recorded_at(self, file: str) -> datetime | None:

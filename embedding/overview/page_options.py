@@ -1,4 +1,4 @@
-"""What is asked for, checked before the work, and written after it: the page, and its pictures as PNG files."""
+"""Options of the page and its PNG files: checked before the work, and used to write them after it."""
 
 import os
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ NEEDED = ("jinja2", "kaleido", "plotly", "sklearn", "umap")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where the page and the PNG files go, and what they are made of besides the output."""
+    """Places of the page and of its PNG files, and their sources besides the output."""
 
     html: str | None  # absolute path or s3:// URI
     png: Path | None  # a folder
@@ -90,7 +90,7 @@ class Wanted:
             raise storage_failure(error) from error
 
     def _columns(self, run: dict[str, Any]) -> tuple[Columns, list[str], list[str]]:
-        """Of the manifest that was given, else of those that were the input; their names, and what is wrong."""
+        """Read the given manifest, otherwise the manifests of the input; return columns, names and warnings."""
         if self.manifest is not None:
             name, table = self.manifest
             return Columns.of([table]), [name], []

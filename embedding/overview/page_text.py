@@ -1,4 +1,4 @@
-"""What the page says in words, section by section: numbers of an output and of its overview to sentences and rows.
+"""Texts of the page, section by section: numbers of an output and of its overview as sentences and rows.
 
 Where a picture has nothing to show, the words say so.
 """
@@ -27,7 +27,7 @@ MOST_RUNS = 20
 
 @dataclass(frozen=True)
 class Output:
-    """What an output says of itself."""
+    """Facts about an output."""
 
     root: str
     audit: ConsistencyReport
@@ -39,7 +39,7 @@ class Output:
 
 
 def everything(output: Output, overview: Overview) -> dict[str, Any]:
-    """What the template asks for, but the figures."""
+    """Return the values for the template, except for the figures."""
     return (
         _header(output)
         | _books(output)

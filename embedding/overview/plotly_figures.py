@@ -71,7 +71,7 @@ def hours(by_hour: Weighted) -> go.Figure:
 
 
 def _edges(day: NDArray[np.int64], unit: str) -> NDArray[np.int64]:
-    """Where columns begin, in days since 1970, from that of the first of ``day`` to the end of that of the last."""
+    """Return the edges of columns that cover ``day``, in days since 1970."""
     days = np.arange(day[0], day[-1] + 367)  # of a year beyond
     if unit == "W":
         begins = (days + 3) // 7 * 7 - 3  # on Mondays; 1970 began with a Thursday

@@ -1,4 +1,4 @@
-"""What is known of each window of the sample, and the colours it may have: for pictures, hover and tables."""
+"""Properties and colours of the windows in the sample, for pictures, hover texts and tables."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Colouring:
 
     @property
     def colours(self) -> list[str]:
-        """Of each point."""
+        """Return the colour of each point."""
         return [self.groups[at][1] for at in self.group]
 
 
@@ -72,7 +72,7 @@ class Points:
 
     @classmethod
     def of(cls, windows: pa.Table, known: Columns, root: str) -> "Points":
-        """Of windows (WINDOW_COLUMNS) whose names are shortened by ``root``."""
+        """Return the points of windows (WINDOW_COLUMNS) whose names are shortened by ``root``."""
         files = windows["file"].to_pylist()
         start_s, end_s = windows["start_time"].to_pylist(), windows["end_time"].to_pylist()
         began = {file: known.recorded_at(file) for file in set(files)}

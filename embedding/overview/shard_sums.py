@@ -1,4 +1,4 @@
-"""What a report knows of one shard, and of several together. A shard is read once, some thousand vectors at a time."""
+"""Sums over the windows of one shard, and of several shards. A shard is read once, some thousand vectors at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Sums:
-    """What is summed up over windows and recordings."""
+    """Sums over windows and recordings."""
 
     norms: Weighted  # of all windows with finite vectors
     n_nonfinite: int
@@ -105,7 +105,7 @@ def _ends(windows: pa.Table) -> pa.Table:
 
 
 def _hours(windows: pa.Table, recorded_at: Callable[[str], datetime | None]) -> tuple[Weighted, int, int]:
-    """Of the recordings whose first window is here, as one that lies in several shards counts once."""
+    """Sum up hours of recordings whose first window is in this shard: a recording in several shards counts once."""
     first = windows.filter(pc.field("window_index") == 0)
     _, at = np.unique(first["file_id"].to_numpy(), return_index=True)
     first = first.take(pa.array(at))

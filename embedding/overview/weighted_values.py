@@ -59,7 +59,7 @@ def rounded(norms: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Fence:
-    """What is usual: within OUTLIER_SPREADS spreads of the median (Leys and others 2013, with 5 instead of 3, since
+    """The range of usual values: within OUTLIER_SPREADS spreads of the median (Leys and others 2013, with 5 instead of 3, since
     norms of embeddings have long tails).
     """
 
@@ -82,7 +82,7 @@ class Fence:
 
 
 def seconds_by_hour(start_s: NDArray[np.float64], duration_s: NDArray[np.float64]) -> Weighted:
-    """How many seconds of recordings lie in each hour of the clock: values are hours since 1970 (int64).
+    """Return the seconds of recordings in each hour of the clock; values are hours since 1970 (int64).
 
     Args:
         start_s: when each began, in seconds since 1970 by its own clock, ``[recordings]``.

@@ -19,7 +19,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Parts:
-    """What is known of some recordings, one row each: arrays of shape ``[recordings]`` and ``[recordings, dim]``.
+    """Partial sums of recordings, one row each: arrays of shape ``[recordings]`` and ``[recordings, dim]``.
 
     ``spread`` is the sum of squared distances from the mean: its merging (Chan, Golub, LeVeque 1979) loses no digits,
     where the difference of two large sums would.
@@ -36,7 +36,7 @@ class Parts:
 
 
 def parts_of(file_id: NDArray[np.int64], vectors: Vectors) -> Parts:
-    """Of windows: ``file_id`` of shape ``[windows]``, in ascending order, ``vectors`` of shape ``[windows, dim]``."""
+    """Return the parts of windows: ``file_id`` ``[windows]`` in ascending order, ``vectors`` ``[windows, dim]``."""
     start = starts(file_id)
     n = np.diff([*start, len(file_id)])
     mean, spread = (np.empty((len(start), vectors.shape[1])) for _ in range(2))
@@ -52,7 +52,7 @@ def parts_of(file_id: NDArray[np.int64], vectors: Vectors) -> Parts:
 
 
 def starts(file_id: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each recording begins, of ``file_id`` in ascending order."""
+    """Return the position of each recording's first row; ``file_id`` is in ascending order."""
     return np.flatnonzero(np.diff(file_id, prepend=file_id[:1] - 1))
 
 

@@ -29,7 +29,7 @@ from embedding.text import duration, plural
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many recordings are left out, of which not every window is there once; and whether more may change."""
+    """Number of recordings that are left out because windows are missing or repeated; and whether more may change."""
 
     n_left_out: int
     is_settled: bool  # no run of jobs.embed is under way or died
@@ -116,7 +116,7 @@ def _each(
 
 
 def pool_shards(shards: pa.Table, pooled: Pooled) -> pa.Table:
-    """Of each shard (SHARDS): its whole recordings to rows, and its parts of the others."""
+    """Pool shards (SHARDS): whole recordings to rows, and the others to parts."""
     for shard in shards.to_pylist():
         parts = parts_of_windows(_windows(shard["uri"], [*shard["whole"], *shard["split"]], pooled), pooled.poolings)
         is_whole = np.isin(parts["file_id"].to_numpy(), shard["whole"])
@@ -128,7 +128,7 @@ def pool_shards(shards: pa.Table, pooled: Pooled) -> pa.Table:
 
 
 def pool_groups(groups: pa.Table, pooled: Pooled) -> pa.Table:
-    """Of each group (GROUPS): its recordings, put together from their parts, to rows."""
+    """Pool groups (GROUPS): recordings to rows, from their parts."""
     for group in groups.to_pylist():
         parts = pooled.read_parts(group["parts"], np.array(group["ids"], np.int64))
         _write(pooled, merged(parts, pooled.poolings), "several")

@@ -71,7 +71,7 @@ class Pooled:
         storage.write_bytes(storage.child(storage.join(self.folder, PARTS), f"{name}.parquet"), content)
 
     def read_parts(self, names: list[str], ids: NDArray[np.int64]) -> pa.Table:
-        """What the parts of these names know of recordings ``ids``."""
+        """Read the parts of these names, for recordings ``ids``."""
         tables = []
         for name in names:
             uri = storage.join(self.folder, PARTS, f"{name}.parquet")
@@ -102,7 +102,7 @@ class Pooled:
             storage.sweep(folder)
 
     def name_of(self, stem: str, ids: NDArray[np.int64]) -> str:
-        """Of a file with these recordings: tried again it is the same, with others or other settings another one."""
+        """Return the name of a file with these recordings; other recordings or settings have another name."""
         told = self.settings.encode() + np.sort(ids).tobytes()
         return f"{stem}-{hashlib.blake2b(told, digest_size=8).hexdigest()}"
 
@@ -127,7 +127,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to do: ``shards`` (SHARDS) first, then ``groups`` (GROUPS)."""
+    """The work of pooling: ``shards`` (SHARDS) first, then ``groups`` (GROUPS)."""
 
     shards: pa.Table
     groups: pa.Table

@@ -24,7 +24,7 @@ MOST_NAMES = 5
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says, and how many of its rows are left out."""
+    """Labels of a manifest, and numbers of rows that are ignored."""
 
     labels: Labels
     n_without_label: int
@@ -105,7 +105,7 @@ def _text(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _labels(rows: pa.Table, uri: str, *, has_split: bool) -> Labels:
-    """Of rows in the order of their files."""
+    """Return the labels of rows that are in the order of their files."""
     files, recording = np.unique(_objects(rows["file"]), return_inverse=True)
     names = rows["names"].combine_chunks()
     row = names.value_parent_indices().to_numpy()

@@ -42,7 +42,7 @@ def _index_in(names: pa.Array, wanted: pa.Array) -> pa.Array:
 
 
 def first_file(shard: str) -> str:
-    """Of the recordings in a shard."""
+    """Return the name of the first recording in a shard."""
     with open_shard(shard, KEY_RANGE_BYTES) as opened:
         return next(opened.iter_batches(1, columns=["file"]))["file"][0].as_py()
 

@@ -31,7 +31,7 @@ class Labels:
     end_s: Floats
 
     def only(self, kept: Truth) -> "Labels":
-        """Of these recordings (``[recordings]``) alone, and the classes they have."""
+        """Return the labels of these recordings (``[recordings]``) alone, with the classes that they have."""
         is_own = kept[self.recording]
         of_kept, label = np.unique(self.label[is_own], return_inverse=True)
         return replace(
@@ -79,6 +79,6 @@ class Labels:
 
 
 def overlap(start_s: Floats, end_s: Floats, other_start_s: Floats, other_end_s: Floats) -> Truth:
-    """Whether two intervals share at least half of the shorter one; arrays of one shape."""
+    """Return whether two intervals share at least half of the shorter one; arrays of one shape."""
     shared_s = np.minimum(end_s, other_end_s) - np.maximum(start_s, other_start_s)
     return shared_s >= 0.5 * np.minimum(end_s - start_s, other_end_s - other_start_s)

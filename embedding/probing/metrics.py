@@ -1,4 +1,4 @@
-"""How good a probe is, and how good one that knows nothing would look: arrays only."""
+"""Measures of a probe, beside those of a probe without knowledge: arrays only."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ CHANCE_AUC = 0.5
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of windows, or of recordings.
+    """Measures over windows, or over recordings.
 
     A class that no row of the test has, or every one, cannot be measured, nor one that was not learnt: it is NaN, and
     the means are over the others.
@@ -42,7 +42,7 @@ class Metrics:
 
 
 def measure(probabilities: Floats, truth: Truth, before: Truth, is_learnt: Truth, *, is_exclusive: bool) -> Metrics:
-    """Of rows of the test.
+    """Measure rows of the test.
 
     Args:
         probabilities: ``[rows, classes]``; zero of a class that was not learnt.
@@ -74,12 +74,12 @@ def _most_frequent(rows: Truth) -> Truth:
 
 
 def mean(values: Floats) -> float | None:
-    """Of those that are numbers; None where none is."""
+    """Return the mean of the values that are numbers; None where there is none."""
     return None if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def to_recordings(recording: Integers, probabilities: Floats | Truth, truth: Truth) -> tuple[Floats, Truth]:
-    """Of windows (``[windows]``, twice ``[windows, classes]``) to recordings: mean probabilities, and any label."""
+    """Pool windows (``[windows]``, twice ``[windows, classes]``) to recordings: mean probabilities, and any label."""
     order = np.argsort(recording, kind="stable")
     start = starts(recording[order])
     n = np.diff([*start, len(order)])

@@ -1,4 +1,4 @@
-"""What is stored of a probe.
+"""The files of a probe.
 
 OUTPUT/probes/NAME/weights.npz           weight [classes, dim], bias [classes], classes
 OUTPUT/probes/NAME/predictions.parquet   one row per window of the test
@@ -141,7 +141,7 @@ def _counts(side: Side) -> dict[str, int]:
 
 
 def _by_class(result: Result) -> list[dict[str, Any]]:
-    """Of every class that a recording is labelled with, also if it could not be learnt or measured (None)."""
+    """Return the measures of each class, None for a class that could not be learnt or measured."""
     return [
         {
             "class": name,

@@ -1,4 +1,4 @@
-"""What is asked of a probe, and what comes of it."""
+"""Options and result of a probe."""
 
 from dataclasses import dataclass
 from typing import Any

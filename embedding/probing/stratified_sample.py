@@ -31,7 +31,7 @@ class Sample:
             self._sieve()
 
     def rows(self) -> pa.Table:
-        """What was drawn, in the order in which it came."""
+        """Return the rows that were drawn, in the order in which they came."""
         self._sieve()
         return self._tables[0].drop_columns(["stratum", "lot"])
 

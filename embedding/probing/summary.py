@@ -1,4 +1,4 @@
-"""What a person sees of a probe."""
+"""The result of a probe as lines for the user."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ MOST_NAMES = 10
 
 
 def tell(result: Result, terminal: Terminal) -> None:
-    """How good it is, and what to know before that is believed."""
+    """Print the measures of a probe, and warnings about them."""
     is_exclusive = result.probe.is_exclusive
     windows, recordings = result.of_windows, result.of_recordings
     terminal.say(f"{'':<28}{'windows':>9}{'by chance':>11}{'recordings':>12}{'by chance':>11}")

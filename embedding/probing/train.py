@@ -75,7 +75,7 @@ def probe(wanted: Wanted, terminal: Terminal) -> Result:
 
 
 def _of_stored(labels: Labels, shards: list[str], wanted: Wanted) -> Labels:
-    """Of recordings that are stored."""
+    """Return the labels of recordings that are stored."""
     if not len(labels.files):
         raise RequestError(f"--labels: manifest {wanted.labels} has no row with a label to use")
     stored = labels.only(which_are_stored(labels.files, shards))
@@ -122,7 +122,7 @@ def _learnable(labels: Labels, train: Side, test: Side) -> Truth:
 
 
 def _measured(probe: Probe, scores: Floats, train: Side, test: Side, is_learnt: Truth) -> tuple[Metrics, Metrics]:
-    """Of windows, and of recordings."""
+    """Return the measures over windows, and over recordings."""
     probabilities = np.zeros(test.truth.shape)
     probabilities[:, is_learnt] = probe.probabilities(scores)
     of_windows = measure(probabilities, test.truth, train.truth, is_learnt, is_exclusive=probe.is_exclusive)
@@ -133,7 +133,7 @@ def _measured(probe: Probe, scores: Floats, train: Side, test: Side, is_learnt: 
 
 
 def _tell(manifest: Manifest, labels: Labels, train: Side, test: Side, terminal: Terminal) -> None:
-    """What there is and what is left out, before learning takes its time."""
+    """Print the numbers of recordings and windows, before learning takes its time."""
     listed = plural(len(manifest.labels.files), "labelled recording")
     terminal.say(f"{len(labels.files):,} of {listed} stored · {len(labels.classes):,} classes")
     for n, what in ((manifest.n_without_label, "without a label"), (manifest.n_of_other_splits, "of another split")):

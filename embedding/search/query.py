@@ -1,4 +1,4 @@
-"""What is searched for, as vectors: those of a clip, encoded as the output was, or of a window that is stored."""
+"""The query of a search as vectors: of a clip, encoded as the output was, or of a stored window."""
 
 from dataclasses import replace
 from typing import Any

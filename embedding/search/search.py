@@ -22,7 +22,7 @@ from embedding.search.query import of_clip, of_window
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched for: the windows of a clip, or the stored window of ``like`` at ``at_s``."""
+    """Options of a search: for the windows of a clip, or for the stored window of ``like`` at ``at_s``."""
 
     root: str
     clip: str | None

@@ -58,7 +58,7 @@ def as_os_error(error: BaseException) -> OSError:
 
 @contextmanager
 def service_errors() -> Iterator[None]:
-    """What s3fs lets through of botocore and aiohttp (no credentials, no route, time-outs) becomes an OSError."""
+    """Raise errors of botocore and aiohttp that s3fs lets through (no credentials, no route, time-outs) as OSErrors."""
     from aiohttp import ClientError as HttpError
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
@@ -81,7 +81,7 @@ def _is_without_reason(error: OSError) -> bool:
 
 
 def patiently(action: Callable[[], _T], uris: list[str]) -> _T:
-    """What ``action`` returns, once the faults that pass have passed; ``uris`` (which it may change) are for the log.
+    """Return the result of ``action``, tried again while faults pass; ``uris`` (which it may change) are for the log.
 
     Raises:
         OSError: the fault that does not pass, or that has not within the patience of the constants above.
@@ -119,7 +119,7 @@ def _out_of_patience(state: RetryCallState) -> bool:
 
 
 def passes(fault: object) -> bool:
-    """Whether the same request may well succeed a little later.
+    """Return whether the same request may succeed a little later.
 
     It may after throttling, an error of the server's (5xx), a time-out, a lost connection, or a body that came short or
     damaged. It will not where something is missing, forbidden or misnamed, without credentials, or after any other
@@ -142,7 +142,7 @@ def passes(fault: object) -> bool:
 
 
 def _is_unanswered(error: OSError) -> bool:
-    """Whether no connection came about, or nothing came over it in time.
+    """Return whether there was no connection, or no answer in time.
 
     Not whether one broke, which botocore calls an EndpointConnectionError, too.
     """

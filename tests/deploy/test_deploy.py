@@ -44,7 +44,7 @@ def test_the_launchers_configuration_is_valid_to_ray(cluster: dict[str, Any]) ->
 
 
 def test_an_invalid_one_is_not(cluster: dict[str, Any]) -> None:
-    """What makes the test above one that can fail."""
+    """The test above can fail."""
     cluster["available_node_types"]["cpu"]["min_worker"] = 1
     with pytest.raises(jsonschema.ValidationError):
         validate_config(prepare_config(cluster))

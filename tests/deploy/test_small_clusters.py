@@ -1,4 +1,4 @@
-"""Where work runs on a cluster: nodes that are small, late or too few; and what they need to find there.
+"""Work on clusters whose nodes are small, late or too few; and the paths that nodes need.
 
 No GPU is at hand: nodes are said to have some, the plan asks for them, and the encoder then computes on the CPU.
 """
@@ -48,7 +48,7 @@ def job(
 
 
 def until(process: subprocess.Popen[str], *texts: str) -> str:
-    """What it says up to a line with all of ``texts``."""
+    """Return the output up to a line with all of ``texts``."""
     assert process.stdout is not None
     said = ""
     for line in process.stdout:

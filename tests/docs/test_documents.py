@@ -63,6 +63,11 @@ OPENINGS = ("What", "Of", "Whether", "Who", "Where", "How", "That", "Likewise")
 FOLDERS = ("embedding", "jobs", "benchmarks", "examples", "tests")
 
 
+def is_question(folder: str, line: str) -> bool:
+    """Return whether a line is the question that a benchmark answers."""
+    return folder == "benchmarks" and "?" in line
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_docstrings_open_with_a_sentence(folder: str) -> None:
     pattern = re.compile(rf'"""({"|".join(OPENINGS)})\b')
@@ -70,6 +75,6 @@ def test_docstrings_open_with_a_sentence(folder: str) -> None:
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in sorted((ROOT / folder).rglob("*.py"))
         for line in path.read_text().splitlines()
-        if pattern.search(line) and path.name != "test_documents.py"
+        if pattern.search(line) and path.name != "test_documents.py" and not is_question(folder, line)
     ]
     assert not found, "\n".join(found)

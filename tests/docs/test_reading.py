@@ -1,4 +1,4 @@
-"""What docs/reading.md shows, run over a small output."""
+"""The blocks of docs/reading.md, run over a small output."""
 
 import re
 import shlex
@@ -27,13 +27,13 @@ FILES = [f"/archive/{('north', 'south')[at % 2]}/{at}.wav" for at in range(len(V
 
 
 def needed(block: str) -> str | None:
-    """What has to be installed for it."""
+    """Return the packages that a block needs."""
     return next((tool for package, tool in ELSEWHERE.items() if f"from {package}" in block), None)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the commands leave in ``/data``."""
+    """The files that the commands leave in ``/data``."""
     folder = tmp_path_factory.mktemp("data")
     write_output(str(folder / "embeddings"), dict(zip(FILES, VECTORS, strict=True)), {"model": "a model"})
     labels = folder / "species.csv"
@@ -51,7 +51,7 @@ def arguments(command: list[str], folder: Path) -> list[str]:
 
 
 def are_all(found: Any) -> bool:
-    """Whether these are all vectors, in whatever order and precision."""
+    """Return whether these are all vectors, in any order and precision."""
     rows = np.asarray(found)
     return sorted(rows.tolist()) == sorted(VECTORS.reshape(-1, DIM).astype(rows.dtype).tolist())
 

@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_stored(small_disk: Path, emb
 
 
 def interrupted(archive: Path, output: str, stored: Callable[[], bool], interrupt: Callable[[], None]) -> str:
-    """What a job says whose storage is taken away once something is ``stored``; its Ray is its own, and knows S3."""
+    """Return the output of a job whose storage is taken away once a shard is ``stored``; its Ray is its own."""
     command = [sys.executable, "-m", "jobs.embed", "--input", archive, "--output", output, "--model", EFFICIENTNET]
     options = ("--checkpoint", "random", "--window-s", 1, "--hop-s", 1, "--shard-rows", 64)
     with subprocess.Popen(

@@ -80,7 +80,7 @@ def on_cpus(
     embed: Callable[..., Outcome],
     checkpoints: dict[str, Path],
 ) -> Path:
-    """What CPUs make of the archive."""
+    """The vectors of the archive from CPUs."""
     output = tmp_path_factory.mktemp("cpus")
     done = embed("--input", archive, "--output", output, "--checkpoint", checkpoints[EFFICIENTNET], *OPTIONS)
     assert done.code == 0, done.stderr

@@ -30,7 +30,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(archive: Path, tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> pa.Table:
-    """What an uninterrupted run writes."""
+    """The output of an uninterrupted run."""
     job = Job(archive, tmp_path_factory.mktemp("expected") / "out", {"RAY_ADDRESS": ray_address})
     job.finish()
     return contents(job.output)

@@ -1,4 +1,4 @@
-"""What a run may store beside the embedding: inner layers and predictions, through the whole job."""
+"""Columns beside the embedding, through the whole job: inner layers and predictions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_the_dry_run_counts_all_columns(embed: Embed, request_: list[object], tm
 
 
 def test_windows_that_a_model_does_not_want_have_its_columns_all_the_same() -> None:
-    """Of several models one may have stored them before, or a stop may come before its turn; and tables with such
+    """One of several models may have stored them before, or a stop may come before its turn; tables with such
     windows and with others make one shard.
     """
     request = {"input": "a", "output": "b", "model": EFFICIENTNET, "checkpoint": "random", "window_s": 1.0}

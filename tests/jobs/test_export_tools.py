@@ -43,7 +43,7 @@ def export(python: Path, archive: Path, to: str, folder: Path) -> None:
 
 
 def ask(python: Path, program: str, *arguments: object) -> Any:
-    """What a program prints last, as JSON."""
+    """Return the last line of a program, read as JSON."""
     command = [python, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr

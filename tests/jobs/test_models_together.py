@@ -55,7 +55,7 @@ OPTIONS = ("--window-s", 1, "--max-failure-rate", 0.5)
 
 @pytest.fixture(scope="module")
 def weights(checkpoints: dict[str, Path]) -> dict[str, object]:
-    """Of each model. EfficientNet's random ones give all sounds the same vector."""
+    """Weights of each model. EfficientNet's random weights give all sounds the same vector."""
     return {EFFICIENTNET: checkpoints[EFFICIENTNET], WIDE: "random"}
 
 
@@ -249,7 +249,7 @@ def test_long_recordings_of_two_rates_are_streamed(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("isolated", [False, True])
 def test_a_window_goes_to_the_targets_that_need_it(*, isolated: bool, tmp_path: Path) -> None:
-    """Of three recordings the first is done for target 1, the second half-done for both, the third touched for 0."""
+    """The first recording is done for target 1, the second half-done for both, the third unchanged for 0."""
     files = [write_audio(tmp_path / f"{name}.wav", tone(1.5, 16_000, seed=i), 16_000) for i, name in enumerate("abc")]
     (known,) = set(decoded(files[2:], [LOW])["audio_hash_16000"].to_pylist())
     table = (

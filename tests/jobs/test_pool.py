@@ -53,7 +53,7 @@ def write(root: str, rows: list[tuple[int, int]], n_windows: dict[int, int], n_s
 
 
 def vectors(rows: np.ndarray) -> np.ndarray:
-    """That of each (recording, window)."""
+    """Return the vector of each (recording, window)."""
     return np.stack([np.random.default_rng(abs(hash((int(i), int(w))))).standard_normal(DIM) for i, w in rows]).astype(
         np.float32
     )

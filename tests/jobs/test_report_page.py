@@ -27,7 +27,7 @@ CLOSE = "</script><script>document.title='hacked'</script><!--"
 
 @dataclass
 class Archive:
-    """What the page is made of, as the tests know it."""
+    """The sources of the page, as the tests know them."""
 
     recordings: dict[str, np.ndarray]
     labels: dict[str, str]
@@ -87,7 +87,7 @@ def seen(archive: Archive, browser: Browser) -> Iterator[Opened]:
 
 @pytest.fixture(scope="module")
 def data(archive: Archive) -> dict[str, Any]:
-    """What the page's program is given."""
+    """The data of the page's program."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', archive.html.read_text(), re.DOTALL)
     assert found is not None
     return json.loads(found[1])
@@ -190,7 +190,7 @@ def test_choosing_a_colour_colours_the_points(seen: Opened, archive: Archive) ->
 
 
 def files_of(data: dict[str, Any]) -> list[str]:
-    """Of each point."""
+    """Return a property of each point."""
     file = data["points"]["file"]
     return [file["distinct"][at] for at in file["which"]]
 
@@ -300,7 +300,7 @@ def test_the_same_pictures_are_png_files(archive: Archive) -> None:
 
 @needs_chromium
 def test_drawing_them_fetches_nothing(archive: Archive) -> None:
-    """Of its own accord kaleido has the browser fetch MathJax; what a Chromium asks its makers is its own affair."""
+    """By default kaleido has the browser fetch MathJax; requests of Chromium to its makers do not count."""
     requests = (archive.png.parent / "requests.json").read_text()
     assert "logEventTypes" in requests
     assert "mathjax" not in requests

@@ -63,7 +63,7 @@ class Nodes:
         self._ask("lose", node_id)
 
     def metrics_urls(self) -> list[str]:
-        """What Prometheus would scrape: one page per node."""
+        """The pages that Prometheus would scrape, one per node."""
         return [f"http://127.0.0.1:{port}/metrics" for port in self._ask("metrics", None)]
 
     def drain(self, node_id: str, deadline_s: int) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Outcome:
-    """How a command ended, as a user sees it."""
+    """The end of a command, as a user sees it."""
 
     code: int
     stdout: str

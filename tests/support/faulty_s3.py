@@ -72,7 +72,7 @@ def always(kind: str, verb: str = "") -> Choice:
 
 
 def every(n: int) -> Choice:
-    """Of each verb the first request of ``n`` fails, in the next of the ways in which that verb can."""
+    """The first of ``n`` requests of each verb fails, in the next of the ways in which the verb can fail."""
     asked: Counter[str] = Counter()
 
     def choose(request: "Request") -> str | None:

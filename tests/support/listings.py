@@ -51,7 +51,7 @@ def listed(*inputs: object, limit: int | None = None) -> list[str]:
 
 
 def below(root: object, *inputs: object) -> list[str]:
-    """What is listed, as names below ``root``."""
+    """Return the listed names below ``root``."""
     files = listed(*inputs or (root,))
     assert all(file.startswith(f"{root}/") for file in files)
     return [file.removeprefix(f"{root}/") for file in files]

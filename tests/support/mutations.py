@@ -142,7 +142,7 @@ def junk_after(content: bytes, rng: np.random.Generator) -> bytes:
 
 @dataclass(frozen=True)
 class _Chunks:
-    """How a container divides itself: ``name``, ``length``, that many bytes; the first chunk is at ``start``."""
+    """The chunks of a container: ``name``, ``length``, that many bytes; the first chunk is at ``start``."""
 
     start: int
     name_bytes: int
@@ -173,7 +173,7 @@ CHUNKS = {
 
 
 def _boundaries(content: bytes, rng: np.random.Generator) -> list[int]:
-    """Where chunks, Ogg's pages or, in what has neither, some pieces begin; and the end."""
+    """Return the positions of chunks, of Ogg's pages or otherwise of some pieces; and the end."""
     if form := CHUNKS.get(content[:4]):
         inner = form.positions(content)
     elif content[:4] == b"OggS":

@@ -74,7 +74,7 @@ def add_columns(root: Path, columns_of: Callable[[pa.Table], dict[str, pa.Array]
 
 
 def listing(*recordings: tuple[str, int], size: int = 100) -> pa.Table:
-    """Of (file, file_id)."""
+    """Return a listing of (file, file_id)."""
     files, ids = zip(*recordings, strict=True) if recordings else ((), ())
     return pa.table([list(files), [size] * len(files), list(ids)], RECORDINGS)
 

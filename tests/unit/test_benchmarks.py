@@ -1,4 +1,4 @@
-"""What benchmarks compute and make themselves: ratios, tables, archives, and what they measure of a command."""
+"""Parts of the benchmarks: ratios, tables, archives, and measures of a command."""
 
 import sys
 import time

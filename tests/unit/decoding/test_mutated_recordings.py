@@ -28,7 +28,7 @@ PEAK_MB = 700  # what any decode worker may take: test_bounded_memory.py
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file; the fields are those of tests/support/decode_from_stdin.py."""
+    """The outcome of one file; the fields are those of tests/support/decode_from_stdin.py."""
 
     file: str
     failures: list[tuple[str, str, str]]  # stage, kind, message
@@ -44,7 +44,7 @@ class Outcome:
         return " + ".join([*(["windows"] if self.index else []), *(kind for _, kind, _ in self.failures)])
 
     def complaints(self) -> list[str]:
-        """What is wrong with it; nothing, that is."""
+        """Return the faults of the outcome; there should be none."""
         kinds = [kind for _, kind, _ in self.failures]
         wrong = {
             "neither windows nor a failure": not self.index and not kinds,
@@ -91,7 +91,7 @@ def decode_apart(files: list[str]) -> tuple[dict[str, Outcome], dict[str, str]]:
 
 
 def table_of_kinds(outcomes: dict[str, Outcome], container_of: dict[str, str]) -> str:
-    """How often which format ended as what; a line per format."""
+    """Return the outcomes of each format, a line per format."""
     counts = Counter((container_of[file], outcome.kind) for file, outcome in outcomes.items())
     kinds = sorted({kind for _, kind in counts})
     lines = ["".join(f"{word:>24}" for word in ["", *kinds])]

@@ -1,4 +1,4 @@
-"""How much audio a listing holds, from the headers of a few of its recordings."""
+"""Durations of a listing, from the headers of a few of its recordings."""
 
 from pathlib import Path
 from typing import Any

@@ -303,7 +303,7 @@ def test_the_bytes_of_a_listing_are_those_known(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_fifty_thousand_files_in_one_folder_take_little_memory(tmp_path: Path) -> None:
-    """Of the whole process 45 MB (measured 2026-11-25); here only the part that Python counts."""
+    """The whole process takes 45 MB (measured 2026-11-25); here Python counts its part."""
     for at in range(50_000):
         (tmp_path / f"{at:06}.wav").touch()
     listing(tmp_path / "000000.wav")  # what is made once

@@ -1,4 +1,4 @@
-"""What the pictures of a page are drawn from: neighbours, projections, clusters, names of files."""
+"""Neighbours, projections, clusters and names of files, for the pictures of a page."""
 
 import numpy as np
 import pytest

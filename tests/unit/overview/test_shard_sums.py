@@ -1,4 +1,4 @@
-"""What a report sums up over all windows, and which it draws: against NumPy over everything at once."""
+"""Sums over all windows and the choice of the sample, against NumPy over everything at once."""
 
 from collections import Counter
 from datetime import datetime, timedelta
@@ -109,7 +109,7 @@ def test_a_larger_sample_holds_the_smaller(tmp_path: Path) -> None:
 
 
 def test_every_window_is_drawn_as_often() -> None:
-    """Of 2,000 windows in recordings of very different length 100, with 400 seeds: each some 20 times."""
+    """Each of 2,000 windows in recordings of very different length is drawn some 20 times with 400 seeds."""
     ids = np.repeat(np.arange(4), [1000, 900, 90, 10])
     index = np.concatenate([np.arange(n) for n in (1000, 900, 90, 10)])
     counts = np.zeros(len(ids))

@@ -1,4 +1,4 @@
-"""What a probe is made of: splits that do not leak, samples, labels of windows, weights for vectors as they are."""
+"""Parts of a probe: splits that do not leak, samples, labels of windows, weights for vectors as they are."""
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ SECONDS = st.integers(0, 20).map(lambda tenths: tenths / 2)
 
 
 def labels_of(n_recordings: int, annotations: list[tuple[int, int]], groups: list[str] | None = None) -> Labels:
-    """Of (recording, label), each throughout."""
+    """Return labels of (recording, label), each for the whole recording."""
     recording, label = (np.array(sorted(annotations), np.int64).reshape(-1, 2)[:, at] for at in (0, 1))
     files = np.array([f"{at:04d}.wav" for at in range(n_recordings)], object)
     return Labels(

@@ -50,7 +50,7 @@ def proxy(faulty_store: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
 
 @pytest.fixture
 def short_timeouts(other_s3: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a client of its own."""
+    """Return the answer to a client of its own."""
     monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.2)
 
 

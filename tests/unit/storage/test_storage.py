@@ -152,7 +152,7 @@ def test_writing_to_a_bucket_that_does_not_exist_fails(bucket: str) -> None:
 
 
 def requests(log: Path, bucket: str, verb: str) -> int:
-    """How many of them the server has had for objects of ``bucket``."""
+    """Return the number of requests that the server has had for objects of ``bucket``."""
     return log.read_text().count(f"{verb} /{bucket}/")
 
 
