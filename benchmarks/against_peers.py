@@ -104,7 +104,7 @@ def peer(  # noqa: PLR0917
 
 
 class Errors:
-    """How far the vectors of each contender lie from ours, at most; the largest of all rounds."""
+    """Return the largest difference between the vectors of each contender and ours, over all rounds."""
 
     def __init__(self, commands: list[Command]) -> None:
         self._outputs = {command.name: command.output for command in commands}

@@ -244,7 +244,7 @@ def _torch_device(task: Mapping[str, Any]) -> str:
 
 
 def vectors(task: Mapping[str, Any]) -> dict[str, float]:
-    """How far the encoder's vectors are from those of the reference loop in fp32 on the CPU."""
+    """Return the difference between the encoder's vectors and those of the reference loop in fp32 on the CPU."""
     import numpy as np
     import torch
 

@@ -69,7 +69,7 @@ class Archive:
         return f"{self.n_files:,} × {length} of {self.rate_hz / 1000:g} kHz {kind}"
 
     def path(self, folder: Path, index: int) -> Path:
-        """Of recording ``index``: a thousand to a folder."""
+        """Return the path of recording ``index``; a folder has a thousand recordings."""
         suffix = FORMATS[self.format][0]
         return folder / f"site-{index // 1000:03}" / f"recording-{index:06}{suffix}"
 

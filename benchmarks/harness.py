@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Command:
-    """What to run; ``name`` is its name in tables. ``output``, a file or folder, is removed before each run."""
+    """A command to run, with its name in tables. ``output``, a file or folder, is removed before each run."""
 
     name: str
     argv: Sequence[str]
@@ -133,7 +133,7 @@ def remove(path: Path) -> None:
 
 
 def say(text: str) -> None:
-    """How far it is; tables go to stdout."""
+    """Print progress to stderr; tables go to stdout."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stderr.flush()
 
@@ -197,7 +197,7 @@ class Watch:
 
 
 def role_of(cmdline: Sequence[str]) -> str:
-    """Of a process that is not the driver."""
+    """Return the role of a process that is not the driver."""
     words = " ".join(cmdline)
     if words.startswith("ray::") or "default_worker.py" in words:
         return WORKERS
@@ -221,7 +221,7 @@ def _waited_for_s() -> float:
 
 
 def _adopt_orphans() -> None:
-    """What outlives its parent becomes our child: it stays in sight, and can be ended."""
+    """Make processes that outlive their parents children of this process, so that they can be measured and ended."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

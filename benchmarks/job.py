@@ -19,7 +19,7 @@ WINDOW_S = 5.0
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where archives and weights are kept, and outputs written."""
+    """Folders of archives, weights and outputs."""
 
     cache: Path
     outputs: Path
@@ -51,12 +51,12 @@ class Workplace:
         return Command(name, argv, output, self.environment() | dict(env or {}))
 
     def environment(self) -> dict[str, str]:
-        """What every command has: torch's cache, and a Ray that calls nobody."""
+        """Return the environment of all commands: torch's cache, and a Ray that sends nothing."""
         return {"TORCH_HOME": str(torch_home(self.cache)), "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def last_run(output: Path) -> dict[str, Any]:
-    """Of ``report.json``.
+    """Figures of ``report.json``.
 
     Raises:
         RuntimeError: the run was not complete, or some recording failed.
@@ -80,7 +80,7 @@ class Pair:
         return {command.name: lambda command=command: measure(command) for command in (self.short, self.long)}
 
     def times_real_time(self, results: Mapping[str, Sequence[Measured]]) -> list[float]:
-        """Of each round."""
+        """Return a figure of each round."""
         short, long = ([run.wall_s for run in results[each.name]] for each in (self.short, self.long))
         return [1 / slope for slope in slopes(short, long, self.more_audio_s)]
 

@@ -90,7 +90,7 @@ def from_disk(folder: Path, names: Iterator[str]) -> Callable[[], int]:
 
 
 def manifest(n: int, folder: Path) -> Callable[[], int]:
-    """Of files that do not exist: asked for all the same."""
+    """A manifest of files that do not exist; the listing asks for each file all the same."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""How long, and how much memory, to read back what an output holds: ``python benchmarks/resume.py``.
+"""How much time and memory does reading an inventory take? ``python benchmarks/resume.py``
 
 Before a run, and after it, the driver asks the shards which recordings are complete. Here each output is written by the
 real ``Store``, rows in the order in which the job writes them, and asked in a process of its own. Exit code 1 where it

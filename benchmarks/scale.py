@@ -117,7 +117,7 @@ class EncodeNothing:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process, at one moment."""
+    """Memory and CPU time of one process at one moment."""
 
     cpu_s: float
     memory_mb: float

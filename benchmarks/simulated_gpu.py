@@ -141,7 +141,7 @@ class SimulatedStage(pipeline.EncodeStage):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_first(self, number: str) -> bool:
-        """Whether no other GPU was used in this run before this one."""
+        """Return whether no other GPU was used in this run before this GPU."""
         first = Path(self.folder, FIRST)
         try:
             with first.open("x") as file:
@@ -151,7 +151,7 @@ class SimulatedStage(pipeline.EncodeStage):
         return True
 
     def _is_due(self, message: str, times: int) -> bool:
-        """Whether a fault that happens ``times`` in a run happens now."""
+        """Return whether a fault that happens ``times`` in a run happens now."""
         name = re.sub(r"\W+", "-", message)
         for at in range(times):
             try:

@@ -96,7 +96,7 @@ def parts(place: Workplace, model: str) -> dict[str, Callable[[], float]]:
 
 
 def packages(env: Mapping[str, str]) -> str:
-    """What costs most among the driver's imports: ms of each package's own modules, by ``-X importtime``."""
+    """Return the slowest imports of the driver: ms of each package's own modules, by ``-X importtime``."""
     said = run_python(["-X", "importtime"], f"{DRIVER_IMPORTS}\n{RAY_IMPORTS}", env).stderr
     own = Counter[str]()
     for us, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", said, re.M):

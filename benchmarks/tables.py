@@ -46,7 +46,7 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Spread
 
 
 def slopes(short: Sequence[float], long: Sequence[float], run: float) -> list[float]:
-    """What ``run`` more costs per unit of it, round by round.
+    """Return the cost of one more unit, round by round.
 
     Raises:
         ValueError: more took less time: what was measured is noise.
@@ -107,7 +107,7 @@ def command_line() -> str:
 
 
 def question(doc: str | None) -> str:
-    """What a benchmark's docstring begins with."""
+    """Return the question of a benchmark, the first line of its docstring."""
     return (doc or "").partition("``")[0].strip()
 
 

@@ -1,4 +1,4 @@
-"""Whether two outputs hold the same vectors: a benchmark compares nothing that computes something else."""
+"""A check that two outputs hold the same vectors: a benchmark compares only commands that compute the same."""
 
 from pathlib import Path
 

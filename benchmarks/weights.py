@@ -26,16 +26,19 @@ def checkpoint(model: str, cache_folder: Path) -> Path:
 
 
 def torch_home(cache_folder: Path) -> Path:
-    """Torch's cache with weights under the name of ImageNet's: else ``avex.load_model`` downloads those, and then loads
-    the checkpoint over them.
+    """Return a cache of torch with weights under the name of ImageNet's.
+
+    Without it ``avex.load_model`` downloads ImageNet's weights, and then loads the checkpoint over them.
     """
     return cache_folder / "weights" / "torch-home"
 
 
 def see_some_noise(module: Any) -> None:
-    """Fresh batch norms shrink everything layer by layer, until all sounds have the same vector. With statistics of
-    noise, and nearly nothing of what they began with, they differ; with nothing of that at all every rounding error
-    grows from layer to layer, and avex itself is 4e-5 from its own answer in float64 (docs/decisions.md).
+    """Give batch norms statistics of noise, so that different sounds have different vectors.
+
+    Fresh batch norms shrink everything layer by layer, until all sounds have the same vector. A small part of the fresh
+    statistics stays: without it every rounding error grows from layer to layer, and avex in float32 is 4e-5 from avex in
+    float64 (docs/decisions.md).
     """
     import torch
 

@@ -249,6 +249,7 @@ class EncodeStage:
         return open_device(placement.device, precisions, placement.encoder_gpus)
 
     def __call__(self, windows: pa.Table) -> pa.Table:
+        """Encode a batch of windows."""
         from embedding.encoding.encode_batch import encode_batch
 
         if self._failure is not None:

@@ -42,11 +42,12 @@ def size(n_bytes: float) -> str:
 
 
 def plural(n: int, noun: str) -> str:
+    """Return a count with its noun: ``1 window``, ``2,060 windows``."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def printable(line: str) -> str:
-    """``line`` with line ends, tabs and what else a terminal obeys as Python writes them: names may hold any of it."""
+    """Return a line whose control characters, which names may contain, are written as Python writes them."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], line)
 
 

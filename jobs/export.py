@@ -23,6 +23,7 @@ FORMATS = {
 
 
 def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = output_parser("export", "Write the vectors of an output in the format of another tool.", on_ray=False)
     described = "; ".join(f"{name}, {what}" for name, what in FORMATS.items())
     parser.add_argument("--to", metavar="FORMAT", required=True, help=described)

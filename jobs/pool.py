@@ -17,6 +17,7 @@ from embedding.text import plural
 
 
 def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = output_parser(
         "pool",
         "Pool the embeddings of an output to one row per recording, in "

@@ -17,6 +17,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = output_parser(
         "probe",
         "Learn a manifest's labels from the vectors of an output, by logistic regression, and measure how well it went "

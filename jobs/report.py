@@ -23,6 +23,7 @@ DEFAULT_SAMPLE, MOST_SAMPLE = 5_000, 10_000
 
 
 def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = Parser(
         prog="python -m jobs.report",
         description="Count what an output holds, from its shards alone, and say where its report.json disagrees.",

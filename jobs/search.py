@@ -22,6 +22,7 @@ MOST = 1_000_000
 
 
 def make_parser() -> Parser:
+    """Return the parser of the command line."""
     parser = output_parser(
         "search",
         "Find the windows of an output that are nearest, by cosine, to a clip or to one of themselves. "

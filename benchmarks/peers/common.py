@@ -1,4 +1,4 @@
-"""What the hand-written loops share: the command line, windows of a recording, avex's own loading, the Parquet file.
+"""Shared parts of the hand-written loops: command line, windows, avex's own loading, the Parquet file.
 
 Nothing of ``embedding`` is used: this is what a user of avex, soundfile and soxr has. Start with the same command what
 the network would have provided once: ImageNet weights in torch's cache, which ``avex.load_model`` wants first.

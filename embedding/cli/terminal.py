@@ -23,7 +23,7 @@ class Terminal:
 
     @property
     def shows_bars(self) -> bool:
-        """Whether a bar can move: in a terminal, and in a notebook that has widgets."""
+        """True where a bar can move: in a terminal, and in a notebook that has widgets."""
         in_notebook = self.console.is_jupyter and find_spec("ipywidgets") is not None
         return self.console.is_terminal or in_notebook
 

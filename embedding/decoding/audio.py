@@ -106,10 +106,11 @@ class Recording:
 
     @property
     def duration_s(self) -> float:
+        """Seconds of audio."""
         return self.n_frames / self.sample_rate
 
     def n_samples(self, rate_hz: int) -> int:
-        """Length at ``rate_hz``."""
+        """Return the number of samples at ``rate_hz``."""
         return resampled_length(self.n_frames, self.sample_rate, rate_hz)
 
     def blocks(self, *rates_hz: int) -> Iterator[tuple[NDArray[np.float32], ...]]:

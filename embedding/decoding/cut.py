@@ -1,4 +1,4 @@
-"""A stream of audio to windows."""
+"""Windows cut from a stream of audio."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,6 +13,7 @@ def cut(blocks: Iterable[NDArray[np.float32]], spec: WindowSpec) -> Iterator[NDA
 
     Args:
         blocks: arrays of shape ``[n]``, any ``n``, at ``spec.rate_hz``.
+        spec: length, hop and tail of the windows.
 
     Yields:
         arrays of shape ``[k, spec.length]`` with ``k ≥ 1``. They may be views that overlap in memory: copy before

@@ -40,6 +40,7 @@ class ByteView:
         self._error: Exception | None = None
 
     def read(self, n: int) -> bytes:
+        """Return the next ``n`` bytes, or fewer at the end."""
         head = self._head[self._at : self._at + n]
         n_body = min(n, self.n_bytes - self._at) - len(head)
         body = b""
@@ -60,9 +61,11 @@ class ByteView:
         return self._at
 
     def tell(self) -> int:
+        """Return the position."""
         return self._at
 
     def raise_error(self) -> None:
+        """Raise the error of the storage, if there was one."""
         if self._error is not None:
             raise self._error
 

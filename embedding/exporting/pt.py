@@ -40,8 +40,9 @@ def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
 
 
 def _array(column: pa.Array) -> np.ndarray:
-    """``[rows]``, or of the lists that a prediction is ``[rows, K]``. A part of Arrow's own would keep the vectors
-    alive.
+    """Return a column as an array ``[rows]``; a column of lists, as predictions are, as ``[rows, K]``.
+
+    The array is a copy: a view of Arrow's memory would keep the vectors in memory, too.
     """
     if isinstance(column, pa.ListArray):
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).copy()
@@ -49,7 +50,7 @@ def _array(column: pa.Array) -> np.ndarray:
 
 
 def _tensor(values: np.ndarray) -> Any:
-    """Or plain lists, of text."""
+    """Return numbers as a tensor, and text as a list."""
     return values.tolist() if values.dtype == object else torch.from_numpy(values)
 
 

@@ -87,6 +87,7 @@ class Listing:
 
     @property
     def n_bytes(self) -> int:
+        """Bytes of the recordings, as far as their sizes are known."""
         return n_bytes(self.recordings)
 
     @property
@@ -311,8 +312,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _file(path: str, real: str, left_out: Counter[str]) -> Iterator[_Entry]:
-    """The entry of one file. One that cannot be asked for its size is still a recording: reading it becomes the failure
-    row that says why. A pipe or a device is none: reading it might never end.
+    """Yield the entry of one file, unless the file is a pipe or a device, whose reading might never end.
+
+    A file whose size cannot be read is still a recording: reading it will give the failure.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 — pathlib takes 50 s longer for 10⁷ names

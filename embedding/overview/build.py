@@ -50,10 +50,13 @@ class Overview:
 
 
 def look(inventory: Inventory, known: Columns, n_drawn: int, count: Callable[[int], None]) -> Overview:
-    """Sum up all windows of ``stored``, and draw ``n_drawn`` of them.
+    """Sum up all windows of an output, and draw a sample.
 
     Args:
-        count: told how many shards more are read.
+        inventory: the inventory of the output.
+        known: columns of manifests.
+        n_drawn: windows in the sample.
+        count: called with the number of shards that were read since its last call.
 
     Raises:
         RunError: the storage failed, or a shard is damaged or has vectors of another length.

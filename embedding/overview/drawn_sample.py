@@ -42,8 +42,9 @@ def draw(windows: pa.Table, known: Columns) -> Drawn:
 
 
 def _distinct(windows: pa.Table) -> pa.Table:
-    """In the order of their numbers, by which no folder is drawn over another; a window that is there twice counts
-    once, one that is not finite does not.
+    """Return each window once, without windows that are not finite, in the order of their random numbers.
+
+    In this order no folder is drawn over another.
     """
     keys = ["file_id", "window_index"]
     number = numbers(*(windows[key].to_numpy() for key in keys))

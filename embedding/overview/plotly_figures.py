@@ -121,10 +121,13 @@ def norms(lengths: Weighted, fence: Fence) -> go.Figure:
 
 
 def scatter(xy: NDArray[np.floating], titles: tuple[str, str], colouring: Colouring, *, ticks: bool) -> go.Figure:
-    """Points ``[n, 2]`` in the colours of their groups, and two empty traces: what is nearest, and what to.
+    """Return points in the colours of their groups, and two empty traces for the clicked and the nearest windows.
 
     Args:
-        ticks: whether the numbers of the axes mean anything.
+        xy: the points, ``[n, 2]``.
+        titles: titles of the axes.
+        colouring: colours and groups of the points.
+        ticks: show the numbers of the axes, where they mean something.
     """
     points = go.Scatter(
         x=_short(xy[:, 0]),

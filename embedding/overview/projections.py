@@ -30,10 +30,11 @@ class Nearest:
 
 
 def nearest(vectors: Vectors, k: int) -> Nearest:
-    """By cosine, exactly, over all dimensions; a vector of zeros has cosine 0 to all.
+    """Return the nearest vectors of each vector by cosine, exactly; a vector of zeros has cosine 0 to all others.
 
     Args:
-        vectors: ``[n, dim]``; of fewer than ``k + 1`` all others are nearest.
+        vectors: ``[n, dim]``.
+        k: number of nearest vectors; fewer where there are fewer than ``k + 1`` vectors.
     """
     from sklearn import config_context  # a second
     from sklearn.neighbors import NearestNeighbors
@@ -59,6 +60,7 @@ def _unit(vectors: Vectors) -> NDArray[np.float64]:
 
 
 def all_equal(vectors: Vectors) -> bool:
+    """Return whether all vectors are the same."""
     return bool((vectors == vectors[:1]).all())
 
 
@@ -80,7 +82,8 @@ def umap(vectors: Vectors, near: Nearest) -> NDArray[np.float32] | None:
     """UMAP (McInnes, Healy, Melville 2018), ``[n, 2]``; None of fewer than LEAST_WINDOWS, or of equal ones.
 
     Args:
-        near: the N_NEIGHBOURS - 1 nearest or more: exact, where UMAP itself would look for them at random.
+        vectors: ``[n, dim]``.
+        near: the exact N_NEIGHBOURS - 1 nearest vectors or more; UMAP's own search is approximate and random.
     """
     if len(vectors) < LEAST_WINDOWS or all_equal(vectors):
         return None

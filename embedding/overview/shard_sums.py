@@ -43,6 +43,7 @@ class Sums:
         return self.drawn.schema.field("embedding").type.list_size
 
     def plus(self, other: "Sums") -> "Sums":
+        """Return the sums of both."""
         return Sums(
             self.norms.plus(other.norms),
             self.n_nonfinite + other.n_nonfinite,
@@ -55,11 +56,12 @@ class Sums:
 
 
 def sums_of(uri: str, last_number: np.uint64, recorded_at: Callable[[str], datetime | None]) -> Sums:
-    """Those of one shard.
+    """Return the sums of one shard.
 
     Args:
-        last_number: what ``sample.last_number`` gave.
-        recorded_at: when the recording of a name began.
+        uri: the shard.
+        last_number: the largest random number in the sample, from ``sample_choice.last_number``.
+        recorded_at: returns the time when a recording began.
 
     Raises:
         OSError: the shard cannot be read.

@@ -32,15 +32,17 @@ class Weighted:
         return cls(distinct, np.bincount(at, weights, len(distinct)))
 
     def plus(self, other: "Weighted") -> "Weighted":
+        """Return the values of both."""
         values, weights = ([getattr(each, name) for each in (self, other)] for name in ("values", "weights"))
         return self.of(np.concatenate(values), np.concatenate(weights))
 
     @property
     def total(self) -> float:
+        """Sum of the weights."""
         return float(self.weights.sum())
 
     def median(self) -> float:
-        """The value below which half of the weight lies; there has to be one."""
+        """Return the value below which half of the weight lies; there must be a value."""
         return float(self.values[np.searchsorted(np.cumsum(self.weights), self.total / 2)])
 
     def between(self, low: float, high: float) -> float:
@@ -59,8 +61,9 @@ def rounded(norms: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Fence:
-    """The range of usual values: within OUTLIER_SPREADS spreads of the median (Leys and others 2013, with 5 instead of 3, since
-    norms of embeddings have long tails).
+    """The range of usual values: within OUTLIER_SPREADS spreads of the median.
+
+    Leys and others 2013, with 5 spreads instead of 3, since norms of embeddings have long tails.
     """
 
     median: float
@@ -68,16 +71,19 @@ class Fence:
 
     @classmethod
     def of(cls, norms: Weighted) -> "Fence":
+        """Return the range of usual norms."""
         median = norms.median()
         mad = Weighted.of(np.abs(norms.values - np.float64(median)), norms.weights).median()
         return cls(median, max(_MAD_TO_STD * mad, _LEAST_SPREAD * median))
 
     @property
     def low(self) -> float:
+        """The lowest usual value."""
         return self.median - OUTLIER_SPREADS * self.spread
 
     @property
     def high(self) -> float:
+        """The highest usual value."""
         return self.median + OUTLIER_SPREADS * self.spread
 
 

@@ -32,6 +32,7 @@ class Parts:
     max: Vectors
 
     def take(self, at: NDArray[np.int64] | NDArray[np.bool_]) -> "Parts":
+        """Return some of the parts."""
         return Parts(self.file_id[at], self.n[at], self.mean[at], self.spread[at], self.max[at])
 
 

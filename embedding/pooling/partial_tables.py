@@ -22,8 +22,11 @@ COLUMNS = [*RECORDING.names, "window_index"]
 
 
 def parts_of_windows(windows: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
-    """One row per recording in ``windows`` (COLUMNS and ``embedding``, in any order): RECORDING, and what ``merged``
-    needs of it.
+    """Return a part for each recording in ``windows``: RECORDING, and the columns that ``merged`` needs.
+
+    Args:
+        windows: COLUMNS and ``embedding``, in any order.
+        poolings: the poolings.
     """
     windows = windows.take(_order(windows)).combine_chunks()
     start = starts(windows["file_id"].to_numpy())

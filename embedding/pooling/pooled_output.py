@@ -58,14 +58,16 @@ class Pooled:
 
     @property
     def folder(self) -> str:
+        """The folder of the pooled files."""
         layer = None if self.column == EMBEDDING else self.column
         return storage.child(storage.join(self.root, FOLDER), at_layer("+".join(self.poolings), layer))
 
     def write(self, table: pa.Table, name: str) -> None:
-        """Recordings, in one step; the same name again replaces them."""
+        """Write a file of recordings in one step; the same name again replaces the file."""
         storage.write_bytes(storage.child(self.folder, f"{name}.parquet"), self._parquet(table))
 
     def write_parts(self, table: pa.Table, name: str) -> None:
+        """Write a file of parts in one step."""
         # Each recording by itself, since a group wants some of them: in a sequence they may be 50 MB each.
         content = self._parquet(table, row_group_size=1 if self.poolings == (SEQUENCE,) else None)
         storage.write_bytes(storage.child(storage.join(self.folder, PARTS), f"{name}.parquet"), content)
@@ -111,11 +113,12 @@ class Pooled:
         return {_stem(uri) for uri in storage.list_names(storage.join(self.folder, PARTS), ".parquet")}
 
     def forget_parts(self) -> None:
+        """Remove all files of parts."""
         for uri in list(storage.list_names(storage.join(self.folder, PARTS), ".parquet")):
             storage.delete(uri)
 
     def keep(self, uri: str, ids: NDArray[np.int64]) -> None:
-        """Leave only recordings ``ids`` in the file."""
+        """Remove all recordings but ``ids`` from a file."""
         with storage.open_stream(uri) as stream:
             table = pq.read_table(stream, use_threads=False)
         kept = table.filter(pa.array(np.isin(table["file_id"].to_numpy(), ids)))

@@ -48,11 +48,21 @@ def first_file(shard: str) -> str:
 
 
 def draw(labels: Labels, is_test: Truth, shards: list[str], limit: int, seed: int) -> tuple[Sample, Sample]:
-    """Windows to learn from, and windows for the test; each a row of COLUMNS, ``recording`` (into the files of
-    ``labels``), ``shard`` (into ``shards``) and ``row`` (in it).
+    """Draw windows to learn from, and windows for the test.
 
-    At most ``limit`` of each. To learn from, as many of each class as of the others; a window of several classes counts
-    as one of the rarest. For the test, any: so classes keep their shares.
+    Windows to learn from have equal numbers of each class; a window of several classes counts as one of the rarest.
+    Windows for the test are drawn from all, so that classes keep their shares.
+
+    Args:
+        labels: the labels.
+        is_test: ``[recordings]``, the recordings for the test.
+        shards: the shards.
+        limit: most windows on each side.
+        seed: of the random numbers.
+
+    Returns:
+        Two samples with COLUMNS, ``recording`` (index into the files of ``labels``), ``shard`` (index into ``shards``)
+        and ``row`` (in the shard).
     """
     wanted = pa.array(labels.files, pa.string())
     rng = np.random.default_rng(seed)

@@ -49,11 +49,12 @@ class Probe:
 
 
 def fit(vectors: Vectors, truth: Truth, *, is_exclusive: bool) -> Probe:
-    """Learn from ``vectors`` (``[windows, dim]``, which are standardised in place) what ``truth`` says.
+    """Learn a probe.
 
     Args:
-        truth: ``[windows, classes]``; every class is there and is missing somewhere.
-        is_exclusive: each window has exactly one class; they are learnt together, else each for itself.
+        vectors: ``[windows, dim]``; they are standardised in place.
+        truth: ``[windows, classes]``; each class is present in some windows and absent in others.
+        is_exclusive: each window has exactly one class; the classes are learnt together, otherwise one by one.
     """
     scaler = StandardScaler(copy=False)
     for first in range(0, len(vectors), CHUNK_ROWS):  # all at once would be three times the memory

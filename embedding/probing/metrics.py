@@ -27,6 +27,7 @@ class Metrics:
     prevalence: Floats  # [classes], the share of rows that have it: average precision of scores drawn by lot
 
     def means(self) -> dict[str, float | None]:
+        """Return the means over the classes."""
         return {
             "accuracy": self.accuracy,
             "mean_average_precision": mean(self.average_precision),
@@ -34,6 +35,7 @@ class Metrics:
         }
 
     def chance(self) -> dict[str, float | None]:
+        """Return the means of a probe without knowledge."""
         return {
             "accuracy": self.majority,
             "mean_average_precision": mean(self.prevalence),

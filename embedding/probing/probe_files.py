@@ -31,6 +31,7 @@ VERSIONED = ("avex-batch", "scikit-learn", "numpy")
 
 
 def folder(root: str, name: str) -> str:
+    """Return the folder of a probe."""
     return storage.child(storage.join(root, FOLDER), name)
 
 

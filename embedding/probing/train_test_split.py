@@ -16,14 +16,19 @@ def is_test(labels: Labels, test_share: float, seed: int) -> Truth:
 
 
 def draw(has: Truth, test_share: float, seed: int) -> Truth:
-    """``[groups]``: which are for the test, about ``test_share`` of each class.
+    """Draw the groups for the test, about ``test_share`` of each class.
 
-    Iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011) in two parts: the class of which the fewest groups are
-    left is dealt out first, each of its groups to the part that lacks more of it. A class in two groups or more shall
-    be in both parts; where groups have one class each, it is.
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011) in two parts: the class with the fewest groups left is
+    distributed first, each of its groups to the part that lacks more of the class. Where groups have one class each, a
+    class with two groups or more is in both parts.
 
     Args:
-        has: ``[groups, classes]``; groups that have none are dealt out as a class of their own.
+        has: ``[groups, classes]``, the classes of each group; groups without a class form a class of their own.
+        test_share: share of the groups for the test.
+        seed: of the random numbers.
+
+    Returns:
+        ``[groups]``, true for the test.
     """
     rng = np.random.default_rng(seed)
     has = np.column_stack([has, ~has.any(axis=1)])

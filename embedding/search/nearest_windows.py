@@ -12,11 +12,12 @@ HITS = pa.schema([*WINDOW_COLUMNS, ("score", pa.float32())])
 
 
 def nearest(windows: pa.Table, query: NDArray[np.float32], k: int) -> pa.Table:
-    """The ``k`` rows (HITS) of ``windows`` that are nearest to any of ``query``, the nearest first.
+    """Return the windows (HITS) that are nearest to any vector of ``query``, the nearest first.
 
     Args:
         windows: the columns of a shard.
         query: ``[queries, dim]``, not all zero.
+        k: number of windows.
     """
     vectors = matrix(windows["embedding"])
     with np.errstate(divide="ignore", invalid="ignore"):

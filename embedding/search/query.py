@@ -33,8 +33,13 @@ MOST_WINDOWS = 256
 
 
 def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.float32]:
-    """One vector for each window of the clip (an absolute path or URI), ``[windows, dim]``, as those that are stored in
-    ``column``.
+    """Return a vector for each window of a clip, ``[windows, dim]``, computed as the vectors of an output.
+
+    Args:
+        clip: absolute path or URI.
+        store: the output.
+        column: the column of vectors.
+        n_threads: threads of the encoder.
 
     Raises:
         RequestError: the clip cannot be read, or the output's weights cannot be had.

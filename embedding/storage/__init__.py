@@ -26,11 +26,12 @@ _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}(-.+|\.\w+
 
 
 def is_s3(uri: str) -> bool:
+    """Return whether a URI names an object or prefix in S3."""
     return uri.startswith(s3.SCHEME)
 
 
 def normalise(uri: str, option: str) -> str:
-    """An absolute local path or an ``s3://`` URI without a trailing slash.
+    """Return an absolute local path, or an ``s3://`` URI without a trailing slash.
 
     Raises:
         RequestError: another scheme, no bucket, credentials, or no name: not UTF-8 (Arrow and S3 hold no other), or
@@ -86,6 +87,7 @@ def _likely_meaning(path: str) -> str:
 
 
 def join(root: str, *names: str) -> str:
+    """Return the URI of a name below ``root``."""
     return "/".join((root.rstrip("/"), *names))
 
 
@@ -136,6 +138,7 @@ def read_bytes(uri: str, at_most: int = sys.maxsize) -> bytes:
     """Return the whole object.
 
     Args:
+        uri: the object.
         at_most: bytes; a larger object is refused unread.
 
     Raises:

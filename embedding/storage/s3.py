@@ -98,8 +98,14 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_many(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
-    """Several objects at once, each its bytes or what the storage said instead; those that failed are tried again
-    together. ``sizes`` are the bytes to expect; of one that is negative only the server's own length is checked.
+    """Read several objects at once; objects that failed are tried again together.
+
+    Args:
+        uris: the objects.
+        sizes: bytes to expect; where negative, only the length that the server states is checked.
+
+    Returns:
+        For each object its bytes, or the error of the storage.
 
     Raises:
         OSError: there is no client to ask.
@@ -192,8 +198,9 @@ def objects(uri_prefix: str) -> Iterator[tuple[str, int, str]]:
 
 
 class _Stream(RawIOBase):
-    """An object as a file, read by ranges; the version that was opened, or none. What failed once fails from then on:
-    libsndfile asks again, and every asking would be waited for.
+    """An object as a file that is read by ranges. Only the version that was opened is read.
+
+    After a failed read all reads fail at once: libsndfile reads again, and would wait for every try.
     """
 
     def __init__(self, uri: str, range_bytes: int) -> None:

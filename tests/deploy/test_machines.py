@@ -117,6 +117,7 @@ def watch(folder: Path, ray_is_there: str) -> list[str]:
     """Run the watchdog's script with stand-ins for what it calls.
 
     Args:
+        folder: the folder of the stand-ins.
         ray_is_there: for each minute ``1`` if Ray runs, ``0`` if not. After the last digit Ray is gone.
 
     Returns:

@@ -78,8 +78,9 @@ def test_the_dry_run_counts_all_columns(embed: Embed, request_: list[object], tm
 
 
 def test_windows_that_a_model_does_not_want_have_its_columns_all_the_same() -> None:
-    """One of several models may have stored them before, or a stop may come before its turn; tables with such
-    windows and with others make one shard.
+    """One of several models may have stored a window before, or a stop may come before its turn.
+
+    Tables with such windows and with others make one shard.
     """
     request = {"input": "a", "output": "b", "model": EFFICIENTNET, "checkpoint": "random", "window_s": 1.0}
     settings = Settings.of(make_config(request | {"layers": "0,-1", "predict": 2}))

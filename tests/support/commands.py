@@ -22,8 +22,9 @@ class Outcome:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, for one that starts or finds a Ray: a local Ray makes a token that others then have to know, and
-    on loopback, for a test, there is nothing that it would guard.
+    """Return the environment of this process for a process that starts or finds a Ray, without tokens.
+
+    A local Ray makes a token that other processes then need; on loopback, in a test, there is nothing to guard.
     """
     return os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"} | more
 

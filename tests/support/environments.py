@@ -7,8 +7,9 @@ from pathlib import Path
 
 
 def make_environment(folder: Path, packages: Path) -> Path:
-    """Return the Python of a new environment with ``packages``, a requirements file: what they need in other versions
-    lies before ours, which stay as they are.
+    """Return the Python of a new environment with ``packages``, a requirements file.
+
+    Packages that need other versions than ours are found before ours, which stay as they are.
     """
     venv.create(folder, with_pip=True)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})

@@ -180,8 +180,9 @@ DRAIN_S = 3  # instead of a spot machine's two minutes
 
 
 def kill_nodes(job: Job, nodes: Nodes, n_kills: int, every_s: tuple[float, float], rng: random.Random) -> list[Kill]:
-    """Run the job to its end while nodes go with all that runs and lies on them, half of them with notice; for each
-    that goes another one comes.
+    """Run the job to its end while nodes are lost with all their processes and objects.
+
+    Half of the nodes have a notice. A new node comes for each lost node.
     """
     kills: list[Kill] = []
     with job.running() as process:

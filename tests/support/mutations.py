@@ -36,7 +36,7 @@ class Seed:
 
     @property
     def name(self) -> str:
-        """``WAV-PCM_16.wav``"""
+        """The name of the file: ``WAV-PCM_16.wav``."""
         return f"{self.container}-{self.subtype}.{SUFFIXES.get(self.container, self.container.lower())}"
 
     def write(self, path: Path) -> Path:
