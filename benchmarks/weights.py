@@ -37,8 +37,8 @@ def see_some_noise(module: Any) -> None:
     """Give batch norms statistics of noise, so that different sounds have different vectors.
 
     Fresh batch norms shrink everything layer by layer, until all sounds have the same vector. A small part of the fresh
-    statistics stays: without it every rounding error grows from layer to layer, and avex in float32 is 4e-5 from avex in
-    float64 (docs/decisions.md).
+    statistics stays: without it every rounding error grows from layer to layer, and avex in float32 is 4e-5 from avex
+    in float64 (docs/decisions.md).
     """
     import torch
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from local_ray import ray_of
-from tests.jobs.test_probe import calls, csv, species
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, Outcome, environment
 from tests.support.models import EFFICIENTNET
 from tests.support.pages import output as write_page_output
+from tests.support.probing import calls, csv, species
 
 ERRNOS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 N_RECORDINGS = 6

@@ -16,11 +16,11 @@ import pytest
 from embedding.search import search as searching
 from embedding.search.nearest_windows import HITS
 from jobs import export, pool, probe, report, search
-from tests.jobs.test_probe import SETTINGS, calls, csv, species
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, environment
 from tests.support.file_systems import small_file_system
 from tests.support.pages import output as page_output
+from tests.support.probing import SETTINGS, calls, csv, species
 from tests.support.shards import write_output
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

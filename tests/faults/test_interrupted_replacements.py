@@ -23,10 +23,17 @@ from embedding.pooling.pooled_output import Pooled
 from embedding.probing import probe_files
 from embedding.probing.probe_result import Result
 from jobs.probe import main as probe
-from tests.jobs.test_probe import SPECIES, archive, output, stored  # noqa: F401 — fixtures
+from tests.support.probing import SETTINGS, SPECIES, calls, stored
+from tests.support.shards import write_output
 
 STEPS = [(Path, "rename"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (shutil, "rmtree"), (os, "fsync")]
 MOST_STEPS = 60
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    write_output(str(tmp_path / "output"), calls(), SETTINGS)
+    return tmp_path / "output"
 
 
 class Killed(BaseException):
@@ -162,7 +169,7 @@ def test_pooled_rows_are_there_before_others_go(tmp_path: Path, *, once: bool) -
 
 
 def test_the_files_of_a_probe_are_whole_and_say_if_they_are_of_two(
-    output: Path,  # noqa: F811
+    output: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     *,

@@ -1,6 +1,5 @@
 """A linear probe on an output, as a user makes one."""
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,13 +17,8 @@ from embedding.probing.logistic_regression import fit
 from embedding.schema.vectors import column
 from jobs.probe import main
 from tests.support.commands import Outcome
+from tests.support.probing import N_WINDOWS, SETTINGS, SPECIES, calls, csv, species, stored
 from tests.support.shards import add_columns, write_output
-
-DIM = 6
-N_WINDOWS = 8
-SETTINGS = {"model": "a model", "checkpoint": "hf://somewhere", "window_s": 5.0}
-SPECIES = ("blackbird", "chiffchaff", "wren")
-PER_SPECIES = 10
 
 Probe = Callable[..., Outcome]
 
@@ -39,20 +33,6 @@ def probe(capsys: pytest.CaptureFixture[str], one_thread: None) -> Probe:
     return run
 
 
-def calls(seed: int = 0) -> dict[str, np.ndarray]:
-    """Vectors of recordings of three species, which lie about a place of their own each."""
-    rng = np.random.default_rng(seed)
-    return {
-        f"/archive/{name}/{at} Grün.wav": (20 + place + rng.standard_normal((N_WINDOWS, DIM))).astype(np.float32)
-        for name, place in zip(SPECIES, rng.standard_normal((len(SPECIES), DIM)), strict=True)
-        for at in range(PER_SPECIES)
-    }
-
-
-def species(file: str) -> str:
-    return file.split("/")[2]
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("an archive, größer")
@@ -65,18 +45,9 @@ def output(archive: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(archive, tmp_path / "output"))
 
 
-def csv(path: Path, *rows: tuple[object, ...], columns: str = "file,label") -> Path:
-    path.write_text("\n".join([columns, *(",".join(map(str, row)) for row in rows)]) + "\n")
-    return path
-
-
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
     return csv(tmp_path / "labels.csv", *((file, species(file)) for file in calls()))
-
-
-def stored(output: Path, name: str = "label") -> dict[str, Any]:
-    return json.loads((output / "probes" / name / "probe.json").read_text())
 
 
 def predictions(output: Path, name: str = "label") -> list[dict[str, Any]]:
