@@ -32,7 +32,7 @@ LIMIT_MB = 2_000
 DECODE_TASKS = 8
 BATCH = 64
 WINDOW_S = 3.0
-# Odd, so that different recordings have different identities, in random order like the job's hashes.
+# Odd, so that different recordings have different identities, which are unordered like the job's hashes.
 GOLDEN_RATIO = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
