@@ -34,6 +34,7 @@ from embedding.output.claim import claimed
 from embedding.output.store import Store
 from embedding.planning.placement import Placement
 from embedding.planning.work_sizes import LEG_BATCHES
+from embedding.ray_runtime.progress_actor import RunProgress
 from embedding.ray_runtime.progress_channel import ProgressChannel, Reporter, watching
 from embedding.ray_runtime.session import session
 from embedding.schema.batches import hash_column, output_column, window_column, windows_schema
@@ -54,7 +55,7 @@ SMALL_BATCHES = (50, 150)
 LEGS = 3
 PROJECTED_WINDOWS = 10**9
 # Processes of which a cluster has only one, and a part of their command line.
-SINGLE = {"driver": "benchmarks/scale.py", "GCS": "gcs_server", "counting actor": "ray::Progress"}
+SINGLE = {"driver": "benchmarks/scale.py", "GCS": "gcs_server", "counting actor": f"ray::{RunProgress.__name__}"}
 RUN_ID = "5ca1e0000000"  # twelve hexadecimal digits, like every run id
 
 
