@@ -30,6 +30,7 @@ from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.encoding.models import find_model
 from embedding.encoding.settings import Settings
 from embedding.job import Job, Target
+from embedding.output.claim import hold_claim
 from embedding.output.store import Store
 from embedding.planning.placement import Placement
 from embedding.planning.work_sizes import LEG_BATCHES
