@@ -1,6 +1,8 @@
-"""The whole flow: key columns say which windows are drawn, shards are read once, the sample becomes pictures.
+"""The steps from an output to its overview.
 
-spans ─▶ which windows ─▶ shards ─▶ sums, and those windows ─▶ projections, neighbours, colours
+1. The key columns of all shards decide which windows are in the sample.
+2. Each shard is read once, for the sums over its windows and for its windows in the sample.
+3. The sample is projected to the plane, with neighbours, clusters and colours.
 """
 
 import os
@@ -13,70 +15,82 @@ import pyarrow as pa
 
 from embedding.errors import RunError, storage_failure
 from embedding.output.inventory import READERS, Inventory
-from embedding.overview.drawn_sample import Drawn, draw
-from embedding.overview.manifest_columns import Columns
-from embedding.overview.sample_choice import last_number
-from embedding.overview.shard_sums import Sums, nothing, sums_of
-from embedding.overview.weighted_values import Fence
+from embedding.overview.drawn_sample import DrawnSample, project_sample
+from embedding.overview.manifest_columns import ManifestColumns
+from embedding.overview.sample_choice import largest_sampled_hash
+from embedding.overview.shard_sums import ShardSums, empty_sums, sum_shard
+from embedding.overview.weighted_values import UsualRange
 from embedding.stopping import threads_of
 
-# Of the outliers that are named.
+# Outliers in the table of the page.
 MOST_OUTLIERS = 20
 
 
 @dataclass(frozen=True)
 class Overview:
-    """The content of the pictures."""
+    """The numbers behind the page of an output.
 
-    sums: Sums
-    known: Columns
-    fence: Fence | None  # None where there is no vector
-    drawn: Drawn
+    Attributes:
+        sums: sums over all windows.
+        manifest_columns: columns of manifests.
+        usual_norms: range of usual norms; None where there is no finite vector.
+        sample: the sample as it is drawn.
+    """
+
+    sums: ShardSums
+    manifest_columns: ManifestColumns
+    usual_norms: UsualRange | None
+    sample: DrawnSample
 
     @property
     def n_outliers(self) -> int:
-        """Windows with norms outside the fence."""
-        norms, fence = self.sums.norms, self.fence
-        return 0 if fence is None else round(norms.total - norms.between(fence.low, fence.high))
+        """Number of windows with unusual norms."""
+        norms, usual = self.sums.norms, self.usual_norms
+        return 0 if usual is None else round(norms.total - norms.between(usual.low, usual.high))
 
     def outliers(self) -> pa.Table:
-        """Outliers (shard_sums.NORMS), the furthest from the median first."""
-        table = self.sums.extremes
-        if self.fence is None:
+        """Return windows with unusual norms (shard_sums.NORMS), the furthest from the median first."""
+        table, usual = self.sums.extremes, self.usual_norms
+        if usual is None:
             return table
-        away = np.abs(table["norm"].to_numpy() - self.fence.median)
-        order = np.argsort(-away, kind="stable")
-        return table.take(pa.array(order[away[order] > self.fence.high - self.fence.median][:MOST_OUTLIERS]))
+        distance = np.abs(table["norm"].to_numpy() - usual.median)
+        order = np.argsort(-distance, kind="stable")
+        return table.take(pa.array(order[distance[order] > usual.high - usual.median][:MOST_OUTLIERS]))
 
 
-def look(inventory: Inventory, known: Columns, n_drawn: int, count: Callable[[int], None]) -> Overview:
-    """Sum up all windows of an output, and draw a sample.
+def build_overview(
+    inventory: Inventory, manifest_columns: ManifestColumns, sample_size: int, count: Callable[[int], None]
+) -> Overview:
+    """Sum up all windows of an output, and project a sample.
 
     Args:
         inventory: the inventory of the output.
-        known: columns of manifests.
-        n_drawn: windows in the sample.
+        manifest_columns: columns of manifests.
+        sample_size: windows in the sample.
         count: called with the number of shards that were read since its last call.
 
     Raises:
         RunError: the storage failed, or a shard is damaged or has vectors of another length.
     """
-    sums = _sums(inventory, known, n_drawn, count)
-    fence = Fence.of(sums.norms) if len(sums.norms.values) else None
-    return Overview(sums, known, fence, draw(sums.drawn, known))
+    sums = _sum_shards(inventory, manifest_columns, sample_size, count)
+    usual_norms = UsualRange.of(sums.norms) if len(sums.norms.values) else None
+    return Overview(sums, manifest_columns, usual_norms, project_sample(sums.sample, manifest_columns))
 
 
-def _sums(inventory: Inventory, known: Columns, n_drawn: int, count: Callable[[int], None]) -> Sums:
-    read = partial(sums_of, last_number=last_number(inventory.window_ranges, n_drawn), recorded_at=known.recorded_at)
-    total: Sums | None = None
-    # As many at once as there are cores: reading is decompressing, and each holds some vectors.
+def _sum_shards(
+    inventory: Inventory, manifest_columns: ManifestColumns, sample_size: int, count: Callable[[int], None]
+) -> ShardSums:
+    largest_hash = largest_sampled_hash(inventory.window_ranges, sample_size)
+    read = partial(sum_shard, largest_hash=largest_hash, recorded_at=manifest_columns.recorded_at)
+    total: ShardSums | None = None
+    # At most one thread per core: reading is mostly decompression, and each thread holds some vectors.
     with threads_of(min(READERS, os.cpu_count() or 1)) as pool:
         try:
             for uri, sums in zip(inventory.shards, pool.map(read, inventory.shards), strict=True):
                 if total is not None and sums.dim != total.dim:
-                    raise RunError(f"{uri} holds vectors of {sums.dim} numbers, others hold {total.dim}")
+                    raise RunError(f"{uri} holds vectors of {sums.dim} numbers, other shards hold {total.dim}")
                 total = sums if total is None else total.plus(sums)
                 count(1)
         except OSError as error:
             raise storage_failure(error) from error
-    return total or nothing()
+    return total or empty_sums()

@@ -1,4 +1,4 @@
-"""The windows of the sample: what is known of them, where they lie in the plane, what is near to each."""
+"""The sample as it is drawn: details and colours of its windows, their positions in the plane, their neighbours."""
 
 from dataclasses import dataclass
 
@@ -7,48 +7,62 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.overview import projections
-from embedding.overview.manifest_columns import Columns
-from embedding.overview.point_colours import Colouring, Points, common_folder
-from embedding.overview.sample_choice import numbers
+from embedding.overview.manifest_columns import ManifestColumns
+from embedding.overview.point_colours import ColourScheme, PointDetails, common_folder
+from embedding.overview.sample_choice import hash_windows
 from embedding.schema.vectors import matrix
 
-# Of the nearest windows that the page lists.
-N_NEAREST = 10
+# Neighbours of a window that the page lists.
+N_LISTED_NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One row for each window: arrays of shape ``[windows, …]``."""
+class DrawnSample:
+    """The windows of the sample, in arrays of shape ``[windows, …]``.
 
-    points: Points
-    colourings: list[Colouring]  # the first is how they are coloured unless another is chosen
-    nearest: projections.Nearest
-    umap: NDArray[np.floating] | None  # [windows, 2]; None where there is nothing to draw
-    pca: NDArray[np.floating]  # [windows, 2]
-    explained: NDArray[np.floating]  # share of the variance of each component, [2]
+    Attributes:
+        details: files, times and columns of manifests.
+        colour_schemes: colour schemes that a user can choose, the default first.
+        neighbours: nearest neighbours of each window.
+        umap: points of the UMAP map, ``[windows, 2]``; None where there is nothing to draw.
+        pca: points of the PCA map, ``[windows, 2]``.
+        explained: share of the variance that each principal component explains, ``[2]``.
+        all_equal: all vectors are equal.
+    """
+
+    details: PointDetails
+    colour_schemes: list[ColourScheme]
+    neighbours: projections.Neighbours
+    umap: NDArray[np.floating] | None
+    pca: NDArray[np.floating]
+    explained: NDArray[np.floating]
     all_equal: bool
 
 
-def draw(windows: pa.Table, known: Columns) -> Drawn:
-    """Draw a sample from its windows (WINDOW_COLUMNS and ``embedding``, in any order); the same each time."""
-    windows = _distinct(windows)
+def project_sample(windows: pa.Table, manifest_columns: ManifestColumns) -> DrawnSample:
+    """Project a sample to the plane; the same sample has the same projection each time.
+
+    Args:
+        windows: the windows of the sample (WINDOW_COLUMNS and ``embedding``), in any order.
+        manifest_columns: columns of manifests.
+    """
+    windows = _select_distinct(windows)
     vectors = matrix(windows["embedding"])
-    near = projections.nearest(vectors, max(N_NEAREST, projections.N_NEIGHBOURS - 1))
-    plane = projections.umap(vectors, near)
-    pca, explained = projections.pca(vectors)
-    points = Points.of(windows, known, common_folder(windows["file"].to_pylist()))
-    colourings = points.colourings(None if plane is None else projections.clusters(plane))
-    return Drawn(points, colourings, near, plane, pca, explained, projections.all_equal(vectors))
+    neighbours = projections.find_neighbours(vectors, max(N_LISTED_NEIGHBOURS, projections.N_NEIGHBOURS - 1))
+    umap = projections.project_umap(vectors, neighbours)
+    pca, explained = projections.project_pca(vectors)
+    details = PointDetails.of(windows, manifest_columns, common_folder(windows["file"].to_pylist()))
+    schemes = details.colour_schemes(None if umap is None else projections.find_clusters(umap))
+    return DrawnSample(details, schemes, neighbours, umap, pca, explained, projections.all_equal(vectors))
 
 
-def _distinct(windows: pa.Table) -> pa.Table:
-    """Return each window once, without windows that are not finite, in the order of their random numbers.
+def _select_distinct(windows: pa.Table) -> pa.Table:
+    """Return each window once, without windows that are not finite, in the order of their hashes.
 
     In this order no folder is drawn over another.
     """
-    keys = ["file_id", "window_index"]
-    number = numbers(*(windows[key].to_numpy() for key in keys))
-    order = np.argsort(number)
-    is_new = np.diff(number[order], prepend=~number[order][:1]) != 0
-    ordered = windows.take(pa.array(order[is_new]))
-    return ordered.filter(pa.array(np.isfinite(matrix(ordered["embedding"])).all(axis=1)))
+    hashes = hash_windows(*(windows[key].to_numpy() for key in ("file_id", "window_index")))
+    order = np.argsort(hashes)
+    is_new = np.diff(hashes[order], prepend=~hashes[order][:1]) != 0
+    distinct = windows.take(pa.array(order[is_new]))
+    return distinct.filter(pa.array(np.isfinite(matrix(distinct["embedding"])).all(axis=1)))

@@ -1,7 +1,7 @@
-"""The overview as one HTML file that needs nothing else: template, style, program, Plotly and data are in it.
+"""The overview as one HTML file, which holds style, program, Plotly and data.
 
-Whatever is a name (files, columns and their values, messages) is hostile text. In HTML Jinja escapes it, in the data
-its ``tojson`` does; the page's own program makes text of it, never HTML.
+Names, values of columns and messages are hostile text. Jinja escapes them in HTML, and its ``tojson`` escapes them in
+the data; the program of the page inserts them as text, never as HTML.
 """
 
 import json
@@ -11,14 +11,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from embedding.overview.build import Overview
-from embedding.overview.drawn_sample import N_NEAREST, Drawn
-from embedding.overview.page_text import Output, everything
-from embedding.overview.png_files import charts, maps
+from embedding.overview.drawn_sample import N_LISTED_NEIGHBOURS, DrawnSample
+from embedding.overview.page_text import OutputFacts, template_values
+from embedding.overview.png_files import chart_figures, map_figures
 from embedding.overview.point_colours import MOST_COLUMNS, Values
 
 
-def page(output: Output, overview: Overview) -> str:
-    """The whole file."""
+def render_page(output: OutputFacts, overview: Overview) -> str:
+    """Return the page of an output as HTML."""
     environment = Environment(
         loader=PackageLoader("embedding.overview"),
         autoescape=True,
@@ -26,43 +26,46 @@ def page(output: Output, overview: Overview) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pictures = charts(overview) | maps(overview.drawn, overview.drawn.colourings[0])
+    pictures = chart_figures(overview) | map_figures(overview.sample, overview.sample.colour_schemes[0])
     data = {
         "figures": {name: json.loads(str(figure.to_json())) for name, figure in pictures.items()},
-        **_sample(overview.drawn),
+        **_sample_data(overview.sample),
     }
     return environment.get_template("page.html").render(
-        everything(output, overview), figures=data["figures"], data=data, plotly_js=get_plotlyjs()
+        template_values(output, overview), figures=data["figures"], data=data, plotly_js=get_plotlyjs()
     )
 
 
-def _sample(drawn: Drawn) -> dict[str, Any]:
-    """Return the data of the points for page.js, by their numbers."""
-    points, columns = drawn.points, list(drawn.points.columns.items())[:MOST_COLUMNS]
+def _sample_data(sample: DrawnSample) -> dict[str, Any]:
+    """Return the data of the sample for page.js; a point is known by its position in the lists."""
+    details, columns = sample.details, list(sample.details.columns.items())[:MOST_COLUMNS]
     return {
         "points": {
-            "file": _distinct(points.file),
-            "time": points.time,
-            "recorded_at": points.recorded_at,
-            "columns": [{"name": name, **_distinct(values)} for name, values in columns],
+            "file": _encode_distinct(details.file),
+            "time": details.time,
+            "recorded_at": details.recorded_at,
+            "columns": [{"name": name, **_encode_distinct(values)} for name, values in columns],
         },
-        "colourings": [
+        "colour_schemes": [
             {
-                "name": colouring.name,
-                "groups": [{"name": name, "colour": colour, "points": n} for name, colour, n in colouring.groups],
-                "group": colouring.group.tolist(),
-                **_distinct(colouring.values),
+                "name": scheme.name,
+                "groups": [{"name": name, "colour": colour, "points": n} for name, colour, n in scheme.groups],
+                "group": scheme.group.tolist(),
+                **_encode_distinct(scheme.values),
             }
-            for colouring in drawn.colourings
+            for scheme in sample.colour_schemes
         ],
-        "nearest": [
-            {"index": index[:N_NEAREST].tolist(), "similarity": cosine[:N_NEAREST].round(4).tolist()}
-            for index, cosine in zip(drawn.nearest.index, drawn.nearest.cosine, strict=True)
+        "neighbours": [
+            {
+                "index": index[:N_LISTED_NEIGHBOURS].tolist(),
+                "similarity": cosine[:N_LISTED_NEIGHBOURS].round(4).tolist(),
+            }
+            for index, cosine in zip(sample.neighbours.index, sample.neighbours.cosine, strict=True)
         ],
     }
 
 
-def _distinct(values: Values) -> dict[str, Any]:
-    """Each value once, and for each point which of them it has: a page is sent by mail."""
-    distinct = {value: at for at, value in enumerate(dict.fromkeys(values))}
-    return {"distinct": list(distinct), "which": [distinct[value] for value in values]}
+def _encode_distinct(values: Values) -> dict[str, Any]:
+    """Return the distinct values, and the number of each point's value: pages are sent by mail and must be small."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return {"distinct": list(numbers), "which": [numbers[value] for value in values]}

@@ -15,112 +15,135 @@ from embedding.output import run_report
 from embedding.output.consistency import ConsistencyReport
 from embedding.output.inventory import Inventory
 from embedding.output.store import Store
-from embedding.overview.manifest_columns import Columns
+from embedding.overview.manifest_columns import ManifestColumns
 from embedding.text import size
 
-# What the extra `report` brings.
-NEEDED = ("jinja2", "kaleido", "plotly", "sklearn", "umap")
+# Packages of the extra `report`.
+PACKAGES = ("jinja2", "kaleido", "plotly", "sklearn", "umap")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Places of the page and of its PNG files, and their sources besides the output."""
+class ReportOptions:
+    """Options of a page and of its PNG files.
 
-    html: str | None  # absolute path or s3:// URI
-    png: Path | None  # a folder
-    manifest: tuple[str, pa.Table] | None  # its name, and all of it
-    n_drawn: int  # windows
+    Attributes:
+        html: the file of the page, an absolute path or s3:// URI; None: no page.
+        png: the folder of the PNG files; None: no PNG files.
+        manifest: name and rows of a manifest; None: the manifests that were inputs of the run.
+        sample_size: windows in the sample.
+    """
+
+    html: str | None
+    png: Path | None
+    manifest: tuple[str, pa.Table] | None
+    sample_size: int
 
     @classmethod
-    def of(cls, html: str | None, png: str | None, manifest: str | None, n_drawn: int) -> "Wanted":
-        """Options as they were given.
+    def of(cls, html: str | None, png: str | None, manifest: str | None, sample_size: int) -> "ReportOptions":
+        """Check the values of the options on the command line, and read the manifest.
+
+        Args:
+            html: value of ``--html``.
+            png: value of ``--png``.
+            manifest: value of ``--manifest``.
+            sample_size: value of ``--sample``.
 
         Raises:
-            RequestError: a package or the browser is missing, or something cannot be written or read.
+            RequestError: a package or the browser is missing, or a file or folder cannot be written or read.
         """
-        extras.refuse_missing(NEEDED, "report", "--png" if html is None else "--html")
+        extras.refuse_missing(PACKAGES, "report", "--png" if html is None else "--html")
         if png is not None:
-            from embedding.overview.png_files import refuse_without_browser  # with Plotly, which takes a moment
+            from embedding.overview.png_files import refuse_without_browser  # imports Plotly, which is slow
 
             refuse_without_browser()
-        table = None
+        named_table = None
         if manifest is not None:
             uri = storage.normalise(manifest, "--manifest")
-            table = (uri, read_manifest(uri, "--manifest"))
+            named_table = (uri, read_manifest(uri, "--manifest"))
         return cls(
-            None if html is None else _page(storage.normalise(html, "--html")),
-            None if png is None else _folder(_local(png), "--png"),
-            table,
-            n_drawn,
+            None if html is None else _check_page(storage.normalise(html, "--html")),
+            None if png is None else _make_folder(_check_local(png), "--png"),
+            named_table,
+            sample_size,
         )
 
-    def publish(self, store: Store, inventory: Inventory, audit: ConsistencyReport, terminal: Terminal) -> None:
-        """Look at the output, and write.
+    def write(self, store: Store, inventory: Inventory, consistency: ConsistencyReport, terminal: Terminal) -> None:
+        """Build the overview of an output, and write the page and the PNG files.
+
+        Args:
+            store: the output.
+            inventory: the inventory of the output.
+            consistency: counts of the output, its runs, and disagreements between its files.
+            terminal: shows progress, warnings and the names of the files.
 
         Raises:
             RunError: a shard is damaged, the storage or the browser failed.
         """
-        from embedding.overview.build import look  # scikit-learn takes a second
+        from embedding.overview.build import build_overview  # imports scikit-learn, which takes a second
 
         run, report = store.read_json("run.json") or {}, store.read_json(run_report.NAME) or {}
-        columns, named, warnings = self._columns(run)
+        columns, manifests, warnings = self._read_columns(run)
         with terminal.counting("shards", len(inventory.shards)) as count:
-            seen = look(inventory, columns, self.n_drawn, count)
-        if named and len(seen.sums.drawn) and not columns.names_any(seen.sums.drawn["file"]):
-            warnings.append(f"{' and '.join(named)} has a row for none of the recordings that were drawn: other paths?")
+            overview = build_overview(inventory, columns, self.sample_size, count)
+        sample = overview.sums.sample
+        if manifests and len(sample) and not columns.has_row_for_any(sample["file"]):
+            verb = "has" if len(manifests) == 1 else "have"
+            warnings.append(f"{' and '.join(manifests)} {verb} no row for any recording in the sample; check the paths")
         for warning in warnings:
             terminal.warn(warning)
         try:
             if self.html is not None:
-                from embedding.overview.html_page import page
-                from embedding.overview.page_text import Output
+                from embedding.overview.html_page import render_page
+                from embedding.overview.page_text import OutputFacts
 
                 settings = run.get("settings") or store.stored_settings() or {}
                 balance = report.get("recordings", {})
-                output = Output(store.root, audit, settings, balance, inventory.failures, named, warnings)
-                content = page(output, seen).encode()
+                facts = OutputFacts(store.root, consistency, settings, balance, inventory.failures, manifests, warnings)
+                content = render_page(facts, overview).encode()
                 storage.write_bytes(self.html, content)
                 terminal.say(f"page: {self.html} ({size(len(content))})")
             if self.png is not None:
                 from embedding.overview.png_files import write_png
 
-                files = write_png(seen, self.png)
+                files = write_png(overview, self.png)
                 terminal.say(f"{len(files)} pictures in {self.png}")
         except OSError as error:
             raise storage_failure(error) from error
 
-    def _columns(self, run: dict[str, Any]) -> tuple[Columns, list[str], list[str]]:
+    def _read_columns(self, run: dict[str, Any]) -> tuple[ManifestColumns, list[str], list[str]]:
         """Read the given manifest, otherwise the manifests of the input; return columns, names and warnings."""
         if self.manifest is not None:
             name, table = self.manifest
-            return Columns.of([table]), [name], []
-        tables, named, warnings = [], [], []
+            return ManifestColumns.of([table]), [name], []
+        tables, names, warnings = [], [], []
         for uri in run.get("options", {}).get("input", []):
             if uri.lower().endswith(MANIFEST_SUFFIXES):
                 try:
                     tables.append(read_manifest(storage.normalise(uri, "--input"), "--input"))
-                    named.append(uri)
-                except RequestError:  # it was the run's; the report is of the output
-                    warnings.append(f"{uri}, which was the input, cannot be read now: --manifest says where it is")
-        return Columns.of(tables), named, warnings
+                    names.append(uri)
+                except RequestError:  # the run needed the manifest; the page can do without it
+                    warnings.append(
+                        f"{uri} was an input of the run, and cannot be read now; use --manifest if it moved"
+                    )
+        return ManifestColumns.of(tables), names, warnings
 
 
-def _local(png: str) -> Path:
+def _check_local(png: str) -> Path:
     uri = storage.normalise(png, "--png")
     if storage.is_s3(uri):
-        raise RequestError(f"--png: {uri} is no folder of this machine, where the browser could write")
+        raise RequestError(f"--png: {uri} is not a folder of this machine; the browser can write only there")
     return Path(uri)
 
 
-def _page(uri: str) -> str:
+def _check_page(uri: str) -> str:
     if storage.is_s3(uri):
         return uri
     if Path(uri).is_dir():
         raise RequestError(f"--html: {uri} is a folder; name a file in it")
-    return storage.join(str(_folder(Path(uri).parent, "--html")), Path(uri).name)
+    return storage.join(str(_make_folder(Path(uri).parent, "--html")), Path(uri).name)
 
 
-def _folder(path: Path, option: str) -> Path:
+def _make_folder(path: Path, option: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

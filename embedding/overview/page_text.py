@@ -1,6 +1,6 @@
 """Texts of the page, section by section: numbers of an output and of its overview as sentences and rows.
 
-Where a picture has nothing to show, the words say so.
+Where a picture has no data, a sentence says so.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from embedding.config import RANDOM_CHECKPOINT
 from embedding.output.consistency import ConsistencyReport
 from embedding.overview import projections
 from embedding.overview.build import Overview
-from embedding.overview.point_colours import at_time, below
+from embedding.overview.point_colours import format_start
 from embedding.overview.sample_choice import SEED
-from embedding.overview.weighted_values import OUTLIER_SPREADS
+from embedding.overview.weighted_values import USUAL_DEVIATIONS
 from embedding.redact import redact, redact_all
 from embedding.text import audio_length, clock, duration, plural
 
@@ -26,23 +26,33 @@ MOST_RUNS = 20
 
 
 @dataclass(frozen=True)
-class Output:
-    """Facts about an output."""
+class OutputFacts:
+    """Facts about an output, from its files.
+
+    Attributes:
+        root: the output.
+        consistency: counts of the output, its runs, and disagreements between its files.
+        settings: settings of run.json, else of the shards.
+        recordings: balance of the last run, of report.json.
+        failures: failures of the output (failures.FAILURES).
+        manifests: names of the manifests with further columns.
+        warnings: warnings to show.
+    """
 
     root: str
-    audit: ConsistencyReport
-    settings: dict[str, Any]  # of run.json, else of its shards
-    recordings: dict[str, Any]  # of report.json: the balance of the last run
-    failures: pa.Table  # store.FAILURES
-    manifests: list[str]  # that columns are from
+    consistency: ConsistencyReport
+    settings: dict[str, Any]
+    recordings: dict[str, Any]
+    failures: pa.Table
+    manifests: list[str]
     warnings: list[str]
 
 
-def everything(output: Output, overview: Overview) -> dict[str, Any]:
+def template_values(output: OutputFacts, overview: Overview) -> dict[str, Any]:
     """Return the values for the template, except for the figures."""
     return (
         _header(output)
-        | _books(output)
+        | _counts(output)
         | _failures(output)
         | _times(overview)
         | _norms(overview)
@@ -51,30 +61,30 @@ def everything(output: Output, overview: Overview) -> dict[str, Any]:
     )
 
 
-def _header(output: Output) -> dict[str, Any]:
-    settings, writer = output.settings, output.audit.writer
-    said = {
+def _header(output: OutputFacts) -> dict[str, Any]:
+    settings, writer = output.settings, output.consistency.writer
+    formats = {
         "window_s": "window {:g} s",
         "hop_s": "hop {:g} s",
         "precision": "{}",
-        "pooling": "pooled by {}",
-        "embedding_size": "{:,} numbers a window",
+        "pooling": "{} pooling",
+        "embedding_size": "vectors of {:,} numbers",
     }
-    warnings = [*output.audit.disagreements, *output.warnings]
+    warnings = [*output.consistency.disagreements, *output.warnings]
     if writer is not None:
-        warnings.insert(0, f"A run is writing just now ({writer}): what is here is not all.")
+        warnings.insert(0, f"A run is writing to this output now ({writer}), so this page is incomplete.")
     return {
         "title": settings.get("model", "Embeddings"),
-        "subtitle": " · ".join(text.format(settings[name]) for name, text in said.items() if name in settings)
-        or "There is no run.json, so nothing says which model these are of.",
+        "subtitle": " · ".join(text.format(settings[name]) for name, text in formats.items() if name in settings)
+        or "There is no run.json, so the model of these vectors is not known.",
         "root": redact(output.root),
         "random_weights": settings.get("checkpoint") == RANDOM_CHECKPOINT,
         "warnings": redact_all(warnings),
     }
 
 
-def _books(output: Output) -> dict[str, Any]:
-    counts, last = output.audit.output, output.recordings
+def _counts(output: OutputFacts) -> dict[str, Any]:
+    counts, last = output.consistency.output, output.recordings
     tiles = [_tile(counts["recordings"], "recording", " embedded"), _tile(counts["failed"], "recording", " failed")]
     if counts["incomplete"]:
         tiles.append(_tile(counts["incomplete"], "recording", " half-done"))
@@ -86,10 +96,11 @@ def _books(output: Output) -> dict[str, Any]:
     balance = ""
     if "balanced" in last:
         balance = (
-            f"The last run listed {last['listed']:,} = {last['already_done']:,} already done + {last['embedded']:,} "
-            f"embedded + {last['failed']:,} failed. The books {'' if last['balanced'] else 'do not '}balance."
+            f"The last run listed {plural(last['listed'], 'recording')}: {last['already_done']:,} already done + "
+            f"{last['embedded']:,} embedded + {last['failed']:,} failed. "
+            + ("Every recording is accounted for." if last["balanced"] else "Not every recording is accounted for.")
         )
-    runs = output.audit.runs
+    runs = output.consistency.runs
     return {
         "tiles": tiles,
         "balance": balance,
@@ -98,17 +109,17 @@ def _books(output: Output) -> dict[str, Any]:
     }
 
 
-def _tile(n: float, noun: str, more: str = "") -> tuple[str, str]:
-    """A number, and of what."""
+def _tile(n: float, noun: str, suffix: str = "") -> tuple[str, str]:
+    """Return a number, and its noun in singular or plural."""
     number, _, noun = plural(int(n), noun).partition(" ")
-    return number, noun + more
+    return number, noun + suffix
 
 
 def _run(run: dict[str, Any]) -> dict[str, str]:
     return {
-        "run of": f"{datetime.fromisoformat(run['started']).astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+        "started": f"{datetime.fromisoformat(run['started']).astimezone(UTC):%Y-%m-%d %H:%M} UTC",
         "state": run["state"],
-        "took": duration(run["wall_s"]),
+        "duration": duration(run["wall_s"]),
         "recordings": f"{run['recordings_finished']:,}",
         "failed": f"{run['recordings_failed']:,}",
         "windows": f"{run['windows_written']:,}",
@@ -116,59 +127,67 @@ def _run(run: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _failures(output: Output) -> dict[str, Any]:
+def _failures(output: OutputFacts) -> dict[str, Any]:
     n = len(output.failures)
     rows = output.failures.slice(0, MOST_FAILURES).select(["file", "kind", "message"]).to_pylist()
-    the_first = f"The first {MOST_FAILURES:,} of {n:,}; all are in failures/*.parquet"
+    first_rows = f"The first {MOST_FAILURES:,} of {n:,} failures; all are in failures/*.parquet"
     return {
         "kinds": [
             {"name": kind, "recordings": plural(failed["recordings"], "recording"), "examples": failed["examples"]}
-            for kind, failed in output.audit.failures.items()
+            for kind, failed in output.consistency.failures.items()
         ],
         "failures": rows,
-        "failures_shown": the_first if n > MOST_FAILURES else "All of them",
-        "no_failures": "None." if output.audit.output["windows"] else "None; and nothing is embedded.",
+        "failures_shown": first_rows if n > MOST_FAILURES else "All failures",
+        "no_failures": "No recording failed."
+        if output.consistency.output["windows"]
+        else "No recording failed, but there are no embeddings.",
     }
 
 
 def _times(overview: Overview) -> dict[str, Any]:
-    timed, untimed = overview.sums.n_timed, overview.sums.n_untimed
-    if not timed + untimed:
-        return {"timed": "Nothing is embedded."}
-    if not timed:
-        told = plural(untimed, "recording")
-        return {"timed": f"Of {told} none says when it began: names like 20250503_031300.WAV would, or a manifest."}
-    told = f"Audio of {plural(timed, 'recording')} by date and time of day, on the recorder's own clock."
-    left_out = f" Left out: {plural(untimed, 'recording')} of which neither name nor manifest says it."
-    return {"timed": told + (left_out if untimed else "")}
+    n_timed, n_untimed = overview.sums.n_timed, overview.sums.n_untimed
+    untimed = plural(n_untimed, "recording")
+    if not n_timed + n_untimed:
+        return {"times": "There are no embeddings."}
+    if not n_timed:
+        return {
+            "times": f"The start time of {untimed} is not known. A start time is read from a column of a manifest, or "
+            "from a file name like 20250503_031300.WAV."
+        }
+    text = f"Audio of {plural(n_timed, 'recording')} by date and time of day, as the clock of the recorder showed them."
+    not_shown = f" Not shown: {untimed} without a start time in the file name or in a manifest."
+    return {"times": text + (not_shown if n_untimed else "")}
 
 
 def _norms(overview: Overview) -> dict[str, Any]:
-    sums, fence = overview.sums, overview.fence
-    not_finite = f" {plural(sums.n_nonfinite, 'vector')} not finite." if sums.n_nonfinite else ""
-    if fence is None:
-        return {"norms": f"There are no vectors.{not_finite}", "outliers": []}
+    sums, usual = overview.sums, overview.usual_norms
+    n_nonfinite = sums.n_nonfinite
+    nonfinite = f" {plural(n_nonfinite, 'vector')} {'is' if n_nonfinite == 1 else 'are'} not finite."
+    suffix = nonfinite if n_nonfinite else ""
+    if usual is None:
+        return {"norms": f"There are no finite vectors.{suffix}", "outliers": []}
     n, n_outliers = round(sums.norms.total), overview.n_outliers
     if not sums.norms.values[-1]:
-        return {"norms": f"{plural(n, 'vector')}, and every one is zero.{not_finite}", "outliers": []}
-    usual = (
-        f"The length of each vector, of {plural(n, 'window')}: the median is {fence.median:.4g}. Usual is "
-        f"{max(0, fence.low):.4g} to {fence.high:.4g}, within {OUTLIER_SPREADS:g} spreads (1.4826 × the median "
-        "absolute deviation) of it"
+        return {"norms": f"{plural(n, 'vector')}, all zero.{suffix}", "outliers": []}
+    text = (
+        f"The norm of a vector is its length. The median norm of {plural(n, 'window')} is {usual.median:.4g}. Norms "
+        f"from {max(0, usual.low):.4g} to {usual.high:.4g} are usual: within {USUAL_DEVIATIONS:g} deviations of the "
+        "median, where a deviation is 1.4826 × the median absolute deviation (an estimate of the standard deviation), "
+        f"and at least 1 % of the median. {plural(n_outliers, 'window')} {'is' if n_outliers == 1 else 'are'} outside "
+        f"this range.{suffix}"
     )
     outliers = overview.outliers().to_pylist()
-    outside = f"; {n_outliers:,} lie{'s' * (n_outliers == 1)} outside." if n_outliers else "; none lies outside."
-    more = len(outliers) < n_outliers
-    root = overview.drawn.points.root
+    is_selection = len(outliers) < n_outliers
+    root = overview.sample.details.root
     return {
-        "norms": usual + outside + not_finite,
-        "outliers_shown": f"The {len(outliers)} furthest from the median" if more else "Outliers",
+        "norms": text,
+        "outliers_shown": f"The {len(outliers)} norms furthest from the median" if is_selection else "Outliers",
         "outliers": [
             {
                 "norm": f"{row['norm']:.4g}",
-                "file": below(root, row["file"]),
+                "file": row["file"].removeprefix(root),
                 "time": f"{clock(row['start_time'])}–{clock(row['end_time'])}",
-                "recorded_at": at_time(overview.known.recorded_at(row["file"]), row["start_time"]),
+                "recorded_at": format_start(overview.manifest_columns.recorded_at(row["file"]), row["start_time"]),
             }
             for row in outliers
         ],
@@ -176,34 +195,34 @@ def _norms(overview: Overview) -> dict[str, Any]:
 
 
 def _map(overview: Overview) -> dict[str, Any]:
-    n, n_all = len(overview.drawn.points.file), round(overview.sums.norms.total)
+    n, n_all = len(overview.sample.details.file), round(overview.sums.norms.total)
     if not n:
-        return {"drawn": "There are no windows to draw."}
+        return {"sample": "There are no windows to draw."}
     if n == 1:
-        return {"drawn": "There is one window: nothing to compare it with."}
-    what = f"All {n:,} windows" if n == n_all else f"{n:,} of {n_all:,} windows, drawn at random"
-    if overview.drawn.all_equal:
-        return {"drawn": f"{what}: their vectors are all the same, so there is nothing to tell apart."}
+        return {"sample": "There is only one window, so there is nothing to compare it with."}
+    windows = f"All {n:,} windows" if n == n_all else f"A random sample of {n:,} from {n_all:,} windows"
+    if overview.sample.all_equal:
+        return {"sample": f"{windows}. All vectors are equal, so there is no map."}
     return {
-        "drawn": f"{what}, each a point. Points that lie together sound alike to the model.",
-        "no_umap": f"There are {n} windows; below {projections.LEAST_WINDOWS} UMAP has nothing to go by.",
+        "sample": f"{windows}. Each point is a window; windows with similar vectors are close together.",
+        "no_umap": f"UMAP needs at least {projections.LEAST_WINDOWS} windows; there are {n}.",
     }
 
 
-def _method(output: Output, overview: Overview) -> list[str]:
-    n, n_all = len(overview.drawn.points.file), round(overview.sums.norms.total)
+def _method(output: OutputFacts, overview: Overview) -> list[str]:
+    n, n_all = len(overview.sample.details.file), round(overview.sums.norms.total)
     lines = [
-        f"Sample: {n:,} of {n_all:,} windows, those whose keys hash to the smallest numbers with seed {SEED}: each has "
-        "the same chance, and the same output gives the same sample.",
+        f"Sample: {n:,} of {n_all:,} windows, those with the smallest hashes of their keys (seed {SEED}). Every window "
+        "has the same chance, and the same output always has the same sample.",
         f"UMAP {metadata.version('umap-learn')}: n_neighbors {projections.N_NEIGHBOURS}, min_dist "
         f"{projections.MIN_DIST:g}, cosine, seed {SEED}, from exact neighbours.",
-        "Clusters: HDBSCAN on the plane of the UMAP picture. They are a way to look at it, not species.",
-        f"PCA: of the vectors of the sample as they are. Nearest: cosine over all {overview.sums.dim:,} numbers, "
-        "within the sample.",
-        "Times are those of the recorder's own clock, from names or the manifest; no time zone is assumed.",
+        "Clusters: HDBSCAN on the points of the UMAP map. Clusters are a way to look at the map; they are not species.",
+        f"PCA: of the vectors of the sample, without scaling. Nearest windows: by cosine similarity of all "
+        f"{overview.sums.dim:,} numbers, within the sample.",
+        "Times: as the clock of the recorder showed them, from file names or the manifest. No time zone is assumed.",
     ]
-    if overview.drawn.points.root:
-        lines.append(f"Names are shown without {overview.drawn.points.root}")
+    if overview.sample.details.root:
+        lines.append(f"File names: shown without {overview.sample.details.root}")
     if output.manifests:
-        lines.append(f"Columns are those of {', '.join(output.manifests)}.")
+        lines.append(f"Columns: from {', '.join(output.manifests)}.")
     return redact_all([*lines, f"avex-batch {metadata.version('avex-batch')}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."])

@@ -1,4 +1,4 @@
-"""The pictures, as Plotly figures: for the page, which gives them its own colours of text and lines, and for PNG."""
+"""The pictures as Plotly figures, for the page and for PNG files; the page sets its own colours of text and lines."""
 
 import math
 
@@ -6,27 +6,28 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from embedding.overview.point_colours import HUES, Colouring
-from embedding.overview.weighted_values import Fence, Weighted
+from embedding.overview.point_colours import HUES, ColourScheme
+from embedding.overview.weighted_values import UsualRange, WeightedValues
 
-# Of hours and norms; from faint to full, so that it shows on white and on black.
-USUAL, UNUSUAL = HUES[0], HUES[5]
+# Colours of hours and norms. The scale goes from faint to full, so that it is visible on white and on black.
+USUAL_COLOUR, OUTLIER_COLOUR = HUES[0], HUES[5]
 FAINT_TO_FULL = [[0, "rgba(63,144,218,0.12)"], [1, "rgba(63,144,218,1)"]]
 GRID, TEXT = "rgba(128,128,128,0.22)", "#333333"
 
-# Dates are drawn in the finest of these that has no more columns, and never as fewer; how hover says one of them.
+# Columns of the figure of hours: the finest unit of dates with at most MOST_COLUMNS. A short time has margins that make
+# room for LEAST_COLUMNS. Each unit with its format in hover texts.
 MOST_COLUMNS, LEAST_COLUMNS = 200, 14
 UNITS = {"D": "%-d %b %Y", "W": "week around %-d %b %Y", "M": "%B %Y", "Y": "%Y"}
-# The largest of these that the fullest cell reaches.
+# Units of audio in seconds; the figure uses the largest unit that its fullest cell reaches.
 AUDIO_UNITS = {"hours": 3600, "minutes": 60, "seconds": 1}
 
-# Spreads from the median that the histogram of norms shows, and its bars.
-SHOWN_SPREADS = 8
+# Range of the histogram of norms, in deviations from the median, and number of its bars.
+SHOWN_DEVIATIONS = 8
 N_BARS = 64
 
 
 def _figure(*traces: go.Scatter | go.Bar | go.Heatmap, **layout: object) -> go.Figure:
-    """Without Plotly's own template: nothing is drawn that is not asked for here."""
+    """Return a figure without Plotly's own template: every style is set here."""
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "title": {"standoff": 8}}
     plain = {
         "template": go.layout.Template(layout={"xaxis": axis, "yaxis": axis}),
@@ -40,16 +41,20 @@ def _figure(*traces: go.Scatter | go.Bar | go.Heatmap, **layout: object) -> go.F
     return go.Figure(traces, plain | layout)
 
 
-def hours(by_hour: Weighted) -> go.Figure:
-    """Audio over date and time of day, from seconds by hours since 1970; there has to be some."""
+def hours_figure(by_hour: WeightedValues) -> go.Figure:
+    """Return a heat map of audio over date and time of day.
+
+    Args:
+        by_hour: seconds of audio by hours since 1970; there must be an hour.
+    """
     day, hour = np.divmod(by_hour.values, 24)
     unit = next((unit for unit in UNITS if len(_edges(day, unit)) <= MOST_COLUMNS + 1), "Y")
     edges = _edges(day, unit)
     audio_s = np.zeros((24, len(edges) - 1))
     np.add.at(audio_s, (hour, np.searchsorted(edges, day, "right") - 1), by_hour.weights)
-    name, length_s = next(each for each in AUDIO_UNITS.items() if audio_s.max() >= each[1] or each[1] == 1)
+    name, length_s = next(item for item in AUDIO_UNITS.items() if audio_s.max() >= item[1] or item[1] == 1)
     margin = max(0, LEAST_COLUMNS - len(edges) + 1) * (edges[-1] - edges[0]) / (len(edges) - 1) / 2
-    shown = np.array([edges[0] - margin, edges[-1] + margin])
+    date_range = np.array([edges[0] - margin, edges[-1] + margin])
     heat = go.Heatmap(
         x=_dates(edges),
         y=np.arange(24),
@@ -65,14 +70,14 @@ def hours(by_hour: Weighted) -> go.Figure:
     times = {"tickvals": [-0.5, 5.5, 11.5, 17.5, 23.5], "ticktext": ["0:00", "6:00", "12:00", "18:00", "24:00"]}
     return _figure(
         heat,
-        xaxis={"type": "date", "range": _dates(shown), "showgrid": False},
+        xaxis={"type": "date", "range": _dates(date_range), "showgrid": False},
         yaxis={"range": [23.5, -0.5], "title": {"text": "time of day"}, **times},
     )
 
 
 def _edges(day: NDArray[np.int64], unit: str) -> NDArray[np.int64]:
     """Return the edges of columns that cover ``day``, in days since 1970."""
-    days = np.arange(day[0], day[-1] + 367)  # of a year beyond
+    days = np.arange(day[0], day[-1] + 367)  # a year beyond, for the end of the last column
     if unit == "W":
         begins = (days + 3) // 7 * 7 - 3  # on Mondays; 1970 began with a Thursday
     else:
@@ -85,22 +90,27 @@ def _dates(days: NDArray[np.number]) -> list[str]:
     return days.round().astype("datetime64[D]").astype(str).tolist()
 
 
-def norms(lengths: Weighted, fence: Fence) -> go.Figure:
-    """The histogram of lengths of vectors; those outside the fence in another colour. Not all may be zero."""
-    low, high = lengths.values[[0, -1]].astype(np.float64)
-    if fence.spread:
-        low = max(low, fence.median - SHOWN_SPREADS * fence.spread)
-        high = min(high, fence.median + SHOWN_SPREADS * fence.spread)
-    if high - low < fence.spread:
-        low, high = low - fence.spread, high + fence.spread
+def norms_figure(norms: WeightedValues, usual: UsualRange) -> go.Figure:
+    """Return a histogram of norms, in which outliers have another colour.
+
+    Args:
+        norms: the norms of all windows; at least one norm must not be zero.
+        usual: the range of usual norms.
+    """
+    low, high = norms.values[[0, -1]].astype(np.float64)
+    if usual.deviation:
+        low = max(low, usual.median - SHOWN_DEVIATIONS * usual.deviation)
+        high = min(high, usual.median + SHOWN_DEVIATIONS * usual.deviation)
+    if high - low < usual.deviation:
+        low, high = low - usual.deviation, high + usual.deviation
     edges = np.linspace(low, high, N_BARS + 1)
     centres = (edges[:-1] + edges[1:]) / 2
-    is_usual = (centres >= fence.low) & (centres <= fence.high)
+    is_usual = (centres >= usual.low) & (centres <= usual.high)
     bars = go.Bar(
         x=centres,
-        y=lengths.binned(edges),
+        y=norms.binned(edges),
         width=np.diff(edges),
-        marker={"color": np.where(is_usual, USUAL, UNUSUAL).tolist(), "line": {"width": 0}},
+        marker={"color": np.where(is_usual, USUAL_COLOUR, OUTLIER_COLOUR).tolist(), "line": {"width": 0}},
         hovertemplate="%{x:.4~g}: %{y:,} windows<extra></extra>",
     )
     figure = _figure(
@@ -114,28 +124,28 @@ def norms(lengths: Weighted, fence: Fence) -> go.Figure:
         },
         yaxis={"title": {"text": "windows"}, "tickformat": ",", "rangemode": "tozero"},
     )
-    for at in (fence.low, fence.high):
-        if low < at < high:
-            figure.add_vline(at, line={"dash": "dot", "width": 1, "color": UNUSUAL})
+    for limit in (usual.low, usual.high):
+        if low < limit < high:
+            figure.add_vline(limit, line={"dash": "dot", "width": 1, "color": OUTLIER_COLOUR})
     return figure
 
 
-def scatter(xy: NDArray[np.floating], titles: tuple[str, str], colouring: Colouring, *, ticks: bool) -> go.Figure:
-    """Return points in the colours of their groups, and two empty traces for the clicked and the nearest windows.
+def map_figure(xy: NDArray[np.floating], titles: tuple[str, str], scheme: ColourScheme, *, ticks: bool) -> go.Figure:
+    """Return a map of windows as points, and two empty traces for the clicked window and its neighbours.
 
     Args:
         xy: the points, ``[n, 2]``.
         titles: titles of the axes.
-        colouring: colours and groups of the points.
+        scheme: colours and groups of the points.
         ticks: show the numbers of the axes, where they mean something.
     """
     points = go.Scatter(
-        x=_short(xy[:, 0]),
-        y=_short(xy[:, 1]),
+        x=_rounded(xy[:, 0]),
+        y=_rounded(xy[:, 1]),
         mode="markers",
         marker={
             "size": 8 if len(xy) < 500 else 6 if len(xy) < 2500 else 5,
-            "color": colouring.colours,
+            "color": scheme.colours,
             "opacity": 0.75,
             "line": {"width": 0},
         },
@@ -163,15 +173,15 @@ def scatter(xy: NDArray[np.floating], titles: tuple[str, str], colouring: Colour
     )
 
 
-def _short(values: NDArray[np.floating]) -> list[float]:
-    """With as many digits as a screen shows, whatever the size of the numbers: they are most of the page's data."""
+def _rounded(values: NDArray[np.floating]) -> list[float]:
+    """Return coordinates rounded to the digits that a screen can show: coordinates are most of the page's data."""
     extent = float(np.ptp(values)) or 1.0
     return values.astype(np.float64).round(4 - math.floor(math.log10(extent))).tolist()
 
 
-def with_legend(figure: go.Figure, colouring: Colouring) -> go.Figure:
-    """A scatter as it stands by itself, outside the page."""
-    names = [
+def with_legend(figure: go.Figure, scheme: ColourScheme) -> go.Figure:
+    """Return a map with a legend, for a file of its own; the page has a legend beside the maps."""
+    entries = [
         go.Scatter(
             x=[None],
             y=[None],
@@ -180,12 +190,12 @@ def with_legend(figure: go.Figure, colouring: Colouring) -> go.Figure:
             marker={"size": 9, "color": colour},
             showlegend=True,
         )
-        for name, colour, n in colouring.groups
+        for name, colour, n in scheme.groups
     ]
-    legend = {"title": {"text": _literal(colouring.name)}, "itemsizing": "constant"}
-    return go.Figure([*figure.data, *names], figure.layout).update_layout(showlegend=True, legend=legend)
+    legend = {"title": {"text": _literal(scheme.name)}, "itemsizing": "constant"}
+    return go.Figure([*figure.data, *entries], figure.layout).update_layout(showlegend=True, legend=legend)
 
 
 def _literal(text: str) -> str:
-    """``text`` for Plotly, which takes some HTML in it for what it means."""
+    """Return a text with ``&``, ``<`` and ``>`` escaped: Plotly interprets some HTML in texts."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,4 +1,4 @@
-"""Properties and colours of the windows in the sample, for pictures, hover texts and tables."""
+"""Details and colours of the windows in the sample, for pictures, hover texts and tables."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.overview.manifest_columns import Columns
+from embedding.overview.manifest_columns import ManifestColumns
 from embedding.text import clock
 
-# Eight hues of a sequence made to be told apart with any kind of colour vision, on white and on black, and its two
-# greys (Petroff 2021, arXiv:2107.02270).
+# Eight hues and two greys that people with any kind of colour vision can distinguish, on white and on black
+# (Petroff 2021, arXiv:2107.02270).
 HUES = ("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#92dadd")
 OTHERS_COLOUR, UNKNOWN_COLOUR = "#94a4a2", "#717581"
 OTHERS, UNKNOWN, NO_CLUSTER = "others", "not known", "no cluster"
-# Ways to colour that every output has; a manifest's column of such a name is told apart.
-OWN_CHOICES = ("folder", "recording", "cluster")
-# A column with more different values is none to colour by.
+# Colour schemes of every output; a column of a manifest with such a name is renamed.
+OWN_SCHEMES = ("folder", "recording", "cluster")
+# A column with more distinct values has no colour scheme.
 MOST_CATEGORIES = 50
-# Columns of a manifest that hover shows, and how much of each value.
+# Columns of a manifest in hover texts, and characters of each value.
 MOST_COLUMNS = 8
 VALUE_CHARACTERS = 80
 
@@ -30,94 +30,120 @@ Values = Sequence[str | None]
 
 
 @dataclass(frozen=True)
-class Colouring:
-    """Groups of points, the largest first, and of each point the group it is in."""
+class ColourScheme:
+    """Colours of the points of a map, by the values of a column.
+
+    Attributes:
+        name: the name of the column.
+        groups: name, colour and number of points of each group, the largest group first.
+        group: group of each point, ``[points]``.
+        values: value of each point, ``[points]``; in the group of others the values differ.
+    """
 
     name: str
-    groups: list[tuple[str, str, int]]  # name, colour, points
-    group: NDArray[np.intp]  # [points]
-    values: Values  # [points]; of ``others`` each its own
+    groups: list[tuple[str, str, int]]
+    group: NDArray[np.intp]
+    values: Values
 
     @classmethod
-    def of(cls, name: str, values: Values, unknown: str = UNKNOWN) -> "Colouring":
-        """The most frequent values have hues, the rest are ``others``; None is ``unknown``."""
+    def of(cls, name: str, values: Values, unknown: str = UNKNOWN) -> "ColourScheme":
+        """Give hues to the most frequent values; all other values are one group.
+
+        Args:
+            name: the name of the column.
+            values: value of each point; None: not known.
+            unknown: name of the group of points without a value.
+        """
         counts = Counter(value for value in values if value is not None)
         ordered = sorted(counts, key=lambda value: (-counts[value], value))
         n_hues = min(len(HUES), len(ordered))
-        of_value = {value: min(at, n_hues) for at, value in enumerate(ordered)}
-        group = np.array([n_hues + 1 if value is None else of_value[value] for value in values], np.intp)
+        group_by_value = {value: min(rank, n_hues) for rank, value in enumerate(ordered)}
+        group = np.array([n_hues + 1 if value is None else group_by_value[value] for value in values], np.intp)
         sizes = np.bincount(group, minlength=n_hues + 2)
         n_others = len(ordered) - n_hues
         names = [*ordered[:n_hues], f"{n_others} {OTHERS}", unknown]
         colours = [*HUES[:n_hues], OTHERS_COLOUR, UNKNOWN_COLOUR]
-        kept = np.flatnonzero(sizes)
-        groups = [(names[at], colours[at], int(sizes[at])) for at in kept]
-        return cls(name, groups, np.searchsorted(kept, group), values)
+        not_empty = np.flatnonzero(sizes)
+        groups = [(names[number], colours[number], int(sizes[number])) for number in not_empty]
+        return cls(name, groups, np.searchsorted(not_empty, group), values)
 
     @property
     def colours(self) -> list[str]:
-        """Return the colour of each point."""
-        return [self.groups[at][1] for at in self.group]
+        """The colour of each point."""
+        return [self.groups[number][1] for number in self.group]
 
 
 @dataclass(frozen=True)
-class Points:
-    """The windows of a sample, one each: lists of length n."""
+class PointDetails:
+    """Details of the windows in a sample, in lists of length n.
 
-    root: str  # the folder that all files are below; "" if there is none
-    file: list[str]  # without ``root``
-    time: list[str]  # within the recording: 0:07.5–0:08.5
-    recorded_at: list[str | None]  # when the window began, ISO 8601 without a zone
-    columns: dict[str, Values]  # of the manifests, for hover
+    Attributes:
+        root: the folder of all files, with a slash at its end; "" where there is no common folder.
+        file: the recording of each window, without ``root``.
+        time: start and end of each window within its recording: ``0:07.5–0:08.5``.
+        recorded_at: time when each window began, ISO 8601 without a zone.
+        columns: columns of manifests, for hover texts.
+    """
+
+    root: str
+    file: list[str]
+    time: list[str]
+    recorded_at: list[str | None]
+    columns: dict[str, Values]
 
     @classmethod
-    def of(cls, windows: pa.Table, known: Columns, root: str) -> "Points":
-        """Return the points of windows (WINDOW_COLUMNS) whose names are shortened by ``root``."""
+    def of(cls, windows: pa.Table, manifest_columns: ManifestColumns, root: str) -> "PointDetails":
+        """Return the details of windows (WINDOW_COLUMNS) whose files are below ``root``."""
         files = windows["file"].to_pylist()
         start_s, end_s = windows["start_time"].to_pylist(), windows["end_time"].to_pylist()
-        began = {file: known.recorded_at(file) for file in set(files)}
+        began = {file: manifest_columns.recorded_at(file) for file in set(files)}
         return cls(
             root,
-            [below(root, file) for file in files],
+            [file.removeprefix(root) for file in files],
             [f"{clock(start)}–{clock(end)}" for start, end in zip(start_s, end_s, strict=True)],
-            [at_time(began[file], start) for file, start in zip(files, start_s, strict=True)],
+            [format_start(began[file], start) for file, start in zip(files, start_s, strict=True)],
             {
-                f"{name} (manifest)" if name in OWN_CHOICES else name: [value and _short(value) for value in values]
-                for name, values in known.values(files).items()
+                f"{name} (manifest)" if name in OWN_SCHEMES else name: [value and _shorten(value) for value in values]
+                for name, values in manifest_columns.values(files).items()
             },
         )
 
-    def colourings(self, clusters: NDArray[np.intp] | None) -> list[Colouring]:
-        """Those that tell points apart: folder, columns of the manifest, recording, cluster."""
+    def colour_schemes(self, clusters: NDArray[np.intp] | None) -> list[ColourScheme]:
+        """Return the colour schemes that distinguish points: by folder, columns of manifests, recording and cluster.
+
+        Args:
+            clusters: cluster of each window, -1 for no cluster; None: there are no clusters.
+        """
         folders = [file.partition("/")[0] if "/" in file else "." for file in self.file]
-        choices: dict[str, Values] = {"folder": folders, **self.columns, "recording": self.file}
-        found = [Colouring.of(name, values) for name, values in choices.items() if _is_categorical(values)]
+        columns: dict[str, Values] = {"folder": folders, **self.columns, "recording": self.file}
+        schemes = [ColourScheme.of(name, values) for name, values in columns.items() if _is_categorical(values)]
         if clusters is not None and (clusters >= 0).any():
-            of_cluster = [None if at < 0 else f"cluster {at + 1}" for at in clusters]
-            found.append(Colouring.of("cluster", of_cluster, NO_CLUSTER))
-        return found or [Colouring.of("nothing", ["window"] * len(self.file))]
+            names = [None if number < 0 else f"cluster {number + 1}" for number in clusters]
+            schemes.append(ColourScheme.of("cluster", names, NO_CLUSTER))
+        return schemes or [ColourScheme.of("nothing", ["window"] * len(self.file))]
 
 
 def common_folder(files: Sequence[str]) -> str:
-    """The folder or prefix that all ``files`` lie below, with a slash at its end; "" where there is none."""
+    """Return the folder or prefix of all ``files``, with a slash at its end; "" where there is no common folder."""
     folders = [file.split("/")[:-1] for file in files]
-    ends = zip(min(folders, default=[]), max(folders, default=[]), strict=False)  # what these share all share
-    return "".join(f"{part}/" for part, _ in takewhile(lambda both: both[0] == both[1], ends))
-
-
-def below(root: str, file: str) -> str:
-    """The name of a file that lies there, and any other's as it is."""
-    return file.removeprefix(root)
+    # Parts that the first and the last folder in sorted order share are shared by all.
+    pairs = zip(min(folders, default=[]), max(folders, default=[]), strict=False)
+    return "".join(f"{part}/" for part, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_categorical(values: Values) -> bool:
     return len(set(values)) > 1 and len(set(values) - {None}) <= MOST_CATEGORIES
 
 
-def at_time(began: datetime | None, start_s: float) -> str | None:
-    """When a window began of a recording that began so."""
+def format_start(began: datetime | None, start_s: float) -> str | None:
+    """Return the time when a window began.
+
+    Args:
+        began: time when the recording began; None: not known.
+        start_s: start of the window within the recording.
+    """
     return None if began is None else (began + timedelta(seconds=start_s)).isoformat(" ", "seconds")
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 1] + "…"

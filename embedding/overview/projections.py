@@ -1,4 +1,4 @@
-"""Vectors to pictures in the plane, to neighbours and to clusters: arrays in, arrays out, the same each time."""
+"""Projections of vectors to the plane, nearest neighbours and clusters: arrays in, arrays out, the same each time."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,46 +13,51 @@ Vectors = NDArray[np.float32]
 # UMAP's own defaults; cosine, as in jobs.search.
 N_NEIGHBOURS = 15
 MIN_DIST = 0.1
-# With fewer windows there is no neighbourhood to draw.
+# With fewer windows UMAP has no neighbourhoods to draw.
 LEAST_WINDOWS = 10
-# Distances that are in memory at a time.
+# Memory for distances, at a time.
 CHUNK_MB = 64
-# Windows that make a cluster: a hundredth of the sample, and at least so many.
+# Least size of a cluster, in windows; in large samples the least size is a hundredth of the sample.
 LEAST_CLUSTER = 5
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """For each of n vectors the k nearest others of them, nearest first: arrays of shape ``[n, k]``."""
+class Neighbours:
+    """The k nearest neighbours of each of n vectors, nearest first.
+
+    Attributes:
+        index: positions of the neighbours, ``[n, k]``.
+        cosine: similarities to the neighbours, ``[n, k]``.
+    """
 
     index: NDArray[np.intp]
     cosine: NDArray[np.float64]
 
 
-def nearest(vectors: Vectors, k: int) -> Nearest:
-    """Return the nearest vectors of each vector by cosine, exactly; a vector of zeros has cosine 0 to all others.
+def find_neighbours(vectors: Vectors, k: int) -> Neighbours:
+    """Return the exact nearest neighbours of each vector by cosine; a vector of zeros has cosine 0 to all others.
 
     Args:
         vectors: ``[n, dim]``.
-        k: number of nearest vectors; fewer where there are fewer than ``k + 1`` vectors.
+        k: number of neighbours; fewer where there are fewer than ``k + 1`` vectors.
     """
-    from sklearn import config_context  # a second
+    from sklearn import config_context  # takes a second
     from sklearn.neighbors import NearestNeighbors
 
     k = min(k, len(vectors) - 1)
     if k < 1:
-        return Nearest(np.empty((len(vectors), 0), np.intp), np.empty((len(vectors), 0)))
+        return Neighbours(np.empty((len(vectors), 0), np.intp), np.empty((len(vectors), 0)))
     with config_context(working_memory=CHUNK_MB):
         search = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(_unit(vectors))
         distance, index = search.kneighbors()
-    return Nearest(index, 1 - distance)
+    return Neighbours(index, 1 - distance)
 
 
 def _unit(vectors: Vectors) -> NDArray[np.float64]:
-    """``vectors`` of length 1, but those of zeros.
+    """Return vectors scaled to length 1; vectors of zeros stay as they are.
 
-    scikit-learn by itself takes a length below 1e-6 for 0, which seeded weights have. And in float32 the distances of
-    nearly parallel vectors, 1 - cosine, are what rounding leaves of them.
+    scikit-learn's own scaling takes lengths below 1e-6 for 0; vectors of seeded weights are so short. The result is
+    float64, since in float32 the distances of nearly parallel vectors, 1 - cosine, are lost to rounding.
     """
     wide = vectors.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
@@ -64,10 +69,15 @@ def all_equal(vectors: Vectors) -> bool:
     return bool((vectors == vectors[:1]).all())
 
 
-def pca(vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The first two principal components, ``[n, 2]``, and the share of the variance that each explains, ``[2]``.
+def project_pca(vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Project vectors to their first two principal components.
 
-    Without any variance all points are 0, and so are the shares.
+    Args:
+        vectors: ``[n, dim]``.
+
+    Returns:
+        The points, ``[n, 2]``, and the share of the variance that each component explains, ``[2]``. Without variance
+        both are zero.
     """
     from sklearn.decomposition import PCA
 
@@ -78,45 +88,53 @@ def pca(vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return fitted.transform(wide), fitted.explained_variance_ratio_
 
 
-def umap(vectors: Vectors, near: Nearest) -> NDArray[np.float32] | None:
-    """UMAP (McInnes, Healy, Melville 2018), ``[n, 2]``; None of fewer than LEAST_WINDOWS, or of equal ones.
+def project_umap(vectors: Vectors, neighbours: Neighbours) -> NDArray[np.float32] | None:
+    """Project vectors to the plane with UMAP (McInnes, Healy, Melville 2018).
 
     Args:
         vectors: ``[n, dim]``.
-        near: the exact N_NEIGHBOURS - 1 nearest vectors or more; UMAP's own search is approximate and random.
+        neighbours: the N_NEIGHBOURS - 1 exact neighbours or more; UMAP's own search is approximate and random.
+
+    Returns:
+        The points, ``[n, 2]``; None where there are fewer than LEAST_WINDOWS vectors, or all vectors are equal.
     """
     if len(vectors) < LEAST_WINDOWS or all_equal(vectors):
         return None
     k = min(N_NEIGHBOURS, len(vectors) - 1) - 1
-    itself = np.arange(len(vectors))[:, None]
-    index = np.concatenate([itself, near.index[:, :k]], axis=1)
-    distance = np.concatenate([np.zeros((len(vectors), 1)), 1 - near.cosine[:, :k]], axis=1)
+    own_index = np.arange(len(vectors))[:, None]
+    index = np.concatenate([own_index, neighbours.index[:, :k]], axis=1)
+    distance = np.concatenate([np.zeros((len(vectors), 1)), 1 - neighbours.cosine[:, :k]], axis=1)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # for a UMAP of another kind
-        # Where most vectors are equal; it then begins at random, with the same seed.
+        warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # for parametric UMAP
+        # Where most vectors are equal. UMAP then starts from random points, with the same seed.
         warnings.filterwarnings("ignore", "Spectral initialisation failed", UserWarning)
-        # New windows will not be asked for.
+        # New windows are never added to the projection.
         warnings.filterwarnings("ignore", r"precomputed_knn\[2\].*transforming new data", UserWarning)
-        from umap import UMAP  # and with it numba: 2 s, and 4 s to compile
+        from umap import UMAP  # imports numba: 2 s, and 4 s to compile
 
         return UMAP(
             n_neighbors=k + 1,
             min_dist=MIN_DIST,
             metric="cosine",
             random_state=SEED,
-            n_jobs=1,  # more of them have no order, so no seed
+            n_jobs=1,  # several threads have no order, so a seed would have no effect
             precomputed_knn=(index, distance.astype(np.float32), None),
         ).fit_transform(_unit(vectors))
 
 
-def clusters(points: NDArray[np.floating]) -> NDArray[np.intp]:
-    """Which cluster each of ``points`` ``[n, 2]`` belongs to: 0 is the largest, -1 is none (HDBSCAN)."""
+def find_clusters(points: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Return the cluster of each point (HDBSCAN): 0 is the largest cluster, -1 means no cluster.
+
+    Args:
+        points: ``[n, 2]``.
+    """
     from sklearn.cluster import HDBSCAN
 
-    least = max(LEAST_CLUSTER, len(points) // 100)
-    found = HDBSCAN(min_cluster_size=least, copy=True).fit_predict(points)  # type: ignore[arg-type] — a bool: the docs
-    sizes = np.bincount(found[found >= 0])
+    least_size = max(LEAST_CLUSTER, len(points) // 100)
+    clustering = HDBSCAN(min_cluster_size=least_size, copy=True)  # type: ignore[arg-type] — the documentation says bool
+    label = clustering.fit_predict(points)
+    sizes = np.bincount(label[label >= 0])
     rank = np.empty(len(sizes) + 1, np.intp)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
-    rank[-1] = -1  # where -1 looks
-    return rank[found]
+    rank[-1] = -1  # -1 is the index of the last element
+    return rank[label]

@@ -1,7 +1,7 @@
-"""Which windows are drawn: those whose keys hash to the smallest numbers, wherever they lie. Arrays only.
+"""Choice of the sample: the windows whose keys have the smallest hashes, in whichever shards. Arrays only.
 
-Every window has the same chance, and what is drawn does not depend on the order or the size of shards. All that a
-shard's reader needs to know is up to which number.
+Every window has the same chance, and the sample does not depend on the order or the size of shards. The reader of a
+shard only needs to know the largest hash in the sample.
 """
 
 import numpy as np
@@ -9,39 +9,45 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 SEED = 0
-# Windows whose numbers are in memory at a time.
+# Windows whose hashes are in memory at a time.
 CHUNK_WINDOWS = 1 << 20
 
-Numbers = NDArray[np.uint64]
+Hashes = NDArray[np.uint64]
 
 
-def numbers(file_id: NDArray[np.int64], window_index: NDArray[np.integer], seed: int = SEED) -> Numbers:
-    """A number for each window, as good as random, from its key."""
-    seeded = _mixed(np.array([seed], np.uint64))
-    return _mixed(_mixed(file_id.view(np.uint64) ^ seeded) ^ window_index.astype(np.uint64))
+def hash_windows(file_id: NDArray[np.int64], window_index: NDArray[np.integer], seed: int = SEED) -> Hashes:
+    """Return a pseudo-random number for each window, from its key."""
+    seeded = _mix(np.array([seed], np.uint64))
+    return _mix(_mix(file_id.view(np.uint64) ^ seeded) ^ window_index.astype(np.uint64))
 
 
-def _mixed(state: Numbers) -> Numbers:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014), a permutation of 64 bits."""
+def _mix(state: Hashes) -> Hashes:
+    """Apply the finaliser of SplitMix64 (Steele, Lea, Flood 2014), a permutation of 64 bits."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
 
 
-def last_number(spans: pa.Table, n: int, seed: int = SEED) -> np.uint64:
-    """The number of the last of ``n`` windows that are drawn from ``spans`` (stored.SPANS), or of all there are."""
-    file_id, first, last = (spans[name].to_numpy() for name in ("file_id", "first", "last"))
+def largest_sampled_hash(window_ranges: pa.Table, n: int, seed: int = SEED) -> np.uint64:
+    """Return the largest hash in a sample of windows.
+
+    Args:
+        window_ranges: the windows of an output (inventory.WINDOW_RANGES).
+        n: windows in the sample; where there are fewer, all are in the sample.
+        seed: another seed is another sample.
+    """
+    file_id, first, last = (window_ranges[name].to_numpy() for name in ("file_id", "first", "last"))
     length = last.astype(np.int64) - first + 1
     ends = np.cumsum(length)
     n_chunks = int(length.sum()) // CHUNK_WINDOWS + 1
-    drawn = np.empty(0, np.uint64)
-    for part in np.split(np.arange(len(ends)), np.searchsorted(ends, CHUNK_WINDOWS * np.arange(1, n_chunks))):
-        which = np.repeat(part, length[part])
-        index = np.arange(len(which)) - np.repeat(np.cumsum(length[part]) - length[part], length[part]) + first[which]
-        found = numbers(file_id[which], index, seed)
-        if len(drawn) == n:
-            found = found[found < drawn[-1]]
-        drawn = np.sort(np.concatenate([drawn, found]))
-        drawn = drawn[np.diff(drawn, prepend=~drawn[:1]) != 0][:n]  # a window that is there twice is drawn once
-    return drawn[-1] if len(drawn) else np.uint64(0)
+    sampled = np.empty(0, np.uint64)
+    for chunk in np.split(np.arange(len(ends)), np.searchsorted(ends, CHUNK_WINDOWS * np.arange(1, n_chunks))):
+        row = np.repeat(chunk, length[chunk])
+        index = np.arange(len(row)) - np.repeat(np.cumsum(length[chunk]) - length[chunk], length[chunk]) + first[row]
+        hashes = hash_windows(file_id[row], index, seed)
+        if len(sampled) == n:
+            hashes = hashes[hashes < sampled[-1]]
+        sampled = np.sort(np.concatenate([sampled, hashes]))
+        sampled = sampled[np.diff(sampled, prepend=~sampled[:1]) != 0][:n]  # a window that is stored twice counts once
+    return sampled[-1] if len(sampled) else np.uint64(0)

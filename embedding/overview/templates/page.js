@@ -1,96 +1,97 @@
 "use strict";
-// Draws the figures, colours the points, and lists what is nearest to the one that is clicked.
+// Draws the figures, colours the points, and lists the windows nearest to a clicked point.
 const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const maps = ["umap", "pca"].filter((id) => id in data.figures);
-const isTouched = matchMedia("(pointer: coarse)").matches;
+const hasTouchScreen = matchMedia("(pointer: coarse)").matches;
 const isDark = matchMedia("(prefers-color-scheme: dark)");
 
-// Text and hover in the page's colours; a finger scrolls the page, and does not zoom by accident.
-const own = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+// Texts have the colours of the page. On a touch screen a finger scrolls the page, and does not zoom a figure.
+const cssVariable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const themed = ({font, hoverlabel}) => ({
-  font: {...font, color: own("--text")},
-  hoverlabel: {...hoverlabel, bgcolor: own("--page"), font: {color: own("--text")}},
-  modebar: {bgcolor: "transparent", color: own("--muted"), activecolor: own("--text")},
-  dragmode: isTouched ? false : "zoom",
+  font: {...font, color: cssVariable("--text")},
+  hoverlabel: {...hoverlabel, bgcolor: cssVariable("--page"), font: {color: cssVariable("--text")}},
+  modebar: {bgcolor: "transparent", color: cssVariable("--muted"), activecolor: cssVariable("--text")},
+  dragmode: hasTouchScreen ? false : "zoom",
 });
-// These buttons and no others: one of Plotly's own sends the figure to Plotly's cloud.
+// A fixed list of buttons: one of Plotly's default buttons sends the figure to Plotly's cloud.
 const config = {
-  responsive: true, displaylogo: false, displayModeBar: isTouched ? false : "hover",
+  responsive: true, displaylogo: false, displayModeBar: hasTouchScreen ? false : "hover",
   modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
   toImageButtonOptions: {scale: 2},
 };
 
-// Plotly takes some HTML in a text for what it means.
+// Plotly interprets some HTML in texts, so it is escaped.
 const literal = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-const valueOf = ({distinct, which}, i) => distinct[which[i]];
-const fileOf = (i) => valueOf(data.points.file, i);
-const hover = (i) => {
-  const time = data.points.recorded_at[i];
-  const said = data.points.columns.map((column) => [column.name, valueOf(column, i)])
-    .filter(([, value]) => value !== null).map((both) => both.join(": "));
-  return [fileOf(i), data.points.time[i] + (time === null ? "" : ` · ${time}`), ...said].map(literal).join("<br>");
+const valueOf = ({distinct, which}, point) => distinct[which[point]];
+const fileOf = (point) => valueOf(data.points.file, point);
+const hoverText = (point) => {
+  const recordedAt = data.points.recorded_at[point];
+  const time = data.points.time[point] + (recordedAt === null ? "" : ` · ${recordedAt}`);
+  const columns = data.points.columns.map((column) => [column.name, valueOf(column, point)])
+    .filter(([, value]) => value !== null).map((pair) => pair.join(": "));
+  return [fileOf(point), time, ...columns].map(literal).join("<br>");
 };
 
-function element(name, text, kind) {
-  const made = document.createElement(name);
-  made.textContent = text; // never as HTML: names are what people gave them
-  if (kind) made.className = kind;
-  return made;
+function element(tag, text, className) {
+  const created = document.createElement(tag);
+  created.textContent = text; // never as HTML: names may contain anything
+  if (className) created.className = className;
+  return created;
 }
 
-let colouring = null;
+let scheme = null;
 let clicked = null;
 
-function colour(choice) {
-  colouring = data.colourings[choice];
-  const colours = colouring.group.map((group) => colouring.groups[group].colour);
+function applyScheme(number) {
+  scheme = data.colour_schemes[number];
+  const colours = scheme.group.map((group) => scheme.groups[group].colour);
   for (const id of maps) Plotly.restyle(id, {"marker.color": [colours]}, [0]);
-  at("legend").replaceChildren(...colouring.groups.map((group) => {
+  byId("legend").replaceChildren(...scheme.groups.map((group) => {
     const [item, dot] = [element("li", ""), element("i", "")];
     dot.style.background = group.colour;
     item.append(dot, element("b", group.name), element("span", group.points.toLocaleString("en")));
     return item;
   }));
-  if (clicked !== null) show(clicked);
+  if (clicked !== null) showNeighbours(clicked);
 }
 
-function row(i, similarity) {
-  const [made, number] = [element("tr", ""), element("td", similarity, "number")];
+function tableRow(point, similarity) {
+  const [row, number] = [element("tr", ""), element("td", similarity, "number")];
   number.dataset.name = "similarity";
-  made.append(
-    number, element("td", fileOf(i), "name"), element("td", data.points.time[i]),
-    element("td", data.points.recorded_at[i] ?? "–"), element("td", valueOf(colouring, i) ?? "–"),
+  row.append(
+    number, element("td", fileOf(point), "name"), element("td", data.points.time[point]),
+    element("td", data.points.recorded_at[point] ?? "–"), element("td", valueOf(scheme, point) ?? "–"),
   );
-  return made;
+  return row;
 }
 
-function show(i) {
-  clicked = i;
-  const near = data.nearest[i];
-  at("clicked").textContent = `Nearest to ${fileOf(i)}, ${data.points.time[i]}`;
-  at("group").textContent = colouring.name;
-  at("nearest").hidden = false;
-  at("nearest").tBodies[0].replaceChildren(
-    ...near.index.map((other, rank) => row(other, near.similarity[rank].toFixed(4))));
+function showNeighbours(point) {
+  clicked = point;
+  const neighbours = data.neighbours[point];
+  byId("clicked").textContent = `Nearest to ${fileOf(point)}, ${data.points.time[point]}`;
+  byId("group").textContent = scheme.name;
+  byId("neighbours").hidden = false;
+  byId("neighbours").tBodies[0].replaceChildren(
+    ...neighbours.index.map((other, rank) => tableRow(other, neighbours.similarity[rank].toFixed(4))));
   for (const id of maps) {
     const {x, y} = data.figures[id].data[0];
-    const [xs, ys] = [x, y].map((all) => [near.index, [i]].map((some) => some.map((j) => all[j])));
-    Plotly.restyle(id, {x: xs, y: ys, "marker.color": own("--text")}, [1, 2]);
+    const [xs, ys] = [x, y].map((axis) => [neighbours.index, [point]].map((points) => points.map((i) => axis[i])));
+    Plotly.restyle(id, {x: xs, y: ys, "marker.color": cssVariable("--text")}, [1, 2]);
   }
 }
 
 async function drawAll() {
   for (const [id, {data: traces, layout}] of Object.entries(data.figures)) {
-    if (maps.includes(id)) traces[0].text = data.points.time.map((_, i) => hover(i));
+    if (maps.includes(id)) traces[0].text = data.points.time.map((_, point) => hoverText(point));
     await Plotly.newPlot(id, traces, {...layout, ...themed(layout)}, config);
     isDark.addEventListener("change", () => Plotly.relayout(id, themed(layout)));
   }
   if (maps.length) {
-    at("colour").append(...data.colourings.map(({name}, choice) => new Option(name, choice)));
-    at("colour").addEventListener("change", (event) => colour(Number(event.target.value)));
-    for (const id of maps) at(id).on("plotly_click", (event) => show(event.points[0].pointIndex));
-    colour(0);
+    byId("colour").append(...data.colour_schemes.map(({name}, number) => new Option(name, number)));
+    byId("colour").addEventListener("change", (event) => applyScheme(Number(event.target.value)));
+    for (const id of maps) byId(id).on("plotly_click", (event) => showNeighbours(event.points[0].pointIndex));
+    applyScheme(0);
   }
   document.documentElement.dataset.drawn = true;
 }
