@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from embedding.pipeline import SharedWeights
     from embedding.ray_runtime.progress_channel import ProgressChannel
 
-# A round ends with everything done. Another round follows only where a worker that died took windows with it.
+# Normally one round does everything. Another round follows where a worker died and took windows with it.
 MAX_ROUNDS = 5
 
 # Shards from which on they are read on all nodes of a cluster; fewer shards are read in the time that tasks need to
@@ -87,9 +87,13 @@ def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The plan of a run on a cluster.
+    """The plan of a run.
 
     Attributes:
+        cluster: the resources that Ray has.
+        placement: CPUs and GPUs of each stage.
+        job: the job of the first leg.
+        weights: checkpoints in Ray's object store; None where the encoders run on this machine.
         audio_s: estimated seconds of audio in the recordings that are left.
         batches_per_byte: estimated number of batches per byte of recordings.
     """
@@ -177,8 +181,8 @@ class _Run:
         from embedding.ray_runtime.progress_channel import ProgressChannel, watching
         from embedding.ray_runtime.session import cluster_resources
 
-        encoded_per_audio = TargetColumn.of(pending).count() / len(pending)
-        display = ProgressDisplay(self._terminal, len(pending), plan.audio_s * encoded_per_audio)
+        mean_targets = TargetColumn.of(pending).count() / len(pending)  # audio that two targets need counts twice
+        display = ProgressDisplay(self._terminal, len(pending), plan.audio_s * mean_targets)
 
         def on_counters(counters: Counters) -> None:
             self._counters = counters
@@ -229,7 +233,8 @@ class _Run:
                 placement = broken.hold(placement)
                 continue
             n_rounds += 1
-            self._terminal.say(f"{plural(len(pending), 'recording')} lost with a worker: trying again")
+            if n_rounds < MAX_ROUNDS:
+                self._terminal.say(f"{plural(len(pending), 'recording')} lost with a worker: trying again")
 
     def _announce_results(self) -> None:
         for number, target in enumerate(self._targets):
