@@ -2,8 +2,8 @@
 
     recordings ─▶ decode (tasks) ─▶ encode (actor pool) ─▶ write (tasks, one shard each)
 
-Each stage calls plain functions and classes of other modules. This module connects the stages and gives each of them the
-CPUs and GPUs of the placement.
+Each stage calls plain functions and classes of other modules. This module connects the stages and gives each of them
+the CPUs and GPUs of the placement.
 """
 
 import os
@@ -22,7 +22,7 @@ import ray.data
 import ray.exceptions
 
 from embedding.decoding.decode import decode
-from embedding.decoding.events import Decoded, DecodingEvent, NoMoreWindows, Failed, Unchanged, Windows
+from embedding.decoding.events import Decoded, DecodingEvent, Failed, NoMoreWindows, Unchanged, Windows
 from embedding.decoding.isolated import decode_isolated
 from embedding.encoding.batch_turns import BatchTurns
 from embedding.encoding.checkpoints import ensure_local

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embedding.decoding.audio import AudioFault, Recording, open_recording
 from embedding.decoding.cut import cut
-from embedding.decoding.events import Decoded, DecodingEvent, NoMoreWindows, Failed, Opened, Unchanged, Windows
+from embedding.decoding.events import Decoded, DecodingEvent, Failed, NoMoreWindows, Opened, Unchanged, Windows
 from embedding.decoding.fetch import Source, fetch
 from embedding.decoding.window_batch import WindowBatch, WindowsByRate
 from embedding.schema.batches import by_rate

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedding.decoding.decode import decode
-from embedding.decoding.events import DecodingEvent, NoMoreWindows, Failed, Opened, Windows
+from embedding.decoding.events import DecodingEvent, Failed, NoMoreWindows, Opened, Windows
 from embedding.schema.failures import Failure
 from embedding.schema.recordings import PendingRecording
 from embedding.schema.windows import WindowSpec

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.decoding import decode as stage
-from embedding.decoding.events import Decoded, DecodingEvent, NoMoreWindows, Failed, Opened, Unchanged, Windows
+from embedding.decoding.events import Decoded, DecodingEvent, Failed, NoMoreWindows, Opened, Unchanged, Windows
 from embedding.decoding.isolated import decode_isolated
 from embedding.schema.failures import Failure
 from embedding.schema.recordings import RECORDINGS, read_pending
