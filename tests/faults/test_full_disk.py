@@ -20,7 +20,7 @@ from tests.jobs.test_probe import SETTINGS, calls, csv, species
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, environment
 from tests.support.file_systems import small_file_system
-from tests.support.pages import output as page_output
+from tests.support.pages import write_finished_output
 from tests.support.shards import write_output
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -121,7 +121,7 @@ def test_an_export(to: str, disk: Path, capsys: pytest.CaptureFixture[str], *, i
 
 def test_a_page(disk: Path, capsys: pytest.CaptureFixture[str], one_thread: None) -> None:
     rng = np.random.default_rng(0)
-    page_output(disk / "out", {"/a/1.wav": rng.standard_normal((3, 16)).astype(np.float32)}, [])
+    write_finished_output(disk / "out", {"/a/1.wav": rng.standard_normal((3, 16)).astype(np.float32)}, [])
 
     def job() -> int:
         return report.main([str(disk / "out"), "--html", str(disk / "page.html")])
