@@ -15,7 +15,7 @@ from local_ray import ray_of
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, Outcome, environment
 from tests.support.models import EFFICIENTNET
-from tests.support.pages import output as write_page_output
+from tests.support.pages import write_finished_output
 from tests.support.probing import calls, csv, species
 
 ERRNOS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
@@ -46,7 +46,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def output(tmp_path: Path) -> Path:
     """An output that jobs may read, without failures."""
     recordings = {file: np.asarray(vectors) for file, vectors in calls().items()}
-    write_page_output(tmp_path / "out", recordings, [])
+    write_finished_output(tmp_path / "out", recordings, [])
     return tmp_path / "out"
 
 

@@ -19,7 +19,7 @@ from jobs import export, pool, probe, report, search
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, environment
 from tests.support.file_systems import small_file_system
-from tests.support.pages import output as page_output
+from tests.support.pages import write_finished_output
 from tests.support.probing import SETTINGS, calls, csv, species
 from tests.support.shards import write_output
 
@@ -121,7 +121,7 @@ def test_an_export(to: str, disk: Path, capsys: pytest.CaptureFixture[str], *, i
 
 def test_a_page(disk: Path, capsys: pytest.CaptureFixture[str], one_thread: None) -> None:
     rng = np.random.default_rng(0)
-    page_output(disk / "out", {"/a/1.wav": rng.standard_normal((3, 16)).astype(np.float32)}, [])
+    write_finished_output(disk / "out", {"/a/1.wav": rng.standard_normal((3, 16)).astype(np.float32)}, [])
 
     def job() -> int:
         return report.main([str(disk / "out"), "--html", str(disk / "page.html")])

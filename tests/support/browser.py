@@ -1,4 +1,4 @@
-"""Chromium, where there is one."""
+"""Chromium, where it is installed."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 CHROMIUM = shutil.which("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (apt-get install chromium)")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
 CHROMIUM_FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -20,7 +20,7 @@ CHROMIUM_FLAGS = (
 
 @contextmanager
 def open_browser() -> Iterator["Browser"]:
-    """Chromium, for pages in files."""
+    """Start Chromium for pages in files, and close it after the block."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

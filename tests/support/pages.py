@@ -1,4 +1,4 @@
-"""Outputs with a page to be made of them, and the browser that it is opened in."""
+"""Outputs for which a page can be written, and pages that are open in a browser."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,15 +24,17 @@ SETTINGS = {
 }
 
 
-def output(root: Path | str, recordings: dict[str, np.ndarray], failures: list[Failure], *inputs: str) -> Store:
-    """As a run over ``inputs`` would have left it."""
+def write_finished_output(
+    root: Path | str, recordings: dict[str, np.ndarray], failures: list[Failure], *inputs: str
+) -> Store:
+    """Write the output of a complete run over ``inputs``: shards, failures, run.json and report.json."""
     store = Store(str(root), json.dumps(SETTINGS))
     if recordings:
         write_output(store.root, recordings, SETTINGS, n_shards=1)
     store.write_failures(failures, "run")
     n, n_failed = len(recordings), len(failures)
     store.write_json("run.json", {"settings": SETTINGS, "options": {"input": list(inputs)}})
-    books = {"listed": n + n_failed, "already_done": 0, "embedded": n, "failed": n_failed, "balanced": True}
+    balance = {"listed": n + n_failed, "already_done": 0, "embedded": n, "failed": n_failed, "balanced": True}
     run = {
         "run_id": "0000000000aa",
         "started": "2025-06-01T18:02:11.000+00:00",
@@ -45,13 +47,13 @@ def output(root: Path | str, recordings: dict[str, np.ndarray], failures: list[F
         "times_real_time": 41.5,
     }
     totals = store.read().totals()
-    store.write_json("report.json", {"state": "complete", "recordings": books, "output": totals, "runs": [run]})
+    store.write_json("report.json", {"state": "complete", "recordings": balance, "output": totals, "runs": [run]})
     return store
 
 
 @dataclass
-class Opened:
-    """A page in a browser, and what it did that it should not."""
+class OpenPage:
+    """A page that is open in a browser, with its errors and the addresses of its requests."""
 
     page: Page
     errors: list[str] = field(default_factory=list)
@@ -61,12 +63,13 @@ class Opened:
         return self.page.evaluate(expression)
 
 
-def opened(context: BrowserContext, html: Path) -> Opened:
-    found = Opened(context.new_page())
-    found.page.on("console", lambda message: found.errors.append(message.text) if message.type != "log" else None)
-    found.page.on("pageerror", lambda error: found.errors.append(str(error)))
-    found.page.on("request", lambda request: found.requests.append(request.url))
+def open_page(context: BrowserContext, html: Path) -> OpenPage:
+    """Open a page, and wait until its figures are drawn; requests other than for files are refused."""
+    opened = OpenPage(context.new_page())
+    opened.page.on("console", lambda message: opened.errors.append(message.text) if message.type != "log" else None)
+    opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.page.on("request", lambda request: opened.requests.append(request.url))
     context.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
-    found.page.goto(html.as_uri())
-    found.page.locator("html[data-drawn]").wait_for(state="attached")
-    return found
+    opened.page.goto(html.as_uri())
+    opened.page.locator("html[data-drawn]").wait_for(state="attached")
+    return opened
