@@ -18,7 +18,7 @@ from embedding.overview.manifest_columns import Columns
 from embedding.overview.sample_choice import last_number
 from embedding.overview.shard_sums import Sums, nothing, sums_of
 from embedding.overview.weighted_values import Fence
-from embedding.stopping import threads_of
+from embedding.stopping import thread_pool
 
 # Of the outliers that are named.
 MOST_OUTLIERS = 20
@@ -67,7 +67,7 @@ def _sums(inventory: Inventory, known: Columns, n_drawn: int, count: Callable[[i
     read = partial(sums_of, last_number=last_number(inventory.window_ranges, n_drawn), recorded_at=known.recorded_at)
     total: Sums | None = None
     # As many at once as there are cores: reading is decompressing, and each holds some vectors.
-    with threads_of(min(READERS, os.cpu_count() or 1)) as pool:
+    with thread_pool(min(READERS, os.cpu_count() or 1)) as pool:
         try:
             for uri, sums in zip(inventory.shards, pool.map(read, inventory.shards), strict=True):
                 if total is not None and sums.dim != total.dim:
