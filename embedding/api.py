@@ -20,7 +20,7 @@ from rich.console import Console
 
 from embedding import extras, storage
 from embedding.cli.terminal import Terminal
-from embedding.config import at_layer, make_config
+from embedding.config import make_config, name_at_layer
 from embedding.driver import embed as run_embed
 from embedding.errors import RequestError
 from embedding.listing.start_times import recorded_at
@@ -285,7 +285,7 @@ class Output:
         run_pool(
             self.root, parse_poolings(pooling), layer, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
         )
-        folder = storage.join(self.root, "recordings", at_layer(pooling, layer))
+        folder = storage.join(self.root, "recordings", name_at_layer(pooling, layer))
         files = list(storage.list_names(folder, ".parquet"))
         with storage.open_stream(files[0]) as stream:
             schema = pq.read_schema(stream).remove_metadata()

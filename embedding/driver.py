@@ -38,7 +38,7 @@ from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_u
 from embedding.planning.work_sizes import plan_sizes, split_into_legs, split_into_tasks
 from embedding.request import Request
 from embedding.schema.targets import TargetColumn
-from embedding.stopping import Stop, on_signals
+from embedding.stopping import Stop, stop_on_signals
 from embedding.target_run import TargetRun
 from embedding.text import plural
 
@@ -70,7 +70,7 @@ def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
         _dry_run(terminal, request)
         return None
     run_id = uuid.uuid4().hex[:12]
-    with ExitStack() as claims, on_signals() as stop, ExitStack() as ray_session:
+    with ExitStack() as claims, stop_on_signals() as stop, ExitStack() as ray_session:
         held = [
             claims.enter_context(hold_claim(target.store.root, run_id, lambda holder: _say_waiting(terminal, holder)))
             for target in request.targets
@@ -189,13 +189,13 @@ class _Run:
             for number, target in enumerate(self._targets):
                 target.report.refresh(counters.of_target(number))
             display(counters, lambda: cluster_resources(is_own=plan.cluster.is_own))
-            if self._stop.asked_by is not None:
-                display.stopping(self._stop.asked_by)
+            if self._stop.signal_name is not None:
+                display.stopping(self._stop.signal_name)
 
         with self._stop.gracefully(), display:
             display.starting(plan.placement)
             channel = ProgressChannel()
-            with watching(channel, on_counters, lambda: self._stop.asked_by is not None):
+            with watching(channel, on_counters, lambda: self._stop.signal_name is not None):
                 self._embed_in_rounds(pending, plan, channel)
             on_counters(channel.read().counters)
 
@@ -221,13 +221,13 @@ class _Run:
                     blocks, job, placement, plan.cluster, channel, weights=plan.weights, verbose=self._config.verbose
                 )
                 broken.note(channel.broken_gpus())
-                if self._stop.asked_by is not None or broken.waiting:
+                if self._stop.signal_name is not None or broken.waiting:
                     break
             unchanged = channel.read().unchanged
             for number, target in enumerate(self._targets):
                 target.adopt_unchanged(unchanged[number])
             pending = self._pending(self._run_id)
-            if self._stop.asked_by is not None or not len(pending):
+            if self._stop.signal_name is not None or not len(pending):
                 break
             if broken.waiting:
                 placement = broken.hold(placement)

@@ -9,7 +9,7 @@ from pathlib import Path
 from embedding.cli.arguments import Parser, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
-from embedding.config import nearest
+from embedding.config import did_you_mean
 from embedding.errors import RequestError
 from embedding.stopping import end_process
 
@@ -43,7 +43,7 @@ def export(arguments: Sequence[str] | None) -> None:
     """
     given = make_parser().parse_args(arguments)
     if given.to not in FORMATS:
-        raise RequestError(f"--to: {given.to!r} is not one of {', '.join(FORMATS)}{nearest(given.to, FORMATS)}")
+        raise RequestError(f"--to: {given.to!r} is not one of {', '.join(FORMATS)}{did_you_mean(given.to, FORMATS)}")
     from embedding import storage  # numpy and pyarrow: not for --help
     from embedding.exporting.export import export as run
     from embedding.exporting.exported_rows import Wanted

@@ -9,7 +9,7 @@ from embedding.announce import commands_to_read
 from embedding.cli.arguments import Parser, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
-from embedding.config import at_layer
+from embedding.config import name_at_layer
 from embedding.errors import RunError
 from embedding.pooling.poolings import parse_poolings
 from embedding.stopping import end_process
@@ -48,7 +48,7 @@ def pool(arguments: Sequence[str] | None) -> None:
     terminal = Terminal.on_stdout()
     root = storage.normalise(given.output, "OUTPUT")
     outcome = run(root, poolings, given.layer, terminal, verbose=given.verbose)
-    for line in commands_to_read(f"{root}/recordings/{at_layer(given.pooling, given.layer)}"):
+    for line in commands_to_read(f"{root}/recordings/{name_at_layer(given.pooling, given.layer)}"):
         terminal.say(f"  {line}")
     if outcome.n_left_out:
         raise RunError(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from embedding.cli.arguments import Parser, number, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
-from embedding.config import at_layer
+from embedding.config import name_at_layer
 from embedding.errors import RequestError
 from embedding.stopping import end_process
 
@@ -49,7 +49,7 @@ def probe(arguments: Sequence[str] | None) -> None:
         RunError: it could not be stored.
     """
     given = make_parser().parse_args(arguments)
-    name = at_layer(given.column, given.layer) if given.name is None else given.name
+    name = name_at_layer(given.column, given.layer) if given.name is None else given.name
     if not name or "/" in name or name.startswith("."):
         raise RequestError(f"--name: {name!r} cannot be the name of a folder: choose another one")
     test_share = number("--test-share", given.test_share, float, 0, 1)

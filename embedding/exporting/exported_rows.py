@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedding import storage
-from embedding.config import at_layer
+from embedding.config import name_at_layer
 from embedding.errors import RequestError, RunError
 from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
 from embedding.output.shard_reading import no_embeddings_error, refuse_damage, refuse_other_columns
@@ -76,7 +76,7 @@ def rows_of(wanted: Wanted) -> Rows:
     """
     if wanted.pooling is None:
         return _windows(wanted.root, wanted.layer)
-    return _recordings(wanted.root, at_layer(wanted.pooling, wanted.layer))
+    return _recordings(wanted.root, name_at_layer(wanted.pooling, wanted.layer))
 
 
 def _windows(root: str, layer: str | None) -> Rows:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.config import at_layer
+from embedding.config import name_at_layer
 from embedding.errors import RunError
 from embedding.output.inventory import Inventory, Recordings
 from embedding.output.shard_reading import refuse_damage
@@ -60,7 +60,7 @@ class Pooled:
     def folder(self) -> str:
         """The folder of the pooled files."""
         layer = None if self.column == EMBEDDING else self.column
-        return storage.child(storage.join(self.root, FOLDER), at_layer("+".join(self.poolings), layer))
+        return storage.child(storage.join(self.root, FOLDER), name_at_layer("+".join(self.poolings), layer))
 
     def write(self, table: pa.Table, name: str) -> None:
         """Write a file of recordings in one step; the same name again replaces the file."""
@@ -101,7 +101,7 @@ class Pooled:
     def sweep(self) -> None:
         """Remove what dead runs left half-written."""
         for folder in (self.folder, storage.join(self.folder, PARTS)):
-            storage.sweep(folder)
+            storage.remove_unfinished_writes(folder)
 
     def name_of(self, stem: str, ids: NDArray[np.int64]) -> str:
         """Return the name of a file with these recordings; other recordings or settings have another name."""

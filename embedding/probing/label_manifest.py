@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from embedding.config import nearest
+from embedding.config import did_you_mean
 from embedding.errors import RequestError
 from embedding.listing.manifests import read_manifest
 from embedding.probing.labels import TEST, TRAIN, Integers, Labels, Names
@@ -42,7 +42,7 @@ def read_labels(uri: str, column: str, group: str | None) -> Manifest:
     table = read_manifest(uri, "--labels")
     for option, name in [("--column", column), ("--group", group)]:
         if name is not None and table.column_names.count(name) != 1:
-            found = f"{', '.join(table.column_names)}){nearest(name, table.column_names)}"
+            found = f"{', '.join(table.column_names)}){did_you_mean(name, table.column_names)}"
             raise RequestError(f"{option}: manifest {uri} needs one column {name!r} (it has: {found}")
     names = [_names(cell) for cell in table[column].to_pylist()]
     start_s, end_s, has_times = _times(table, uri)

@@ -150,7 +150,7 @@ def test_a_page_or_its_predecessor_is_there(tmp_path: Path, name: str, *, once: 
 
     def check() -> None:
         assert page.read_text() in ("earlier", "later")
-        storage.sweep(str(tmp_path))
+        storage.remove_unfinished_writes(str(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == [page.name]
 
     at_every_step(lambda: storage.write_bytes(str(page), b"later"), check, once=once)

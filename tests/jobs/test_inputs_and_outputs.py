@@ -14,7 +14,7 @@ from embedding.output.store import Store
 from embedding.storage import TEMPORARY_PREFIX
 from jobs.embed import main as embed
 from tests.support.audio import tone, write_audio
-from tests.support.listings import listing, make
+from tests.support.listings import list_inputs, make_files
 from tests.support.models import EFFICIENTNET
 from tests.support.shards import listing as listing_of
 from tests.support.shards import write_output
@@ -29,25 +29,25 @@ def tree(root: Path) -> dict[str, bytes]:
 def test_an_output_that_is_its_input_removes_no_recording(tmp_path: Path) -> None:
     own = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}.json"
     kept = ["a.wav", ".tmp-a.wav", f"{TEMPORARY_PREFIX}notes", "embeddings/.tmp-b.wav"]
-    make(tmp_path, *kept, own, f"embeddings/{TEMPORARY_PREFIX}{uuid.uuid4().hex}.parquet")
+    make_files(tmp_path, *kept, own, f"embeddings/{TEMPORARY_PREFIX}{uuid.uuid4().hex}.parquet")
     Store(str(tmp_path), "{}").remove_unfinished_writes()
     assert sorted(tree(tmp_path)) == sorted(kept)
 
 
 @pytest.mark.parametrize(("inside", "outside"), [("in", "in"), ("in/out", "in"), (".", "in")])
 def test_what_an_output_holds_is_no_recording(tmp_path: Path, inside: str, outside: str) -> None:
-    make(tmp_path, f"{outside}/a.wav")
+    make_files(tmp_path, f"{outside}/a.wav")
     write_output(str(tmp_path / inside), {"/a/1.wav": np.ones((2, 4), np.float32)}, {"model": "m"}, 1)
-    found = listing(tmp_path / outside)
+    found = list_inputs(tmp_path / outside)
     assert found.recordings["file"].to_pylist() == [f"{tmp_path}/{outside}/a.wav"]
-    assert set(found.left_out) <= {".parquet"}
+    assert set(found.ignored) <= {".parquet"}
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "nothing", "nothing/below", "device"])
 def test_an_output_that_is_no_folder_is_refused_in_one_line(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make(tmp_path, "a.wav", "file")
+    make_files(tmp_path, "a.wav", "file")
     (tmp_path / "nothing").symlink_to("gone/away")
     (tmp_path / "device").symlink_to("/dev/null")
     arguments = ["--input", f"{tmp_path}/a.wav", "--output", f"{tmp_path}/{name}", "--model", EFFICIENTNET]
