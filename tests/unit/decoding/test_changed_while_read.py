@@ -1,4 +1,4 @@
-"""Recordings that change under their reader: every window is of audio that was there, or a failure says why not."""
+"""Recordings that change before or during decoding: every window has audio of the file, or a failure has the reason."""
 
 import os
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def replace(path: Path) -> None:
 
 
 def overwrite(path: Path) -> None:
-    """In place, with as many other bytes."""
+    """Replace bytes without a change of the size."""
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(bytes(range(256)) * 64)
@@ -44,14 +44,14 @@ CHANGES: list[Callable[[Path], None]] = [shrink, empty, grow, replace, overwrite
 
 @pytest.fixture(params=["wav", "flac"])
 def recording(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recording that is decoded in passing, as one of hours is."""
+    """A recording that is decoded as a stream, like a recording of hours."""
     monkeypatch.setattr("embedding.decoding.decode.WHOLE_RECORDING_S", 1)
     monkeypatch.setattr("embedding.decoding.audio.BLOCK_SAMPLES", 4_000)
     return write_audio(tmp_path / f"a.{request.param}", tone(SECONDS, RATE_HZ), RATE_HZ)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_recording_that_changes_between_listing_and_decoding_is_what_it_is_then(
+def test_a_recording_that_changes_after_the_listing_is_decoded_as_it_is_then(
     recording: Path, change: Callable[[Path], None]
 ) -> None:
     listed = recordings_of([recording])
@@ -68,7 +68,7 @@ def test_a_recording_that_changes_between_listing_and_decoding_is_what_it_is_the
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_recording_that_changes_while_it_is_decoded_ends_and_says_what_is_missing(
+def test_a_recording_that_changes_during_decoding_is_complete_or_truncated(
     recording: Path, change: Callable[[Path], None]
 ) -> None:
     record = EventRecord()
@@ -81,7 +81,7 @@ def test_a_recording_that_changes_while_it_is_decoded_ends_and_says_what_is_miss
     windows = samples_of(pa.concat_tables(tables))
     assert np.array_equal(windows[:4], whole[:4])
     assert np.isfinite(windows).all()
-    if change in (grow, replace, Path.unlink):  # the file that was opened is still there, with all that it promised
+    if change in (grow, replace, Path.unlink):  # the open file still has all its audio
         assert np.array_equal(windows, whole)
         assert not record.failures
     elif change in (shrink, empty):

@@ -1,6 +1,6 @@
-"""2,000 damaged recordings of every format libsndfile writes: each ends as windows, as a failure, or as both.
+"""2,000 damaged recordings of every format that libsndfile writes: each results in windows, a failure, or both.
 
-They are decoded in a process of its own, so that an end of libsndfile is not the end of pytest.
+A separate process decodes the recordings, so that a crash of libsndfile does not end pytest.
 """
 
 import json
@@ -16,14 +16,15 @@ import pytest
 from tests.support.commands import ROOT
 from tests.support.mutations import seeds, write_mutated
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory of this program alone is Linux's to tell")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak memory of one program")
 
 FILES_PER_TABLE = 50
-DECODE_KINDS = {"empty", "corrupt", "truncated", "nonfinite"}  # docs/schema.md; not io, and tails are padded here
+# Kinds of docs/schema.md, without `io` (the storage does not fail) and `short` (tails are padded).
+DECODE_KINDS = {"empty", "corrupt", "truncated", "nonfinite"}
 WITHOUT_WINDOWS = {"empty", "corrupt"}
-# A minute at 48 kHz, of seeds of at most 3 s at 96 kHz: damage doubles what there is, it does not make hours.
+# A minute at 48 kHz, for seeds of at most 3 s at 96 kHz: damage may double the audio, but not make hours of it.
 MOST_FRAMES = 60 * 48_000
-PEAK_MB = 700  # what any decode worker may take: test_bounded_memory.py
+PEAK_MB = 700  # the limit for every decode worker, as in test_bounded_memory.py
 
 
 @dataclass(frozen=True)
@@ -40,36 +41,37 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """``windows``, a kind of failure, or both, as in ``windows + truncated``."""
+        """The text ``windows``, a kind of failure, or both, as in ``windows + truncated``."""
         return " + ".join([*(["windows"] if self.index else []), *(kind for _, kind, _ in self.failures)])
 
-    def complaints(self) -> list[str]:
-        """Return the faults of the outcome; there should be none."""
+    def violations(self) -> list[str]:
+        """Return the rules that the outcome violates."""
         kinds = [kind for _, kind, _ in self.failures]
-        wrong = {
+        rules = {
             "neither windows nor a failure": not self.index and not kinds,
             "more than one failure": len(kinds) > 1,
             "a kind that is not documented": not DECODE_KINDS.issuperset(kinds),
             "windows, although nothing could be read": bool(self.index) and not WITHOUT_WINDOWS.isdisjoint(kinds),
             "a message of several lines": any("\n" in message for _, _, message in self.failures),
             "windows missing or out of order": self.index != list(range(self.n_windows)),
-            "samples that are no numbers": not self.finite,
+            "samples that are not finite": not self.finite,
             "audio that is not in the file": self.n_frames > MOST_FRAMES,
             "memory": self.peak_mb > PEAK_MB,
         }
-        return [what for what, is_wrong in wrong.items() if is_wrong]
+        return [rule for rule, is_violated in rules.items() if is_violated]
 
 
-def decode_apart(files: list[str]) -> tuple[dict[str, Outcome], dict[str, str]]:
-    """Decode ``files`` in a process of its own, and in another one each time it dies.
+def decode_isolated(files: list[str]) -> tuple[dict[str, Outcome], dict[str, str]]:
+    """Decode ``files`` in a separate process; after its death, decode the rest in another process.
 
     Returns:
-        outcomes by file, and of each file that ended the process the signal (SIGALRM: it took too long) or traceback.
+        The outcome of each file; and for each file that ended the process the signal (SIGALRM: decoding took too long)
+        or the traceback.
     """
     outcomes: dict[str, Outcome] = {}
     deaths: dict[str, str] = {}
-    while todo := [file for file in files if file not in outcomes and file not in deaths]:
-        tables = [todo[at : at + FILES_PER_TABLE] for at in range(0, len(todo), FILES_PER_TABLE)]
+    while rest := [file for file in files if file not in outcomes and file not in deaths]:
+        tables = [rest[start : start + FILES_PER_TABLE] for start in range(0, len(rest), FILES_PER_TABLE)]
         done = subprocess.run(
             [sys.executable, "-m", "tests.support.decode_from_stdin"],
             cwd=ROOT,
@@ -80,10 +82,10 @@ def decode_apart(files: list[str]) -> tuple[dict[str, Outcome], dict[str, str]]:
             check=False,
         )
         begun = ""
-        for said in map(json.loads, done.stdout.splitlines()):
-            begun = said.get("begun", begun)
-            if "file" in said:
-                outcomes[said["file"]] = Outcome(**said)
+        for line in map(json.loads, done.stdout.splitlines()):
+            begun = line.get("begun", begun)
+            if "file" in line:
+                outcomes[line["file"]] = Outcome(**line)
         if done.returncode:
             assert begun, done.stderr
             deaths[begun] = signal.Signals(-done.returncode).name if done.returncode < 0 else done.stderr[-2_000:]
@@ -100,25 +102,25 @@ def table_of_kinds(outcomes: dict[str, Outcome], container_of: dict[str, str]) -
     return "\n".join(lines)
 
 
-def test_every_format_libsndfile_writes_is_read_whole(tmp_path: Path) -> None:
-    """The seeds of the mutations below, intact."""
+def test_intact_recordings_of_every_format_are_decoded_completely(tmp_path: Path) -> None:
+    """The recordings are the seeds of the mutations below."""
     recordings = {str(seed.write(tmp_path / seed.name)): seed for seed in seeds(tmp_path / "seeds")}
-    outcomes, deaths = decode_apart(list(recordings))
+    outcomes, deaths = decode_isolated(list(recordings))
     assert deaths == {}
     for file, seed in recordings.items():
         assert outcomes[file].kind == "windows", outcomes[file]
-        # Block codecs pad the last block; libsndfile counts a VOC's terminator as a sample.
+        # Block codecs pad the last block, and libsndfile counts the terminator of a VOC as a sample.
         assert 0 <= outcomes[file].n_frames - seed.n_frames < 2_048, outcomes[file]
 
 
 @pytest.mark.parametrize("n", [2_000, pytest.param(20_000, marks=pytest.mark.long)])
-def test_no_mutation_ends_in_anything_but_windows_and_a_failure(tmp_path: Path, n: int) -> None:
+def test_every_damaged_file_results_in_windows_or_a_failure(tmp_path: Path, n: int) -> None:
     container_of = {
         str(path): seed.container for path, seed in write_mutated(tmp_path / "mutated", seeds(tmp_path / "seeds"), n)
     }
-    outcomes, deaths = decode_apart(list(container_of))
+    outcomes, deaths = decode_isolated(list(container_of))
     print(f"\n{table_of_kinds(outcomes, container_of)}")  # noqa: T201
     assert deaths == {}
-    complaints = {file: outcome.complaints() for file, outcome in outcomes.items() if outcome.complaints()}
-    assert complaints == {}
+    violations = {file: outcome.violations() for file, outcome in outcomes.items() if outcome.violations()}
+    assert violations == {}
     assert len(outcomes) == n
