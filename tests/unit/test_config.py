@@ -1,4 +1,4 @@
-"""Options: one definition, checked the same way from the command line, from YAML and from code."""
+"""Options: the same definition and the same checks for the command line, YAML files and code."""
 
 import dataclasses
 import subprocess
@@ -14,7 +14,7 @@ from jobs.embed import main, make_parser, parse
 REQUIRED = ["--input", "a", "--output", "b"]
 
 
-def test_defaults_are_those_of_the_design() -> None:
+def test_default_values() -> None:
     config = parse(REQUIRED)
     assert config == EmbedConfig(input=("a",), output="b")
     assert (config.model, config.tail, config.pooling, config.precision) == (
@@ -33,13 +33,13 @@ def test_every_option_is_explained_in_the_help() -> None:
         assert field.metadata["help"][:40] in text
 
 
-def test_help_gives_units_and_defaults() -> None:
+def test_the_help_has_units_and_defaults() -> None:
     text = " ".join(make_parser().format_help().split())
     assert "--window-s SECONDS window length in seconds (default: the model's native length)" in text
     assert "(default: 0.05)" in text
 
 
-def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_options_file(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("input: [x, y]\noutput: z\nwindow-s: 3\nbatch_size: 8\nmask_padding: true\n")
     config = parse(["--config", str(file), "--window-s", "5"])
@@ -67,20 +67,20 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ([*REQUIRED, "--config", "/nowhere.yaml"], "--config: cannot read /nowhere.yaml: No such file or directory"),
     ],
 )
-def test_a_bad_option_is_one_line_that_names_it(arguments: list[str], message: str) -> None:
+def test_an_invalid_option_is_one_line_with_its_name(arguments: list[str], message: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse(arguments)
     assert str(caught.value) == message
 
 
-def test_an_unknown_option_in_the_file_is_named_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_option_in_the_options_file_gets_a_suggestion(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("input: x\noutput: z\nbatch-sise: 3\n")
     with pytest.raises(RequestError, match=r"unknown option --batch-sise \(did you mean '--batch-size'\?\)"):
         parse(["--config", str(file)])
 
 
-def test_a_file_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_an_options_file_that_is_not_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("input: [x\noutput: }")
     with pytest.raises(RequestError) as caught:
@@ -108,39 +108,39 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
         (b"#" * (2 << 20), "larger than 1,048,576 bytes"),
     ],
 )
-def test_an_options_file_that_could_do_harm_is_refused_in_one_line(
+def test_a_harmful_options_file_is_refused_in_one_line(
     tmp_path: Path, content: bytes, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "job.yaml"
     file.write_bytes(content)
     assert main(["--config", str(file)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("avex-batch: --config: ")
-    assert str(file) in said
-    assert reason in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("avex-batch: --config: ")
+    assert str(file) in printed
+    assert reason in printed
+    assert printed.count("\n") == 1
 
 
-def test_a_date_in_the_file_is_a_text(tmp_path: Path) -> None:
+def test_a_date_in_an_options_file_is_text(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("input: 2020-13-45\noutput: !!str 2020-01-01\n")
     config = parse(["--config", str(file)])
     assert (config.input, config.output) == (("2020-13-45",), "2020-01-01")
 
 
-def test_values_of_code_are_checked_like_those_of_the_command_line() -> None:
+def test_values_from_code_are_checked() -> None:
     with pytest.raises(RequestError, match="--window-s: must be above 0"):
         make_config({"input": ["a"], "output": "b", "window_s": 0})
 
 
-def test_a_bad_request_ends_with_code_2_one_line_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_request_ends_with_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*REQUIRED, "--tial", "pad"]) == 2
     captured = capsys.readouterr()
     assert captured.err == "avex-batch: unknown option --tial (did you mean '--tail'?)\n"
     assert captured.out == ""
 
 
-def test_help_is_quick_and_needs_neither_ray_nor_torch() -> None:
+def test_the_help_imports_neither_ray_nor_torch() -> None:
     code = (
         "import sys\n"
         "from jobs.embed import make_parser\n"

@@ -1,4 +1,4 @@
-"""No credential reaches what is printed or stored, wherever it stood: options, environment, URLs, error messages."""
+"""No credential is printed or stored, whether it is in options, the environment, URLs or error messages."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ SIGNED = (
 
 @pytest.fixture
 def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment that holds none: what is then hidden is known by its shape."""
+    """An environment without secrets: credentials are recognised only by their form."""
     for name in (*SECRET_VARIABLES, *URL_VARIABLES):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -67,7 +67,7 @@ def secrets(no_secrets: None, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (f"GET http://user:{PASSWORD}@127.0.0.1:9000/b failed", "GET http://***@127.0.0.1:9000/b failed"),
         (f"http://user:p@{PASSWORD}@host/x", "http://***@host/x"),
-        (f"http://user:1/{PASSWORD}?#@host/x@y", "http://user:1/hunter2hunter2?#@host/x@y"),  # port 1, to any client
+        (f"http://user:1/{PASSWORD}?#@host/x@y", "http://user:1/hunter2hunter2?#@host/x@y"),  # 1 is the port
         (f"http://user:x/{PASSWORD}?#@host/x@y", "http://***@host/x@y"),
         (f"https://{PASSWORD}@host", "https://***@host"),
         (f"s3://{KEY_ID}:{SECRET_KEY}@bucket/a b", "s3://***@bucket/a b"),
@@ -85,7 +85,7 @@ def secrets(no_secrets: None, monkeypatch: pytest.MonkeyPatch) -> None:
         (f'{{\\"Authorization\\": \\"Digest {PASSWORD}\\", 1}}', '{\\"Authorization\\": \\"***", 1}'),
     ],
 )  # fmt: skip
-def test_a_credential_is_known_by_its_shape(text: str, expected: str) -> None:
+def test_a_credential_is_recognised_by_its_form(text: str, expected: str) -> None:
     assert redact(text) == expected
     assert redact(expected) == expected
 
@@ -108,7 +108,7 @@ def test_a_credential_is_known_by_its_shape(text: str, expected: str) -> None:
         "done in 6 min 12 s: 892 embedded, 2 failed (corrupt 1, empty 1) · 5,360 windows in 21 shards",
     ],
 )
-def test_ordinary_names_stay_as_they_are(text: str) -> None:
+def test_ordinary_names_do_not_change(text: str) -> None:
     assert redact(text) == text
 
 
@@ -120,14 +120,14 @@ ORDINARY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 @pytest.mark.usefixtures("no_secrets")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ORDINARY, st.sampled_from(["", "/data/", "s3://bucket/", "http://127.0.0.1:9000/bucket/"]))
-def test_text_without_a_credential_comes_out_equal(text: str, root: str) -> None:
+def test_text_without_a_credential_does_not_change(text: str, root: str) -> None:
     assert redact(root + text) == root + text
 
 
 @pytest.mark.usefixtures("secrets")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(), st.sampled_from([SECRET_KEY, SESSION, quote(SECRET_KEY, safe=""), quote(SESSION)]), st.text())
-def test_a_secret_of_the_environment_is_found_in_any_text(before: str, secret: str, after: str) -> None:
+def test_a_secret_of_the_environment_is_removed_from_any_text(before: str, secret: str, after: str) -> None:
     assert secret not in redact(before + secret + after)
 
 
@@ -136,24 +136,24 @@ def test_a_secret_of_the_environment_is_found_in_any_text(before: str, secret: s
 def test_the_login_of_an_endpoint_or_proxy_is_a_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, f"http://user:{quote('p@ss/' + PASSWORD, safe='')}@host:3128")
     assert redact(f"tried p@ss/{PASSWORD} at host") == "tried *** at host"
-    monkeypatch.setenv(name, "user:pw@host:3128")  # no URL, and the client's complaint quotes it
+    monkeypatch.setenv(name, "user:pw@host:3128")  # not a URL: the client's error message quotes the value
     assert redact("Invalid endpoint: user:pw@host:3128") == "Invalid endpoint: ***host:3128"
 
 
 @pytest.mark.usefixtures("no_secrets")
-def test_a_secret_as_short_as_a_word_does_not_blot_out_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_as_short_as_a_word_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     assert redact("a test of /tests/") == "a test of /tests/"
 
 
 @pytest.mark.usefixtures("secrets")
 def test_json_is_redacted_at_any_depth() -> None:
-    made = redact_all({"a": [f"http://u:{PASSWORD}@h", 1, None], "b": {"c": (SECRET_KEY, True, 0.5)}})
-    assert made == {"a": ["http://***@h", 1, None], "b": {"c": ["***", True, 0.5]}}
+    redacted = redact_all({"a": [f"http://u:{PASSWORD}@h", 1, None], "b": {"c": (SECRET_KEY, True, 0.5)}})
+    assert redacted == {"a": ["http://***@h", 1, None], "b": {"c": ["***", True, 0.5]}}
 
 
 @pytest.mark.usefixtures("secrets")
-def test_a_record_of_pythons_logging_is_redacted_with_its_traceback() -> None:
+def test_a_log_record_is_redacted_with_its_traceback() -> None:
     try:
         raise ValueError(f"refused {SECRET_KEY}")
     except ValueError as error:
@@ -166,7 +166,7 @@ def test_a_record_of_pythons_logging_is_redacted_with_its_traceback() -> None:
     assert text.endswith("ValueError: refused ***")
 
 
-# --- options ----------------------------------------------------------------------------------------------------
+# --- options ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_an_access_point_is_a_bucket() -> None:
     assert storage.normalise(uri, "--input") == uri
 
 
-def test_a_config_file_that_is_no_yaml_is_not_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_of_an_options_file_does_not_quote_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(f"input: a\nsecret: {PASSWORD}: {SECRET_KEY}\n")
     assert main(["--config", str(file)]) == 2
@@ -201,7 +201,7 @@ def test_a_config_file_that_is_no_yaml_is_not_quoted(tmp_path: Path, capsys: pyt
     assert not leaks(printed)
 
 
-# --- the job, as a user runs it ---------------------------------------------------------------------------------
+# --- jobs as a user runs them -------------------------------------------------------------------------------------
 
 
 def leaks(text: str) -> set[str]:
@@ -209,7 +209,7 @@ def leaks(text: str) -> set[str]:
 
 
 def stored_texts(output: Path) -> Iterator[str]:
-    """All bytes of an output; of Parquet, whose columns are compressed, also what they and the metadata hold."""
+    """Yield all names and bytes of an output; for Parquet, which is compressed, also its values and metadata."""
     for path in output.rglob("*"):
         if path.is_file():
             yield path.name
@@ -221,7 +221,7 @@ def stored_texts(output: Path) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("secrets")
-def test_a_bug_ends_with_a_traceback_without_credentials(
+def test_the_traceback_of_a_bug_has_no_credentials(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def embed(*_: object) -> None:
@@ -269,7 +269,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_is_one_line_without_credentials(case: str, tmp_path: Path) -> None:
+def test_the_refusal_of_a_request_has_no_credentials(case: str, tmp_path: Path) -> None:
     arguments, endpoint, expected = REFUSED[case]
     write_audio(tmp_path / "in" / "a.wav", tone(0.1, 16_000), 16_000)
     outcome = run_embed(
@@ -293,10 +293,10 @@ def test_an_endpoint_with_a_login_is_refused_without_it(s3_server: str, bucket: 
 
 
 @pytest.mark.usefixtures("secrets")
-def test_nothing_a_run_prints_or_stores_holds_a_credential(
+def test_a_run_prints_and_stores_no_credential(
     s3_api: Any, bucket: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are in the environment, in the checkpoint's name as a download left it, and in what workers complain of."""
+    """Credentials are in the environment, in the name of a downloaded checkpoint, and in error messages of workers."""
     s3_api.put_object(Bucket=bucket, Key="remote.wav", Body=b"never read")
     write_audio(tmp_path / "in" / "local a:b@c.wav", tone(2.0, 16_000), 16_000)
     checkpoint = tmp_path / f"effnet?{SIGNED}&as=.safetensors"
@@ -311,10 +311,10 @@ def test_nothing_a_run_prints_or_stores_holds_a_credential(
         "actors": 1,
     }
     (tmp_path / "job.yaml").write_text(json.dumps(options))
-    # Workers take their environment from the process that starts Ray, not from the driver. Theirs holds no URL, and
-    # that complaint quotes all of it.
-    with monkeypatch.context() as of_workers:
-        of_workers.setenv("AWS_ENDPOINT_URL", f"user:{PASSWORD}@127.0.0.1:9")
+    # Workers inherit the environment of the process that starts Ray, not of the driver. Their endpoint is not a URL,
+    # and the error message quotes the whole value.
+    with monkeypatch.context() as worker_environment:
+        worker_environment.setenv("AWS_ENDPOINT_URL", f"user:{PASSWORD}@127.0.0.1:9")
         with ray_of(2) as address:
             environment = {"RAY_ADDRESS": address, "AWS_ENDPOINT_URL": s3_api.meta.endpoint_url}
             outcome: Outcome = run_embed("--config", tmp_path / "job.yaml", env=environment)

@@ -1,4 +1,4 @@
-"""Stopping, with real signals to a process of its own: what lands, what breaks off, what the process is afterwards."""
+"""Stopping by real signals to a separate process: work that finishes, work that is interrupted, restored handlers."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.commands import ROOT
 
-# Says what happens, one word per line. A block "works" for some tenths of a second at a time until it is asked to stop.
+# Prints events, one per line. After "works" the test sends a signal.
 PROGRAM = """
 import signal, sys, time
 from embedding import stopping
@@ -20,79 +20,79 @@ from embedding.stopping import Stopped, preserved_handlers, stop_on_signals
 
 stopping.GRACE_S = {grace_s}
 
-def mine(number, _):
-    say("mine")
+def other_handler(number, _):
+    report("other handler")
 
-def say(word):
-    print(word, flush=True)
+def report(event):
+    print(event, flush=True)
 
-signal.signal(signal.SIGTERM, mine)
+signal.signal(signal.SIGTERM, other_handler)
 before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
 try:
     with stop_on_signals(ends_process=True) as stop:
         {block}
-    say("ended")
+    report("ended")
 except Stopped as error:
-    say(f"Stopped: {{error}}")
+    report(f"Stopped: {{error}}")
 except KeyboardInterrupt:
-    say("KeyboardInterrupt")
+    report("KeyboardInterrupt")
 finally:
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    say("handlers are back")
+    report("handlers are restored")
 """
 
-LANDS = """
+FINISHES = """
         with stop.gracefully():
-            say("works")
+            report("works")
             while stop.signal_name is None:
                 time.sleep(0.01)
             time.sleep(0.5)
-            say("landed")
+            report("finished")
 """
 
-NEVER_LANDS = """
+NEVER_FINISHES = """
         with stop.gracefully():
-            say("works")
+            report("works")
             try:
                 time.sleep(60)
             finally:
-                say("broken off")
+                report("interrupted")
 """
 
-NOTHING_IN_FLIGHT = """
-        say("works")
+NO_WORK_IN_FLIGHT = """
+        report("works")
         time.sleep(60)
 """
 
-RAY_TAKES_OVER = """
+LIBRARY_REPLACES_HANDLER = """
         with preserved_handlers():
-            signal.signal(signal.SIGTERM, mine)
+            signal.signal(signal.SIGTERM, other_handler)
         with stop.gracefully():
-            say("works")
+            report("works")
             while stop.signal_name is None:
                 time.sleep(0.01)
 """
 
 FAILS = """
         with stop.gracefully():
-            say("works")
+            report("works")
             while stop.signal_name is None:
                 time.sleep(0.01)
             raise SystemExit("a failure")
 """
 
-SETTLES = """
+WORK_HAS_ENDED = """
         with stop.gracefully():
             pass
-        say("works")
+        report("works")
         time.sleep(60)
 """
 
 
 @contextmanager
-def running(block: str, grace_s: float = 30.0) -> Iterator[subprocess.Popen[str]]:
-    """The program at work: it has said so."""
+def running_block(block: str, grace_s: float = 30.0) -> Iterator[subprocess.Popen[str]]:
+    """Run a block of the program, and yield its process after it has printed "works"."""
     program = PROGRAM.format(block=block.strip(), grace_s=grace_s)
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -105,53 +105,53 @@ def running(block: str, grace_s: float = 30.0) -> Iterator[subprocess.Popen[str]
             process.kill()
 
 
-def rest_of(process: subprocess.Popen[str]) -> list[str]:
-    # Not communicate(), which passes over what readline has taken in behind its line.
+def remaining_lines(process: subprocess.Popen[str]) -> list[str]:
+    # communicate() would omit text that readline has already buffered.
     assert process.stdout is not None
     return process.stdout.read().splitlines()
 
 
-WHAT_IT_SAYS = "Stopped: stopped by {}; what is stored stays valid, run the same command again to go on"
+STOPPED = "Stopped: stopped by {}; what is stored stays valid, run the same command again to go on"
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
-def test_the_first_signal_asks_and_what_is_in_flight_lands(number: signal.Signals, name: str) -> None:
-    with running(LANDS) as process:
+def test_the_first_signal_lets_work_in_flight_finish(number: signal.Signals, name: str) -> None:
+    with running_block(FINISHES) as process:
         process.send_signal(number)
-        assert rest_of(process) == ["landed", WHAT_IT_SAYS.format(name), "handlers are back"]
+        assert remaining_lines(process) == ["finished", STOPPED.format(name), "handlers are restored"]
 
 
-def test_what_does_not_land_within_the_grace_is_broken_off() -> None:
-    with running(NEVER_LANDS, grace_s=0.5) as process:
+def test_work_that_exceeds_the_grace_is_interrupted() -> None:
+    with running_block(NEVER_FINISHES, grace_s=0.5) as process:
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert rest_of(process) == ["broken off", WHAT_IT_SAYS.format("SIGTERM"), "handlers are back"]
+        assert remaining_lines(process) == ["interrupted", STOPPED.format("SIGTERM"), "handlers are restored"]
         assert 0.4 < time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_the_second_signal_breaks_off_at_once(second: signal.Signals) -> None:
-    with running(NEVER_LANDS) as process:
+def test_the_second_signal_interrupts_at_once(second: signal.Signals) -> None:
+    with running_block(NEVER_FINISHES) as process:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         process.send_signal(second)
-        assert rest_of(process) == ["broken off", "KeyboardInterrupt", "handlers are back"]
+        assert remaining_lines(process) == ["interrupted", "KeyboardInterrupt", "handlers are restored"]
 
 
-@pytest.mark.parametrize("block", [NOTHING_IN_FLIGHT, SETTLES], ids=["before", "after"])
-def test_where_nothing_is_in_flight_the_first_signal_stops(block: str) -> None:
-    with running(block) as process:
+@pytest.mark.parametrize("block", [NO_WORK_IN_FLIGHT, WORK_HAS_ENDED], ids=["before", "after"])
+def test_without_work_in_flight_the_first_signal_stops_at_once(block: str) -> None:
+    with running_block(block) as process:
         process.send_signal(signal.SIGTERM)
-        assert rest_of(process) == [WHAT_IT_SAYS.format("SIGTERM"), "handlers are back"]
+        assert remaining_lines(process) == [STOPPED.format("SIGTERM"), "handlers are restored"]
 
 
-def test_a_handler_that_a_library_put_in_our_place_does_not_count() -> None:
-    with running(RAY_TAKES_OVER) as process:
+def test_a_handler_that_a_library_installs_is_replaced_again() -> None:
+    with running_block(LIBRARY_REPLACES_HANDLER) as process:
         process.send_signal(signal.SIGTERM)
-        assert rest_of(process) == [WHAT_IT_SAYS.format("SIGTERM"), "handlers are back"]
+        assert remaining_lines(process) == [STOPPED.format("SIGTERM"), "handlers are restored"]
 
 
-def test_a_job_that_is_terminated_leaves_nothing_half_written_and_says_so(tmp_path: Path) -> None:
+def test_a_terminated_job_leaves_no_unfinished_files_and_prints_one_line(tmp_path: Path) -> None:
     program = """
 import sys, time
 from pathlib import Path
@@ -175,19 +175,19 @@ sys.exit(run_job(export))
         assert process.stdout is not None
         assert process.stdout.readline() == "works\n"
         process.send_signal(signal.SIGTERM)
-        assert process.communicate()[1] == f"avex-batch: {WHAT_IT_SAYS.format('SIGTERM').removeprefix('Stopped: ')}\n"
+        assert process.communicate()[1] == f"avex-batch: {STOPPED.format('SIGTERM').removeprefix('Stopped: ')}\n"
     assert process.returncode == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_on_the_way_down_is_not_hidden() -> None:
-    with running(FAILS) as process:
+def test_a_failure_during_the_grace_is_not_hidden() -> None:
+    with running_block(FAILS) as process:
         process.send_signal(signal.SIGTERM)
-        assert rest_of(process) == ["handlers are back"]
+        assert remaining_lines(process) == ["handlers are restored"]
         assert process.stderr is not None
         assert "a failure" in process.stderr.read()
 
 
-def test_a_block_that_nobody_stops_ends_as_it_does() -> None:
-    with running('say("works")') as process:
-        assert rest_of(process) == ["ended", "handlers are back"]
+def test_without_a_signal_the_block_ends_normally() -> None:
+    with running_block('report("works")') as process:
+        assert remaining_lines(process) == ["ended", "handlers are restored"]

@@ -1,4 +1,4 @@
-"""Keys of S3 that no disk would hold: each object is listed, asked for and decoded under its literal key."""
+"""S3 keys that no disk would allow: each object is listed, looked up and decoded under its literal key."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from tests.support.audio import tone, write_audio
 from tests.support.decoding import RATE_HZ, SECOND, EventRecord, decode
 from tests.support.listings import list_inputs, listed_below, write_manifest
 
-HIDDEN = ["../a.wav", "b/../../c.wav", "./d.wav"]  # as on a disk all names that begin with a dot
+HIDDEN = ["../a.wav", "b/../../c.wav", "./d.wav"]  # as on a disk, names that begin with a dot are hidden
 KEYS = [
     "/e.wav",
     "f//g.wav",
@@ -22,7 +22,7 @@ KEYS = [
 ]
 
 
-def test_keys_are_taken_literally(s3_api: Any, bucket: str, tmp_path: Path) -> None:
+def test_keys_are_literal(s3_api: Any, bucket: str, tmp_path: Path) -> None:
     content = write_audio(tmp_path / "a.wav", tone(2, RATE_HZ), RATE_HZ).read_bytes()
     uris = [f"s3://{bucket}/{key}" for key in KEYS + HIDDEN]
     for uri in uris:
@@ -39,7 +39,7 @@ def test_keys_are_taken_literally(s3_api: Any, bucket: str, tmp_path: Path) -> N
     assert not record.failures
 
 
-def test_a_key_longer_than_s3_takes_is_a_recording_that_is_not_there(bucket: str, tmp_path: Path) -> None:
+def test_a_key_that_is_too_long_for_s3_is_a_failure(bucket: str, tmp_path: Path) -> None:
     found = list_inputs(write_manifest(tmp_path / "m.csv", f"s3://{bucket}/{'k' * 1100}.wav")).recordings
     record = EventRecord()
     assert not list(decode(found, [SECOND], 8, record))

@@ -1,4 +1,4 @@
-"""Bytes on a disk and in S3: complete or absent, names taken literally, failures as OSErrors."""
+"""Reading, writing and listing on a disk and in S3: complete or absent, with literal names."""
 
 import io
 import os
@@ -14,12 +14,12 @@ import pytest
 
 from embedding import storage
 from embedding.errors import RequestError
-from tests.unit.listing.test_listing import ODD_NAMES
+from tests.support.listings import ODD_NAMES
 
 
 @pytest.fixture(params=["disk", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder that does not exist yet, on a disk and in S3."""
+    """A folder that does not exist, on a disk and in S3."""
     if request.param == "disk":
         return f"{tmp_path}/some folder"
     return f"s3://{request.getfixturevalue('bucket')}/some folder"
@@ -43,14 +43,14 @@ def test_names_are_normalised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         "~a": f"{tmp_path}/~a",
         "s3://bucket": "s3://bucket",
         "s3://bucket//": "s3://bucket",
-        "s3://bucket/a/../b//c/": "s3://bucket/a/../b//c",  # a key is what it says
+        "s3://bucket/a/../b//c/": "s3://bucket/a/../b//c",  # keys are literal
     }.items():
         assert storage.normalise(uri, "--output") == expected
         assert storage.normalise(expected, "--output") == expected
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///a", "gs://bucket/a", "file:///a", "a\0b", "a\udcff"])
-def test_what_is_no_name_is_refused(uri: str) -> None:
+def test_invalid_names_are_refused(uri: str) -> None:
     with pytest.raises(RequestError, match=r"\A--output: .*\Z"):
         storage.normalise(uri, "--output")
 
@@ -63,7 +63,7 @@ def test_names_are_joined_by_one_slash() -> None:
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_and_replaced(root: str) -> None:
+def test_a_written_object_can_be_read_and_replaced(root: str) -> None:
     uri = storage.join(root, "a", "b.bin")
     for content in (b"first", b"", b"\0\xff" * 100_000, b"last"):
         storage.write_bytes(uri, content)
@@ -72,7 +72,7 @@ def test_what_is_written_is_read_and_replaced(root: str) -> None:
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_odd_names_are_written_as_they_are(name: str, tmp_path: Path, s3_api: Any, bucket: str) -> None:
+def test_odd_names_are_literal(name: str, tmp_path: Path, s3_api: Any, bucket: str) -> None:
     storage.write_bytes(f"{tmp_path}/x/{name}", b"disk")
     assert names_in(tmp_path / "x") == [name]
     storage.write_bytes(f"s3://{bucket}/x/{name}", b"S3")
@@ -85,27 +85,27 @@ def test_odd_names_are_written_as_they_are(name: str, tmp_path: Path, s3_api: An
             assert stream.read() == content
 
 
-def test_the_old_file_stands_until_the_new_one_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_file_stays_until_the_new_file_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"{tmp_path}/a.bin"
     storage.write_bytes(uri, b"old")
-    seen: list[object] = []
+    observed: list[object] = []
     fsync = os.fsync
 
-    def look(descriptor: int) -> None:
-        """As another process would, when everything is written but nothing renamed."""
+    def observe(descriptor: int) -> None:
+        """Observe the folder like another process, after everything is written and before anything is renamed."""
         fsync(descriptor)
-        seen.extend([storage.read_bytes(uri), list(storage.list_names(str(tmp_path), "")), len(names_in(tmp_path))])
+        observed.extend([storage.read_bytes(uri), list(storage.list_names(str(tmp_path), "")), len(names_in(tmp_path))])
 
-    monkeypatch.setattr(os, "fsync", look)
+    monkeypatch.setattr(os, "fsync", observe)
     storage.write_bytes(uri, b"new")
-    assert seen == [b"old", [uri], 2]
+    assert observed == [b"old", [uri], 2]
     assert storage.read_bytes(uri) == b"new"
     assert names_in(tmp_path) == ["a.bin"]
 
 
 @contextmanager
-def no_file_longer_than(n_bytes: int) -> Iterator[None]:
-    """The kernel then refuses to write, as it does on a full disk."""
+def limited_file_size(n_bytes: int) -> Iterator[None]:
+    """Make the kernel refuse to write longer files, like on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
@@ -114,19 +114,19 @@ def no_file_longer_than(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_write_that_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     uri = f"{tmp_path}/a.bin"
-    with no_file_longer_than(1 << 16), pytest.raises(OSError, match="File too large"):
+    with limited_file_size(1 << 16), pytest.raises(OSError, match="File too large"):
         storage.write_bytes(uri, bytes(1 << 20))
     assert names_in(tmp_path) == []
     storage.write_bytes(uri, b"old")
-    with no_file_longer_than(1 << 16), pytest.raises(OSError, match="File too large"):
+    with limited_file_size(1 << 16), pytest.raises(OSError, match="File too large"):
         storage.write_bytes(uri, bytes(1 << 20))
     assert names_in(tmp_path) == ["a.bin"]
     assert storage.read_bytes(uri) == b"old"
 
 
-def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
@@ -136,7 +136,7 @@ def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch:
     assert names_in(tmp_path) == []
 
 
-def test_a_write_where_a_folder_is_in_the_way_leaves_nothing(tmp_path: Path) -> None:
+def test_a_write_to_the_name_of_a_folder_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.bin").mkdir()
     with pytest.raises(IsADirectoryError):
         storage.write_bytes(f"{tmp_path}/a.bin", b"new")
@@ -151,21 +151,21 @@ def test_writing_to_a_bucket_that_does_not_exist_fails(bucket: str) -> None:
         storage.write_bytes(f"s3://{bucket}-gone/a.bin", b"new")
 
 
-def requests(log: Path, bucket: str, verb: str) -> int:
-    """Return the number of requests that the server has had for objects of ``bucket``."""
-    return log.read_text().count(f"{verb} /{bucket}/")
+def n_requests(log: Path, bucket: str, method: str) -> int:
+    """Return the number of requests with this HTTP method for objects of ``bucket``."""
+    return log.read_text().count(f"{method} /{bucket}/")
 
 
 @pytest.mark.long
 def test_a_large_object_is_one_put(s3_api: Any, bucket: str, s3_log: Path) -> None:
     content = random.Random(0).randbytes(1 << 20) * 250
     storage.write_bytes(f"s3://{bucket}/a b#%.bin", content)
-    assert requests(s3_log, bucket, "PUT") == 1
-    assert requests(s3_log, bucket, "POST") == 0  # what begins an upload in parts
+    assert n_requests(s3_log, bucket, "PUT") == 1
+    assert n_requests(s3_log, bucket, "POST") == 0  # the first request of an upload in parts
     assert storage.read_bytes(f"s3://{bucket}/a b#%.bin") == content
 
 
-def test_what_exists_is_not_created_again(root: str) -> None:
+def test_an_existing_object_is_not_created_again(root: str) -> None:
     uri = storage.join(root, "a", "b.bin")
     assert storage.create_bytes(uri, b"first")
     assert not storage.create_bytes(uri, b"second")
@@ -174,7 +174,7 @@ def test_what_exists_is_not_created_again(root: str) -> None:
     assert storage.create_bytes(uri, b"third")
 
 
-def test_of_many_creators_one_succeeds(root: str) -> None:
+def test_only_one_of_many_creators_succeeds(root: str) -> None:
     uri = storage.join(root, "a.bin")
     with ThreadPoolExecutor(8) as pool:
         created = list(pool.map(lambda i: storage.create_bytes(uri, b"%d" % i), range(8)))
@@ -182,8 +182,8 @@ def test_of_many_creators_one_succeeds(root: str) -> None:
     assert storage.read_bytes(uri) == b"%d" % created.index(True)
 
 
-def test_a_creation_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
-    with no_file_longer_than(1 << 16), pytest.raises(OSError, match="File too large"):
+def test_a_creation_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    with limited_file_size(1 << 16), pytest.raises(OSError, match="File too large"):
         storage.create_bytes(f"{tmp_path}/a.bin", bytes(1 << 20))
     assert names_in(tmp_path) == []
 
@@ -191,7 +191,7 @@ def test_a_creation_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_a_file_not_found(root: str) -> None:
+def test_a_missing_object_is_a_file_not_found_error(root: str) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(f"{root}/gone.bin")
     with pytest.raises(FileNotFoundError) as error:
@@ -206,11 +206,11 @@ def test_many_objects_are_read_with_one_request_each_and_in_order(s3_api: Any, b
         s3_api.put_object(Bucket=bucket, Key=name, Body=name.encode())
     uris = [f"s3://{bucket}/{name}" for name in names]
     assert storage.read_many(uris, [len(name.encode()) for name in names]) == [name.encode() for name in names]
-    assert requests(s3_log, bucket, "GET") == len(names)
-    assert requests(s3_log, bucket, "HEAD") == 0
+    assert n_requests(s3_log, bucket, "GET") == len(names)
+    assert n_requests(s3_log, bucket, "HEAD") == 0
 
 
-def test_what_cannot_be_read_of_many_is_an_error_in_its_place(s3_api: Any, bucket: str) -> None:
+def test_of_many_objects_each_failure_is_an_error_at_its_position(s3_api: Any, bucket: str) -> None:
     s3_api.put_object(Bucket=bucket, Key="a", Body=b"a")
     s3_api.put_object(Bucket=bucket, Key="empty", Body=b"")
     keys = ["a", "gone", "empty", "a", ""]
@@ -231,7 +231,7 @@ def test_a_long_object_is_read_in_ranges(s3_api: Any, bucket: str, s3_log: Path)
     with storage.open_stream(f"s3://{bucket}/a b#?%.bin", range_bytes) as stream:
         assert stream.seekable()
         assert stream.read(10) == content[:10]
-        assert requests(s3_log, bucket, "GET") == 1
+        assert n_requests(s3_log, bucket, "GET") == 1
         for start, n in [(5 << 20, 100), (0, 1), (3_000_001, 2_000_000), (len(content) - 5, 100), (len(content), 1)]:
             assert stream.seek(start) == start
             assert stream.read(n) == content[start : start + n]
@@ -239,10 +239,10 @@ def test_a_long_object_is_read_in_ranges(s3_api: Any, bucket: str, s3_log: Path)
         assert stream.seek(-7, io.SEEK_END) == len(content) - 7
         assert stream.read() == content[-7:]
     with storage.open_stream(f"s3://{bucket}/a b#?%.bin", range_bytes) as stream:
-        before = requests(s3_log, bucket, "GET")
+        before = n_requests(s3_log, bucket, "GET")
         blocks = iter(lambda: stream.read(100_000), b"")
         assert b"".join(blocks) == content
-        assert 3 <= requests(s3_log, bucket, "GET") - before <= 7
+        assert 3 <= n_requests(s3_log, bucket, "GET") - before <= 7
 
 
 def test_an_object_that_changes_while_it_is_read_is_an_error(s3_api: Any, bucket: str) -> None:
@@ -257,7 +257,7 @@ def test_an_object_that_changes_while_it_is_read_is_an_error(s3_api: Any, bucket
 # --- listing ----------------------------------------------------------------------------------------------------
 
 
-def test_names_of_a_folder_are_listed_in_order_finished_ones_only(root: str) -> None:
+def test_names_of_finished_files_are_listed_in_order(root: str) -> None:
     names = ["b.parquet", "a.parquet", "ä b#%?.parquet", "Z.parquet", "10.parquet", "9.parquet"]
     for name in [*names, "c.json", "c.parquet.gz", ".tmp-1-d.parquet", "deeper/e.parquet"]:
         storage.write_bytes(f"{root}/x/{name}", b"")
@@ -265,7 +265,7 @@ def test_names_of_a_folder_are_listed_in_order_finished_ones_only(root: str) -> 
     assert list(storage.list_names(f"{root}/x", ".parquet")) == [f"{root}/x/{name}" for name in sorted(names)]
 
 
-def test_a_folder_that_does_not_exist_holds_no_names(root: str) -> None:
+def test_a_folder_that_does_not_exist_has_no_names(root: str) -> None:
     assert list(storage.list_names(root, "")) == []
 
 
@@ -274,13 +274,13 @@ def test_a_bucket_that_does_not_exist_cannot_be_listed(bucket: str) -> None:
         list(storage.list_names(f"s3://{bucket}-gone/a", ""))
 
 
-def test_the_first_folder_of_a_prefix_is_found_on_a_disk_and_in_s3(bucket: str, s3_api: Any, tmp_path: Path) -> None:
+def test_the_first_folder_with_a_prefix_is_found(bucket: str, s3_api: Any, tmp_path: Path) -> None:
     for name in ("model.txt", "model=b/x/1", "model=a/2", "other/3"):
         s3_api.put_object(Bucket=bucket, Key=f"out/{name}", Body=b"")
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    (tmp_path / "model=0").write_bytes(b"")  # no folder
+    (tmp_path / "model=0").write_bytes(b"")  # a file
     for root in (str(tmp_path), f"s3://{bucket}/out"):
         assert storage.first_folder(root, "model=") == "model=a"
         assert storage.first_folder(root, "nothing=") is None
@@ -288,7 +288,7 @@ def test_the_first_folder_of_a_prefix_is_found_on_a_disk_and_in_s3(bucket: str, 
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "a/b", "../a", "a\0b"])
-def test_a_name_that_was_read_back_leads_nowhere_else(name: str) -> None:
+def test_a_name_that_leads_to_another_folder_is_refused(name: str) -> None:
     with pytest.raises(OSError, match="not the name of a file"):
         storage.child("/data/out", name)
     assert storage.child("/data/out", "..a") == "/data/out/..a"
