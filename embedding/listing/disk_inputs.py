@@ -4,7 +4,8 @@ import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,9 +103,10 @@ def _glob_entries(path: str, ignored: Counter[str]) -> Iterator[Entry]:
         raise RequestError(f"--input: {path} does not exist")
     n_ignored = ignored.total()
     any_match = False
-    for entry in _walk(folder or "/", GlobPattern(*parts), ignored):
-        any_match = True
-        yield entry
+    with closing(_walk(folder or "/", GlobPattern(*parts), ignored)) as entries:
+        for entry in entries:
+            any_match = True
+            yield entry
     if not any_match and ignored.total() == n_ignored:
         raise RequestError(f"--input: nothing matches {path}")
 
@@ -139,7 +141,7 @@ class _OpenFolder:
         return storage.join(self.resolved, name)
 
 
-def _walk(directory: str, pattern: GlobPattern, ignored: Counter[str]) -> Iterator[Entry]:
+def _walk(directory: str, pattern: GlobPattern, ignored: Counter[str]) -> Generator[Entry]:
     """Walk a tree depth first, in the order of names; a link to a folder above itself is not followed."""
     root = _open_folder(directory, resolve_links(directory), pattern.start, frozenset())
     open_folders = [] if root is None else [root]

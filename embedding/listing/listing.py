@@ -7,7 +7,8 @@ into the memory of the driver (the length of their names and some 20 bytes each,
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -88,9 +89,9 @@ def list_recordings(inputs: Iterable[str], limit: int | None = None) -> Listing:
     """
     inputs = list(inputs)
     ignored: Counter[str] = Counter()
-    entries = (entry for uri in inputs for entry in _entries(uri, ignored))
     duplicates = DuplicateFilter()
-    batches = list(duplicates.distinct(map(_row, entries), limit or sys.maxsize))
+    with closing(_all_entries(inputs, ignored)) as entries:
+        batches = list(duplicates.distinct(map(_row, entries), limit or sys.maxsize))
     if duplicates.n_linked:
         ignored[LINKED] = duplicates.n_linked
     if not batches:
@@ -124,6 +125,11 @@ def _row(entry: Entry) -> Row:
     return file, size, identity, identity if resolved == file else file_id(resolved, size, version), hard_link
 
 
+def _all_entries(inputs: list[str], ignored: Counter[str]) -> Generator[Entry]:
+    for uri in inputs:
+        yield from _entries(uri, ignored)
+
+
 def _entries(uri: str, ignored: Counter[str]) -> Iterator[Entry]:
     uri = storage.normalise(uri, "--input")
     is_manifest = uri.lower().endswith(MANIFEST_SUFFIXES)
@@ -136,13 +142,14 @@ def _entries(uri: str, ignored: Counter[str]) -> Iterator[Entry]:
 
 def _list_from_manifest(uri: str, ignored: Counter[str]) -> Iterator[Entry]:
     resolve_folder = lru_cache(_CACHED_FOLDERS)(resolve_links)
-    for files in manifest_files(uri):
-        for start in range(0, len(files), _HEAD_REQUESTS):
-            chunk = files[start : start + _HEAD_REQUESTS]
-            remote = list(dict.fromkeys(file for file in chunk if storage.is_s3(file)))
-            remote_entries = dict(zip(remote, head_entries(remote), strict=True))
-            for file in chunk:
-                if file in remote_entries:
-                    yield remote_entries[file]
-                else:
-                    yield from file_entry(file, resolved_name(file, resolve_folder), ignored)
+    with closing(manifest_files(uri)) as lists:
+        for files in lists:
+            for start in range(0, len(files), _HEAD_REQUESTS):
+                chunk = files[start : start + _HEAD_REQUESTS]
+                remote = list(dict.fromkeys(file for file in chunk if storage.is_s3(file)))
+                remote_entries = dict(zip(remote, head_entries(remote), strict=True))
+                for file in chunk:
+                    if file in remote_entries:
+                        yield remote_entries[file]
+                    else:
+                        yield from file_entry(file, resolved_name(file, resolve_folder), ignored)

@@ -1,8 +1,8 @@
 """Manifests: .csv or .parquet files with a column ``file``, one recording per row, and further columns about it."""
 
 import posixpath
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ MOST_BYTES = 4 << 30  # of a manifest that is read whole: ten million rows with 
 _BATCH_ROWS = 8192  # rows of a .parquet that are read at a time
 
 
-def manifest_files(uri: str) -> Iterator[list[str]]:
+def manifest_files(uri: str) -> Generator[list[str]]:
     """Yield the recordings that a manifest names, as absolute paths or URIs, in lists of some thousand.
 
     A relative path counts from the folder of the manifest.
@@ -31,8 +31,8 @@ def manifest_files(uri: str) -> Iterator[list[str]]:
         RequestError: the manifest cannot be read, or has no column ``file`` of names.
     """
     read = _csv_files if _is_csv(uri) else _parquet_files
-    with _readable(uri, "--input"):
-        for files in read(uri):
+    with _readable(uri, "--input"), closing(read(uri)) as lists:
+        for files in lists:
             yield [_absolute(file, uri, "--input") for file in files]
 
 
@@ -91,7 +91,7 @@ def _absolute(file: str, manifest: str, option: str) -> str:
     return storage.normalise(file, f"{option}: manifest {manifest}")
 
 
-def _csv_files(uri: str) -> Iterator[list[str]]:
+def _csv_files(uri: str) -> Generator[list[str]]:
     # A column of notes may begin with numbers and go on with other text, so only `file` is converted.
     as_text = pyarrow.csv.ConvertOptions(include_columns=["file"], column_types={"file": pa.string()})
     with storage.open_stream(uri, 1 << 20) as stream:
@@ -103,7 +103,7 @@ def _csv_files(uri: str) -> Iterator[list[str]]:
             yield [file for file in batch["file"].to_pylist() if file]
 
 
-def _parquet_files(uri: str) -> Iterator[list[str]]:
+def _parquet_files(uri: str) -> Generator[list[str]]:
     with storage.open_stream(uri) as stream:
         _check_columns(uri, pq.read_schema(stream), "--input")
         # In a dictionary, a name that is repeated a million times takes its own length once.

@@ -1,17 +1,21 @@
 """Listing of inputs on a disk: directories, globs, files and manifests, with unusual names of files."""
 
 import glob
+import inspect
 import os
 import random
 import tracemalloc
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding.errors import RequestError
+from embedding.listing import disk_inputs, listing, manifests
 from embedding.listing.disk_inputs import OTHER_CASE
 from embedding.listing.entries import UNKNOWN_SIZE, audio_suffixes
 from embedding.listing.file_identity import file_id
@@ -282,6 +286,34 @@ def test_limit_does_not_list_the_rest(tmp_path: Path, s3_server: str) -> None:
     found = list_inputs(tmp_path, "s3://no-such-bucket/x", limit=1)
     assert len(found.recordings) == 1
     assert not found.ignored
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "input_name"),
+    [
+        (disk_inputs, "_walk", "archive"),
+        (disk_inputs, "_walk", "archive/*.wav"),
+        (listing, "manifest_files", "m.csv"),
+        (manifests, "_parquet_files", "m.parquet"),
+    ],
+)
+def test_limit_closes_the_generators_of_a_listing(
+    module: ModuleType, function: str, input_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise open files stay open until the garbage collector runs."""
+    make_files(tmp_path / "archive", "a.wav", "b.wav")
+    for name in ("m.csv", "m.parquet"):
+        write_manifest(tmp_path / name, *(f"{i:090}.wav" for i in range(50_000)))
+    generators: list[Generator] = []
+    original = getattr(module, function)
+
+    def recorded(*arguments: object) -> Generator:
+        generators.append(original(*arguments))
+        return generators[-1]
+
+    monkeypatch.setattr(module, function, recorded)
+    assert len(listed_files(tmp_path / input_name, limit=1)) == 1
+    assert [inspect.getgeneratorstate(generator) for generator in generators] == [inspect.GEN_CLOSED]
 
 
 def test_identity_is_the_same_on_every_machine() -> None:
