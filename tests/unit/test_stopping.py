@@ -156,10 +156,10 @@ def test_a_job_that_is_terminated_leaves_nothing_half_written_and_says_so(tmp_pa
 import sys, time
 from pathlib import Path
 from embedding.cli.exit_codes import run_job
-from embedding.exporting.destination import taking
+from embedding.exporting.destination import replace_folder
 
 def export():
-    with taking(Path(sys.argv[1]), "npy"):
+    with replace_folder(Path(sys.argv[1]), "npy"):
         print("works", flush=True)
         time.sleep(60)
 
