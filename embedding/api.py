@@ -30,7 +30,7 @@ from embedding.output.store import Store
 from embedding.pooling.pool import pool as run_pool
 from embedding.pooling.poolings import parse_poolings
 from embedding.schema.vectors import matrix
-from embedding.search.search import Search
+from embedding.search.search import SearchOptions
 from embedding.search.search import search as run_search
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class Output:
         if (clip is None) == (like is None):
             raise RequestError("search for either clip=FILE or like=FILE")
         uri = None if clip is None else storage.normalise(_plain(clip), "clip")
-        return run_search(Search(self.root, uri, like, at_s, k, layer))
+        return run_search(SearchOptions(self.root, uri, like, at_s, k, layer))
 
     def pool(self, pooling: str = "mean", *, layer: str | None = None, quiet: bool = False) -> LazyTable:
         """Pool the windows of each recording, as ``python -m jobs.pool`` does, and return a row per recording.

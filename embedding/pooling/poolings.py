@@ -1,4 +1,4 @@
-"""Names of the ways in which windows of a recording are pooled."""
+"""Names of the poolings over the windows of a recording."""
 
 from embedding.config import did_you_mean
 from embedding.errors import RequestError
@@ -17,7 +17,7 @@ def parse_poolings(text: str) -> tuple[str, ...]:
         if name not in POOLINGS:
             raise RequestError(f"--pooling: {name!r} is not one of {', '.join(POOLINGS)}{did_you_mean(name, POOLINGS)}")
     if len(set(poolings)) < len(poolings):
-        raise RequestError(f"--pooling: {text!r} names the same twice")
+        raise RequestError(f"--pooling: {text!r} names a pooling twice")
     if "sequence" in poolings and len(poolings) > 1:
-        raise RequestError("--pooling: sequence keeps every window, and is joined with nothing")
+        raise RequestError("--pooling: sequence keeps every window, and cannot be joined with other poolings")
     return poolings

@@ -94,7 +94,7 @@ def test_options_labels_and_exports_that_are_no_files_are_named(
         assert probe([str(output), "--labels", str(tmp_path / name)]) == 2
         assert f"cannot read manifest {tmp_path}/{name}: a pipe" in capsys.readouterr().err
     assert export([str(output), "--to", "npy", str(tmp_path / "there")]) == 2
-    assert "is there and no earlier export to npy" in capsys.readouterr().err
+    assert "exists and is no earlier export to npy" in capsys.readouterr().err
 
 
 HANGS = """

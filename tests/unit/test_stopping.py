@@ -156,10 +156,10 @@ def test_a_terminated_job_leaves_no_unfinished_files_and_prints_one_line(tmp_pat
 import sys, time
 from pathlib import Path
 from embedding.cli.exit_codes import run_job
-from embedding.exporting.destination import taking
+from embedding.exporting.destination import replace_folder
 
 def export():
-    with taking(Path(sys.argv[1]), "npy"):
+    with replace_folder(Path(sys.argv[1]), "npy"):
         print("works", flush=True)
         time.sleep(60)
 
