@@ -1,7 +1,7 @@
-"""One stage of the job alone, without Ray: the encoder on windows in memory, or decoding; in several processes at once.
+"""One stage of the job alone, without Ray, in several processes: the encoder on windows in memory, or decoding.
 
-``python benchmarks/alone.py encode|reference|decode JSON`` is one of these processes: it says ``ready``, waits for a
-line, works for as many seconds as it is told, and says what it did.
+``python benchmarks/alone.py encode|reference|decode JSON`` is one of the processes: it prints ``ready``, waits for a
+line, works for the number of seconds in the JSON, and prints its result.
 """
 
 import json
@@ -19,18 +19,19 @@ from typing import Any
 
 from archive import Archive
 from harness import ROOT, CommandError
-from job import WINDOW_S, Workplace
-from weights import checkpoint
+from job import WINDOW_S, Workspace
+from weights import make_checkpoint
 
-# Different windows, so that caches hold what they hold in the job; a pass over them bounds how short a measurement is.
+# Number of different windows by device: enough that caches behave as in the job, but not more, because a measurement
+# takes at least one pass over all windows.
 N_WINDOWS = {"cpu": 32, "simulated": 4, "cuda": 512}
-# Of a DataLoader loop on a GPU.
+# Batch size of a DataLoader loop on a GPU.
 LOADER_BATCH = 64
 SOURCE = Archive("flac", 48_000, 6, 60.0)
 
 
 def encode_rate(
-    place: Workplace,
+    workspace: Workspace,
     model: str,
     precision: str,
     *,
@@ -43,17 +44,14 @@ def encode_rate(
     without: Sequence[str] = (),
     with_: Sequence[str] = (),
 ) -> float:
-    """Windows per second of the job's encoder.
-
-    ``without`` and ``with_`` name what is left out of it, or added: ``PARTS``.
-    """
-    task = _task(place, model, precision, threads, device, seconds, window_s, without, with_)
-    done = _together(stage, [task] * processes, place.environment())
-    return sum(each["windows"] / each["seconds"] for each in done)
+    """Return windows per second of the job's encoder; ``without`` and ``with_`` remove and add some of PARTS."""
+    task = _task(workspace, model, precision, threads, device, seconds, window_s, without, with_)
+    results = _run_together(stage, [task] * processes, workspace.environment())
+    return sum(result["windows"] / result["seconds"] for result in results)
 
 
-def _task(  # noqa: PLR0917 — what a process is told, by two callers
-    place: Workplace,
+def _task(  # noqa: PLR0917 — the fields of the JSON, for two callers
+    workspace: Workspace,
     model: str,
     precision: str,
     threads: int,
@@ -66,8 +64,8 @@ def _task(  # noqa: PLR0917 — what a process is told, by two callers
     return {
         "model": model,
         "precision": precision,
-        "checkpoint": str(checkpoint(model, place.cache)),
-        "folder": str(place.recordings(SOURCE)),
+        "checkpoint": str(make_checkpoint(model, workspace.cache)),
+        "folder": str(workspace.recordings(SOURCE)),
         "threads": threads,
         "device": device,
         "seconds": seconds,
@@ -77,28 +75,28 @@ def _task(  # noqa: PLR0917 — what a process is told, by two callers
     }
 
 
-# What an encoder can do without or with: benchmarks/gpu.py, case ``parts``.
+# Parts of the encoder that can be removed or added: benchmarks/gpu.py, case ``parts``.
 PARTS = ("overlap", "copy queue", "fused bias", "compile")
 N_COMPARED = 32
 
 
-def compared(
-    place: Workplace, model: str, precision: str, *, device: str, window_s: float, with_: Sequence[str] = ()
+def compare_with_reference(
+    workspace: Workspace, model: str, precision: str, *, device: str, window_s: float, with_: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Return ``error`` (relative, the largest) and ``cosine`` (the smallest) of the encoder against the reference."""
-    task = _task(place, model, precision, 1, device, 0.0, window_s, (), with_)
-    (found,) = _together("vectors", [task], place.environment())
-    return found
+    """Return the largest relative ``error`` and the smallest ``cosine`` of the encoder against the reference loop."""
+    task = _task(workspace, model, precision, 1, device, 0.0, window_s, (), with_)
+    (result,) = _run_together("vectors", [task], workspace.environment())
+    return result
 
 
-# Windows per second of avex used plainly, one window at a time; the arguments are the same.
+# Windows per second of plain avex, one window at a time; same arguments as ``encode_rate``.
 reference_rate = partial(encode_rate, stage="reference")
-# The same for a DataLoader's batches.
+# Windows per second of plain avex with batches of a DataLoader.
 loader_rate = partial(encode_rate, stage="loader")
 
 
-def decode_rate(place: Workplace, folder: Path, model: str, *, processes: int, seconds: float) -> float:
-    """Seconds of audio per second of the job's decoding, to windows of ``model``."""
+def decode_rate(workspace: Workspace, folder: Path, model: str, *, processes: int, seconds: float) -> float:
+    """Return seconds of audio per second of the job's decoding to windows of ``model``."""
     tasks = [
         {
             "model": model,
@@ -108,20 +106,20 @@ def decode_rate(place: Workplace, folder: Path, model: str, *, processes: int, s
         }
         for number in range(processes)
     ]
-    done = _together("decode", tasks, place.environment())
-    return sum(each["audio_s"] / each["seconds"] for each in done)
+    results = _run_together("decode", tasks, workspace.environment())
+    return sum(result["audio_s"] / result["seconds"] for result in results)
 
 
-def both(encode_x: float, decode_x: float) -> float:
-    """× real time of a machine whose cores do both, each at its own rate with all of them."""
+def combined_rate(encode_x: float, decode_x: float) -> float:
+    """Return × real time of decoding and encoding one after the other on all cores, from the rates of both."""
     return 1 / (1 / encode_x + 1 / decode_x)
 
 
-def _together(stage: str, tasks: Sequence[dict[str, Any]], env: Mapping[str, str]) -> list[dict[str, float]]:
-    """Start a process per task; all begin at the same moment."""
+def _run_together(stage: str, tasks: Sequence[dict[str, Any]], env: Mapping[str, str]) -> list[dict[str, float]]:
+    """Start a process per task, and let all processes begin at the same time; return their results."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | dict(env)
     with ExitStack() as stack:
-        said = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+        errors = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
         workers = []
         for task in tasks:
             worker = subprocess.Popen(
@@ -130,7 +128,7 @@ def _together(stage: str, tasks: Sequence[dict[str, Any]], env: Mapping[str, str
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=errors,
                 text=True,
             )
             stack.callback(worker.wait)
@@ -138,21 +136,21 @@ def _together(stage: str, tasks: Sequence[dict[str, Any]], env: Mapping[str, str
             workers.append(worker)
         try:
             for worker in workers:
-                _answer(worker)
+                _read_answer(worker)
             for worker in workers:
                 assert worker.stdin is not None
                 worker.stdin.write("go\n")
                 worker.stdin.flush()
-            return [json.loads(_answer(worker)) for worker in workers]
+            return [json.loads(_read_answer(worker)) for worker in workers]
         except EOFError as error:
-            said.seek(0)
-            raise CommandError(f"{stage} alone failed:\n{said.read()}") from error
+            errors.seek(0)
+            raise CommandError(f"{stage} alone failed:\n{errors.read()}") from error
 
 
-def _answer(worker: subprocess.Popen[str]) -> str:
+def _read_answer(worker: subprocess.Popen[str]) -> str:
     assert worker.stdout is not None
     for line in worker.stdout:
-        if line.startswith(("ready", "{")):  # avex prints what it likes
+        if line.startswith(("ready", "{")):  # avex also prints to stdout
             return line
     raise EOFError
 
@@ -170,7 +168,7 @@ def encode(task: Mapping[str, Any]) -> dict[str, float]:
     n_audio = np.full(len(windows), encoder.settings.windows.length)
     encoder.warm_up(len(windows))
     size, n_calls = len(windows), CALLS_ON_GPU if encoder._device.is_gpu else 1
-    if "overlap" in task["without"]:  # each pass is waited for before the next begins
+    if "overlap" in task["without"]:  # each call is one pass, and waits for its end
         size, n_calls = encoder._micro_batch.size, 1
 
     def work() -> None:
@@ -181,7 +179,7 @@ def encode(task: Mapping[str, Any]) -> dict[str, float]:
 
 
 def encoder_of(task: Mapping[str, Any]) -> Any:
-    """The job's encoder, without or with some of its PARTS."""
+    """Load the job's encoder, with and without some of PARTS."""
     import torch
 
     from embedding.encoding.devices import open_device
@@ -202,7 +200,7 @@ def encoder_of(task: Mapping[str, Any]) -> Any:
 
 
 def reference(task: Mapping[str, Any]) -> dict[str, float]:
-    """As ``peers/reference_loop.py`` embeds."""
+    """Embed like ``peers/reference_loop.py``."""
     import torch
 
     from peers.common import embed, load_model
@@ -219,7 +217,7 @@ def reference(task: Mapping[str, Any]) -> dict[str, float]:
 
 
 def loader(task: Mapping[str, Any]) -> dict[str, float]:
-    """As ``peers/dataloader_loop.py`` embeds on a GPU, with windows that lie in memory."""
+    """Embed like ``peers/dataloader_loop.py`` on a GPU, with windows in memory."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -244,7 +242,7 @@ def _torch_device(task: Mapping[str, Any]) -> str:
 
 
 def vectors(task: Mapping[str, Any]) -> dict[str, float]:
-    """Return the difference between the encoder's vectors and those of the reference loop in fp32 on the CPU."""
+    """Compare the encoder's vectors with those of the reference loop in fp32 on the CPU."""
     import numpy as np
     import torch
 
@@ -252,27 +250,27 @@ def vectors(task: Mapping[str, Any]) -> dict[str, float]:
 
     encoder = encoder_of(task)
     windows = _windows(task, encoder.settings.windows)[:N_COMPARED]
-    ours = encoder.encode(windows, np.full(len(windows), windows.shape[1]))["embedding"]
+    actual = encoder.encode(windows, np.full(len(windows), windows.shape[1]))["embedding"]
     model = load_model(task["model"], Path(task["checkpoint"]))
-    theirs = np.concatenate([embed(model, torch.from_numpy(window)[None], "fp32").numpy() for window in windows])
-    lengths = np.linalg.norm(theirs, axis=1)
-    cosines = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / lengths
-    _go()
-    return {"error": float((np.linalg.norm(ours - theirs, axis=1) / lengths).max()), "cosine": float(cosines.min())}
+    expected = np.concatenate([embed(model, torch.from_numpy(window)[None], "fp32").numpy() for window in windows])
+    norms = np.linalg.norm(expected, axis=1)
+    cosines = (actual * expected).sum(1) / np.linalg.norm(actual, axis=1) / norms
+    _wait_for_start()
+    return {"error": float((np.linalg.norm(actual - expected, axis=1) / norms).max()), "cosine": float(cosines.min())}
 
 
 def _windows(task: Mapping[str, Any], spec: Any) -> Any:
-    """``[n, length]``, of a few recordings again and again."""
+    """Return windows ``[n, length]`` of a few recordings, repeated as often as needed."""
     import numpy as np
 
     from embedding.decoding.cut import cut
 
-    found: list[Any] = []
+    windows: list[Any] = []
     for path in sorted(path for path in Path(task["folder"]).rglob("*") if path.is_file()):
-        for several in cut(_blocks(path, spec.rate_hz), spec):
-            found.extend(several)
+        for cut_windows in cut(_blocks(path, spec.rate_hz), spec):
+            windows.extend(cut_windows)
     n = N_WINDOWS[task["device"]]
-    return np.stack((found * -(-n // len(found)))[:n])
+    return np.stack((windows * -(-n // len(windows)))[:n])
 
 
 def _repeat(seconds: float, n_windows: int, work: Callable[[], object], n_threads: int = 1) -> dict[str, float]:
@@ -284,9 +282,9 @@ def _repeat(seconds: float, n_windows: int, work: Callable[[], object], n_thread
         return n
 
     with ThreadPoolExecutor(n_threads) as pool:
-        # Once before: cuBLAS and cuDNN keep handles and plans for each thread.
+        # One unmeasured call per thread, because cuBLAS and cuDNN make handles and plans for each thread.
         list(pool.map(lambda _: work(), range(n_threads)))
-        began = _go()
+        began = _wait_for_start()
         n = sum(pool.map(repeat, [lambda: time.perf_counter() - began >= seconds] * n_threads))
     return {"windows": n, "seconds": time.perf_counter() - began}
 
@@ -314,7 +312,7 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
     recordings = list_recordings([task["folder"]]).recordings
     recordings = read_pending(recordings.take(pa.array(range(number, len(recordings), of))), 1)
     audio_s = 0.0
-    began = _go()
+    began = _wait_for_start()
     while time.perf_counter() - began < task["seconds"]:
         for event in to_windows(recordings, [windows], size):
             assert not isinstance(event, Failed), event
@@ -339,13 +337,13 @@ def settings_of(task: Mapping[str, Any]) -> Any:
     )
 
 
-def _go() -> float:
-    _say("ready")
+def _wait_for_start() -> float:
+    _print("ready")
     sys.stdin.readline()
     return time.perf_counter()
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -353,7 +351,7 @@ def _say(text: str) -> None:
 def main() -> int:
     stages = {"encode": encode, "reference": reference, "loader": loader, "vectors": vectors, "decode": decode}
     stage, task = stages[sys.argv[1]], json.loads(sys.argv[2])
-    _say(json.dumps(stage(task)))
+    _print(json.dumps(stage(task)))
     return 0
 
 

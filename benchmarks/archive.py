@@ -1,9 +1,11 @@
-"""Archives to measure on, made once and kept: ``python benchmarks/archive.py --format flac --rate-hz 48000 --hours 1``.
+"""Synthetic archives for benchmarks, made once and cached.
 
-What is heard is like a field recorder's: a noise floor that FLAC compresses to some 55 %, wind, and calls on top. Two
-loops of some minutes, of lengths that share no period, are laid over each other with an offset of their own in every
-file, so that no two files, and no two hours of one, are alike. The same request always gives the same sound; Ogg's
-serial numbers and the lossy encoders of another libsndfile may give other bytes.
+``python benchmarks/archive.py --format flac --rate-hz 48000 --hours 1``
+
+The sound resembles that of a field recorder: a noise floor that FLAC compresses to about 55 %, wind, and calls. A
+recording is the sum of two loops of about two minutes with different prime lengths. The offsets of the loops differ
+between files, so that no two files, and no two hours of a file, are equal. Equal requests give equal sound; the bytes
+may differ by Ogg's serial numbers and between versions of libsndfile's lossy encoders.
 """
 
 import argparse
@@ -22,17 +24,17 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-VERSION = 1  # of the sound: another one, another archive
-LOOPS_S = (127, 113)  # primes: together they repeat after four hours
-# Full scale is 1. White noise of 2⁻⁸·⁵ is what leaves FLAC some 55 % of 16 bits.
+VERSION = 1  # of the sound; part of the names of cached archives
+LOOPS_S = (127, 113)  # prime lengths, so that the sum repeats only after four hours
+# Full scale is 1. FLAC compresses white noise of 2⁻⁸·⁵ to about 55 % of 16 bits.
 FLOOR = 0.0021
 WIND = 0.02
 CALLS_PER_S = 0.7
 CALL = (0.01, 0.2)
-# libsndfile's Vorbis encoder overflows its stack on one long call.
+# libsndfile's Vorbis encoder overflows its stack if one call writes a long block.
 BLOCK_FRAMES = 1 << 15
 
-# suffix, libsndfile's container and codec
+# Suffix, and libsndfile's names of the container and the codec.
 FORMATS = {
     "wav": (".wav", "WAV", "PCM_16"),
     "flac": (".flac", "FLAC", "PCM_16"),
@@ -69,7 +71,7 @@ class Archive:
         return f"{self.n_files:,} × {length} of {self.rate_hz / 1000:g} kHz {kind}"
 
     def path(self, folder: Path, index: int) -> Path:
-        """Return the path of recording ``index``; a folder has a thousand recordings."""
+        """Return the path of recording ``index``; a folder holds a thousand recordings."""
         suffix = FORMATS[self.format][0]
         return folder / f"site-{index // 1000:03}" / f"recording-{index:06}{suffix}"
 
@@ -78,11 +80,11 @@ def default_cache() -> Path:
     return Path(tempfile.gettempdir()) / "avex-batch-benchmarks"
 
 
-def make(archive: Archive, cache_folder: Path | None = None) -> Path:
-    """The folder with these recordings, made if it is not there.
+def make_archive(archive: Archive, cache_folder: Path | None = None) -> Path:
+    """Return the folder with the recordings; write the recordings if the folder does not exist.
 
     Raises:
-        ValueError: a combination that the codec does not have.
+        ValueError: The codec does not support the sample rate.
     """
     if archive.format == "opus" and archive.rate_hz not in (8_000, 12_000, 16_000, 24_000, 48_000):
         raise ValueError(f"Opus has no {archive.rate_hz} Hz")
@@ -100,8 +102,8 @@ def make(archive: Archive, cache_folder: Path | None = None) -> Path:
     return folder
 
 
-def first(folder: Path, n_files: int) -> Path:
-    """A folder with the first ``n_files`` recordings of another one, as hard links: they take no room."""
+def first_recordings(folder: Path, n_files: int) -> Path:
+    """Return a folder with hard links to the first ``n_files`` recordings of an archive, which take no space."""
     part = folder.with_name(f"{folder.name}-first-{n_files}")
     if part.is_dir():
         return part
@@ -114,8 +116,8 @@ def first(folder: Path, n_files: int) -> Path:
     return part
 
 
-def warm(folder: Path) -> None:
-    """Read every file once, so that none of what is compared pays for the disk."""
+def read_into_cache(folder: Path) -> None:
+    """Read every file once, so that no measured command reads from the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb", buffering=0) as file:
@@ -124,22 +126,21 @@ def warm(folder: Path) -> None:
 
 
 def sound(archive: Archive, index: int) -> Iterator[NDArray[np.float32]]:
-    """Recording ``index`` in blocks ``[n]`` of full scale 1."""
+    """Return the samples of recording ``index`` in blocks ``[n]``; full scale is 1."""
     rng = np.random.default_rng([VERSION, archive.rate_hz, index])
     loops = _loops(archive.rate_hz)
     starts = [int(rng.integers(len(loop))) for loop in loops]
     gains = rng.uniform(0.6, 0.8, len(loops)).astype(np.float32)  # together as loud as one loop
-    left, at = round(archive.file_s * archive.rate_hz), 0
-    while left > 0:
-        n = min(BLOCK_FRAMES, left)
+    n_samples = round(archive.file_s * archive.rate_hz)
+    for first in range(0, n_samples, BLOCK_FRAMES):
+        n = min(BLOCK_FRAMES, n_samples - first)
         block = np.zeros(n, np.float32)
         for loop, start, gain in zip(loops, starts, gains, strict=True):
-            block += gain * _around(loop, start + at, n)
+            block += gain * _part_of_loop(loop, start + first, n)
         yield block
-        at, left = at + n, left - n
 
 
-def _around(loop: NDArray[np.float32], start: int, n: int) -> NDArray[np.float32]:
+def _part_of_loop(loop: NDArray[np.float32], start: int, n: int) -> NDArray[np.float32]:
     start %= len(loop)
     piece = loop[start : start + n]
     return piece if len(piece) == n else np.concatenate([piece, loop[: n - len(piece)]])
@@ -151,11 +152,11 @@ def _loops(rate_hz: int) -> list[NDArray[np.float32]]:
 
 
 def _loop(rate_hz: int, seconds: int) -> NDArray[np.float32]:
-    """Noise floor, wind (noise below 200 Hz) and calls, at ``rate_hz``."""
+    """Return noise floor, wind (noise below 200 Hz) and calls, at ``rate_hz``."""
     rng = np.random.default_rng([VERSION, rate_hz, seconds])
     n = rate_hz * seconds
     audio = FLOOR * rng.standard_normal(n, np.float32)
-    # Noise at 400 Hz, drawn out to the rate by straight lines.
+    # Noise at a rate of 400 Hz, interpolated linearly.
     coarse = rng.standard_normal(400 * seconds + 1, np.float32)
     audio += WIND * np.interp(np.arange(n) * (400 / rate_hz), np.arange(len(coarse)), coarse).astype(np.float32)
     for _ in range(round(CALLS_PER_S * seconds)):
@@ -166,7 +167,7 @@ def _loop(rate_hz: int, seconds: int) -> NDArray[np.float32]:
 
 
 def _call(rng: np.random.Generator, rate_hz: int) -> NDArray[np.float32]:
-    """A whistle of 0.1–1.5 s that glides between two pitches and may trill, with an overtone."""
+    """Return a whistle of 0.1–1.5 s with an overtone, that glides between two pitches and is modulated at 5–40 Hz."""
     duration_s = rng.uniform(0.1, 1.5)
     t = np.arange(round(duration_s * rate_hz)) / rate_hz
     low_hz, high_hz = 500.0, min(9_000.0, 0.45 * rate_hz / 2)
@@ -178,7 +179,7 @@ def _call(rng: np.random.Generator, rate_hz: int) -> NDArray[np.float32]:
 
 
 def _write_all(archive: Archive, folder: Path) -> None:
-    sys.stderr.write(f"making {archive} in {folder.parent}\n")
+    sys.stderr.write(f"writing {archive} to {folder.parent}\n")
     n_workers = min(os.cpu_count() or 1, archive.n_files)
     shares = [range(first_index, archive.n_files, n_workers) for first_index in range(n_workers)]
     if archive.n_files * archive.file_s < 120:
@@ -186,8 +187,8 @@ def _write_all(archive: Archive, folder: Path) -> None:
             _write_share(archive, folder, share)
         return
     with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
-        for done in [pool.submit(_write_share, archive, folder, share) for share in shares]:
-            done.result()
+        for future in [pool.submit(_write_share, archive, folder, share) for share in shares]:
+            future.result()
 
 
 def _write_share(archive: Archive, folder: Path, indices: range) -> None:
@@ -202,7 +203,10 @@ def _write_share(archive: Archive, folder: Path, indices: range) -> None:
 
 def add_cache_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--cache", type=Path, default=default_cache(), help="where archives and weights are kept (default: %(default)s)"
+        "--cache",
+        type=Path,
+        default=default_cache(),
+        help="folder of cached archives and weights (default: %(default)s)",
     )
 
 
@@ -215,7 +219,7 @@ def main() -> int:
     add_cache_option(parser)
     arguments = parser.parse_args()
     archive = Archive.of_hours(arguments.hours, arguments.file_s, arguments.rate_hz, arguments.format)
-    folder = make(archive, arguments.cache)
+    folder = make_archive(archive, arguments.cache)
     n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     share = n_bytes / (archive.audio_s * archive.rate_hz * 2)
     sys.stdout.write(f"{archive}: {folder}, {n_bytes / 1e6:,.0f} MB, {share:.0%} of 16-bit PCM\n")

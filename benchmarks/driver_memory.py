@@ -1,8 +1,10 @@
-"""How much memory does the driver take for many recordings? ``python benchmarks/driver_memory.py``
+"""Memory of the driver by number of recordings.
 
-The job itself over 10³ to 10⁶ recordings of 3 s (hard links to a hundred clips, names of 90 bytes): listed, planned,
-begun, and stopped a while after its first windows. Peak resident memory of the driver's process, its end included. What
-a finished output adds is measured by ``resume.py``, what a listing takes in other ways by ``listing.py``.
+``python benchmarks/driver_memory.py``
+
+The job runs over 10³ to 10⁶ recordings of 3 s (hard links to a hundred clips, names of 90 bytes): it lists, plans and
+starts, and is stopped some time after its first windows. The result is the peak resident memory of the driver's
+process, including its end. ``resume.py`` measures the share of a finished output, ``listing.py`` other listings.
 """
 
 import argparse
@@ -18,56 +20,58 @@ import time
 from pathlib import Path
 
 from archive import Archive, add_cache_option
-from harness import ROOT, Command, CommandError, say
-from job import Workplace
-from listing import name
-from tables import Spread, add_options, markdown, page, publish, question
+from harness import ROOT, Command, CommandError, log
+from job import Workspace
+from listing import recording_name
+from tables import Spread, add_options, markdown, page, publish
 from weights import EFFICIENTNET
 
 LIMIT_MB = 600
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 SMALL_COUNTS = (1_000, 10_000)
 CLIPS = Archive("wav", 48_000, 100, 3.0)
-GO_ON_S = 30.0  # after the first windows
-SMALL_GO_ON_S = 3.0
+RUN_ON_S = 30.0  # time from the first windows to the stop
+SMALL_RUN_ON_S = 3.0
 FIRST_WINDOWS_S = 900.0
 
 
 def link(clips: Path, n: int, folder: Path) -> None:
     sources = sorted(path for path in clips.rglob("*") if path.is_file())
     for i in range(n):
-        path = folder / name(i)
+        path = folder / recording_name(i)
         if not i % 1000:
             path.parent.mkdir(parents=True)
         os.link(sources[i % len(sources)], path)
 
 
-def measure(command: Command, go_on_s: float) -> tuple[float, float]:
-    """Peak MB of the driver, and seconds until its report has windows (it is written every ten seconds).
+def measure(command: Command, run_on_s: float) -> tuple[float, float]:
+    """Return the driver's peak memory in MB, and the time until its report has windows.
+
+    The report is written every ten seconds.
 
     Raises:
-        CommandError: it ended by itself, or encoded nothing.
+        CommandError: The command encoded no window.
     """
     assert command.output is not None
     shutil.rmtree(command.output, ignore_errors=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | dict(command.env)
     peak_mb, first_s, stopped = 0.0, None, False
     began = time.monotonic()
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        with subprocess.Popen(command.argv, cwd=ROOT, env=environment, stdout=said, stderr=said) as process:
+    with tempfile.TemporaryFile("w+", errors="replace") as log_file:
+        with subprocess.Popen(command.argv, cwd=ROOT, env=environment, stdout=log_file, stderr=log_file) as process:
             while process.poll() is None:
                 peak_mb = max(peak_mb, resident_peak_mb(process.pid))
                 passed_s = time.monotonic() - began
                 if first_s is None and windows_encoded(command.output):
                     first_s = passed_s
-                if not stopped and passed_s > (FIRST_WINDOWS_S if first_s is None else first_s + go_on_s):
+                if not stopped and passed_s > (FIRST_WINDOWS_S if first_s is None else first_s + run_on_s):
                     process.send_signal(signal.SIGINT)
                     stopped = True
                 time.sleep(0.1)
         if first_s is None:
-            said.seek(0)
+            log_file.seek(0)
             raise CommandError(
-                f"{command.name}: no window encoded, exit code {process.returncode}\n{said.read()[-3000:]}"
+                f"{command.name}: no window encoded, exit code {process.returncode}\n{log_file.read()[-3000:]}"
             )
     return peak_mb, first_s
 
@@ -93,23 +97,23 @@ def main() -> int:
     add_options(parser, rounds=1)
     add_cache_option(parser)
     arguments = parser.parse_args()
-    place = Workplace.of(arguments, "driver-memory")
-    clips = place.recordings(CLIPS)
+    workspace = Workspace.of(arguments, "driver-memory")
+    clips = workspace.recordings(CLIPS)
     rows = []
     for n in SMALL_COUNTS if arguments.small else arguments.recordings:
         with tempfile.TemporaryDirectory(prefix="recordings-", dir=arguments.cache) as folder:
             link(clips, n, Path(folder))
-            command = place.embed(f"{n} recordings", folder, EFFICIENTNET)
+            command = workspace.embed_command(f"{n} recordings", folder, EFFICIENTNET)
             runs = []
             for _ in range(1 if arguments.small else arguments.rounds):
-                say(command.name)
-                runs.append(measure(command, SMALL_GO_ON_S if arguments.small else GO_ON_S))
+                log(command.name)
+                runs.append(measure(command, SMALL_RUN_ON_S if arguments.small else RUN_ON_S))
         peaks, firsts = Spread.of([run[0] for run in runs]), Spread.of([run[1] for run in runs])
         rows.append([f"{n:,}", peaks.text(",.0f"), firsts.text(".0f")])
     worst = max(float(row[1].partition(" ")[0].replace(",", "")) for row in rows)
     table = markdown(["recordings", "driver, peak MB", "windows in the report after s"], rows)
     notes = [f"At most {worst:,.0f} MB, goal {LIMIT_MB} MB: {'reached' if worst <= LIMIT_MB else 'missed'}."]
-    publish("driver-memory", page(question(__doc__), table, notes), save=arguments.save)
+    publish("driver-memory", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 

@@ -1,7 +1,9 @@
-"""What does an hour of audio cost when there are many? ``python benchmarks/growth.py``
+"""Cost of an hour of audio by size of the archive.
 
-End to end, 1 h to 32 h of 48 kHz FLAC in files of a minute, EfficientNet-B0: wall and CPU time per hour should fall
-(the start is paid once) and then stay, memory should not grow.
+``python benchmarks/growth.py``
+
+End to end, 1 h to 32 h of 48 kHz FLAC in files of a minute, EfficientNet-B0. Wall and CPU time per hour should fall
+(the start-up is paid once) and then stay constant; memory should not grow.
 """
 
 import argparse
@@ -9,8 +11,8 @@ import sys
 
 from archive import Archive, add_cache_option
 from harness import DRIVER, STORE, TOTAL, WORKERS, measure_all
-from job import Workplace, last_run
-from tables import Spread, add_options, markdown, page, publish, question
+from job import Workspace, last_run
+from tables import Spread, add_options, markdown, page, publish
 from weights import EFFICIENTNET
 
 HOURS = (1.0, 4.0, 16.0, 32.0)
@@ -23,11 +25,12 @@ def main() -> int:
     add_options(parser, rounds=3)
     add_cache_option(parser)
     arguments = parser.parse_args()
-    place = Workplace.of(arguments, "growth")
+    workspace = Workspace.of(arguments, "growth")
     hours = SMALL_HOURS if arguments.small else arguments.hours
     whole = Archive.of_hours(max(hours))
     commands = {
-        h: place.embed(f"{h:g} h", place.recordings(whole, Archive.of_hours(h).n_files), EFFICIENTNET) for h in hours
+        h: workspace.embed_command(f"{h:g} h", workspace.recordings(whole, Archive.of_hours(h).n_files), EFFICIENTNET)
+        for h in hours
     }
     results = measure_all(list(commands.values()), 1 if arguments.small else arguments.rounds)
     rows = []
@@ -46,7 +49,7 @@ def main() -> int:
         )
     columns = ["hours", "wall s", "wall s per hour", "CPU s per hour"]
     table = markdown([*columns, *(f"peak MB: {role}" for role in (DRIVER, WORKERS, STORE, TOTAL))], rows)
-    publish("growth", page(question(__doc__), table, [f"{EFFICIENTNET}, fp32."]), save=arguments.save)
+    publish("growth", page(__doc__, table, [f"{EFFICIENTNET}, fp32."]), save=arguments.save)
     return 0
 
 

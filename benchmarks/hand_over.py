@@ -1,7 +1,10 @@
-"""What does a batch of windows cost between decoding and encoding? ``python benchmarks/hand_over.py``
+"""Cost of a batch of windows between decoding and encoding.
 
-Into Ray's object store and out of it, to a tensor of float32: as the job does it, as int16, and, where windows overlap,
-as the audio they are cut from. Beside it what encoding such a batch takes on one core of a CPU, EfficientNet-B0.
+``python benchmarks/hand_over.py``
+
+A batch goes into Ray's object store and out of it, to a tensor of float32: in the job's layout, as int16, and for
+overlapping windows as the audio from which they are cut. For comparison, the table has the time of encoding a batch on
+one core of a CPU, EfficientNet-B0.
 """
 
 import argparse
@@ -20,9 +23,9 @@ from numpy.typing import NDArray
 
 from alone import encode_rate
 from archive import add_cache_option
-from harness import rounds
-from job import WINDOW_S, Workplace
-from tables import Spread, add_options, markdown, page, publish, question
+from harness import run_rounds
+from job import WINDOW_S, Workspace
+from tables import Spread, add_options, markdown, page, publish
 from weights import EFFICIENTNET
 
 N_WINDOWS = 64
@@ -32,7 +35,7 @@ Samples = NDArray[Any]  # float32 or int16
 
 
 def as_list(samples: Samples, length: int) -> pa.Table:
-    """``[n]`` samples in rows of ``length``."""
+    """Return a table of ``[n]`` samples in rows of ``length``."""
     return pa.table({"window": pa.FixedSizeListArray.from_arrays(pa.array(samples), length)})
 
 
@@ -40,8 +43,8 @@ def flat(table: pa.Table) -> Samples:
     return table["window"].combine_chunks().flatten().to_numpy(zero_copy_only=True)
 
 
-def handed_over(pack: Callable[[], pa.Table], unpack: Callable[[pa.Table], Samples], seconds: float) -> float:
-    """Milliseconds for a batch: packed by decoding, through the object store, as a tensor of float32."""
+def hand_over_ms(pack: Callable[[], pa.Table], unpack: Callable[[pa.Table], Samples], seconds: float) -> float:
+    """Return the time in ms to pack a batch, to pass it through the object store and to unpack it to a tensor."""
     times = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
@@ -89,22 +92,22 @@ def main() -> int:
     add_cache_option(parser)
     arguments = parser.parse_args()
     seconds = 1.0 if arguments.small else 10.0
-    place = Workplace.of(arguments, "hand-over")
-    windows_per_s = encode_rate(place, EFFICIENTNET, "fp32", processes=1, threads=1, seconds=seconds)
+    workspace = Workspace.of(arguments, "hand-over")
+    windows_per_s = encode_rate(workspace, EFFICIENTNET, "fp32", processes=1, threads=1, seconds=seconds)
     encoding_ms = 1000 * N_WINDOWS / windows_per_s
     ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR)
     tasks = {
-        name: lambda pack=pack, unpack=unpack: handed_over(pack, unpack, seconds)
+        name: lambda pack=pack, unpack=unpack: hand_over_ms(pack, unpack, seconds)
         for name, (pack, unpack) in layouts().items()
     }
-    results = rounds(tasks, 1 if arguments.small else arguments.rounds)
+    results = run_rounds(tasks, 1 if arguments.small else arguments.rounds)
     rows = [
-        [name, Spread.of(ms).text(), Spread.of([100 * each / encoding_ms for each in ms]).text(".2f")]
+        [name, Spread.of(ms).text(), Spread.of([100 * batch_ms / encoding_ms for batch_ms in ms]).text(".2f")]
         for name, ms in results.items()
     ]
     table = markdown([f"{N_WINDOWS} windows of {WINDOW_S:g} s", "ms", "% of encoding them"], rows)
     notes = [f"Encoding them: {encoding_ms:.0f} ms of one core ({EFFICIENTNET}, fp32)."]
-    publish("hand-over", page(question(__doc__), table, notes), save=arguments.save)
+    publish("hand-over", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 

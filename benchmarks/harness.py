@@ -1,7 +1,7 @@
-"""Whole commands, run by turns and measured: wall time, CPU time and memory of everything they start. Linux.
+"""Measurement of commands on Linux: wall time, CPU time and memory of all processes that a command starts.
 
-Machines drift within minutes, so nothing is compared that was not measured in the same round: ``rounds`` runs A B C,
-then B C A, and so on, and ``tables`` computes ratios round by round.
+The speed of a machine drifts within minutes, so only measurements of the same round are compared: ``run_rounds`` runs
+A B C, then B C A, and so on, and ``tables`` computes ratios per round.
 """
 
 import ctypes
@@ -22,12 +22,13 @@ from typing import TypeVar
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-# Looking at a tree of processes costs some ms: as often as this, and never more than a hundredth of a core.
+# Interval of the samples of the process tree. A sample takes some ms, so the interval is longer where sampling would
+# take more than this share of a core.
 SAMPLE_S = 0.25
 SAMPLE_SHARE = 0.01
 TAIL_LINES = 30
 TIMEOUT_S = 4 * 3600
-# After a command has ended, what it started may take some time to do so.
+# Time that processes may take to end after the command that started them.
 ORPHANS_S = 20.0
 
 DRIVER, WORKERS, STORE, RAY, HELPERS, TOTAL = "driver", "workers", "object store", "Ray itself", "helpers", "total"
@@ -39,7 +40,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Command:
-    """A command to run, with its name in tables. ``output``, a file or folder, is removed before each run."""
+    """Command to measure.
+
+    Attributes:
+        name: Name in tables.
+        argv: Program and arguments.
+        output: File or folder that is removed before each run.
+        env: Environment variables in addition to those of this process.
+    """
 
     name: str
     argv: Sequence[str]
@@ -47,14 +55,14 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """As one would type it: without the paths of this machine."""
+        """Return the command as a user types it, without the paths of this machine."""
         words = ["python" if word == sys.executable else Path(word).name if "/" in word else word for word in self.argv]
         return " ".join(words)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run of a command. Peaks are in MB by role; nothing is counted twice."""
+class Measurement:
+    """One run of a command; ``peak_mb`` is by role, and memory that processes share is counted once."""
 
     wall_s: float
     cpu_s: float
@@ -62,16 +70,16 @@ class Measured:
 
 
 class CommandError(Exception):
-    """A command of a benchmark failed: nothing can be said."""
+    """A command of a benchmark failed, so there is no result."""
 
 
-def rounds(tasks: Mapping[str, Callable[[], T]], n_rounds: int) -> dict[str, list[T]]:
-    """Results of each task, one per round; each round begins with another task."""
+def run_rounds(tasks: Mapping[str, Callable[[], T]], n_rounds: int) -> dict[str, list[T]]:
+    """Return the results of each task, one per round; each round starts with another task."""
     results: dict[str, list[T]] = {name: [] for name in tasks}
     names = list(tasks)
     for number in range(n_rounds):
         for name in rotated(names, number):
-            say(f"round {number + 1} of {n_rounds}: {name}")
+            log(f"round {number + 1} of {n_rounds}: {name}")
             results[name].append(tasks[name]())
     return results
 
@@ -81,48 +89,48 @@ def rotated(names: Sequence[str], by: int) -> list[str]:
     return [*names[at:], *names[:at]]
 
 
-def measure_all(commands: Sequence[Command], n_rounds: int) -> dict[str, list[Measured]]:
-    """Each command ``n_rounds`` times, by turns."""
-    return rounds({command.name: lambda command=command: measure(command) for command in commands}, n_rounds)
+def measure_all(commands: Sequence[Command], n_rounds: int) -> dict[str, list[Measurement]]:
+    """Measure each command ``n_rounds`` times, in turns."""
+    return run_rounds({command.name: lambda command=command: measure(command) for command in commands}, n_rounds)
 
 
-def measure(command: Command) -> Measured:
-    """Run it once.
+def measure(command: Command) -> Measurement:
+    """Run a command once.
 
     Raises:
-        CommandError: it did not end with exit code 0; with its last lines.
+        CommandError: The exit code is not 0; the message has the last lines of the command's output.
     """
     if command.output is not None:
         remove(command.output)
     _adopt_orphans()
-    strangers = {process.pid for process in psutil.Process().children(recursive=True)}
+    other_pids = {process.pid for process in psutil.Process().children(recursive=True)}
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | dict(command.env)
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        before = _waited_for_s()
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        cpu_s_before = _waited_cpu_s()
         began = time.perf_counter()
         process = subprocess.Popen(
             command.argv,
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            with Watch(process.pid, strangers) as watch:
+            with ProcessSampler(process.pid, other_pids) as sampler:
                 code = process.wait(timeout=TIMEOUT_S)
                 wall_s = time.perf_counter() - began
         finally:
-            _end(process, strangers)
+            _end(process, other_pids)
         if code:
-            said.seek(0)
-            tail = "".join(said.readlines()[-TAIL_LINES:])
+            output.seek(0)
+            tail = "".join(output.readlines()[-TAIL_LINES:])
             raise CommandError(f"{command.name}: exit code {code}\n  {command}\n{tail}")
-    # Ray's raylet lets its workers be reaped unseen, so waiting does not tell their time; and what lives shorter than
-    # a sample is only told by waiting. Each falls short, if at all: the larger one it is.
-    cpu_s = max(watch.cpu_s, _waited_for_s() - before)
-    return Measured(wall_s, cpu_s, dict(watch.peak_mb))
+    # Both sums may be too small, so the larger one is used. Waiting misses Ray's workers, which are reaped without the
+    # raylet waiting for them; sampling misses processes that live shorter than an interval.
+    cpu_s = max(sampler.cpu_s, _waited_cpu_s() - cpu_s_before)
+    return Measurement(wall_s, cpu_s, dict(sampler.peak_mb))
 
 
 def remove(path: Path) -> None:
@@ -132,43 +140,43 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print progress to stderr; tables go to stdout."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stderr.flush()
 
 
-# --- a tree of processes ----------------------------------------------------------------------------------------
+# --- process trees ---------------------------------------------------------------------------------------------
 
 
-class Watch:
-    """Samples the processes below this one, except ``strangers``, from a thread of its own."""
+class ProcessSampler:
+    """Thread that samples the descendants of this process, except ``other_pids``."""
 
-    def __init__(self, driver: int, strangers: set[int]) -> None:
+    def __init__(self, driver_pid: int, other_pids: set[int]) -> None:
         self.peak_mb: dict[str, float] = {}
-        self._driver = driver
-        self._strangers = strangers
-        self._cpu_s: dict[tuple[int, float], float] = {}  # by process id and its start
+        self._driver_pid = driver_pid
+        self._other_pids = other_pids
+        self._cpu_s: dict[tuple[int, float], float] = {}  # by process id and start time
         self._roles: dict[tuple[int, float], str] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample_until_end, daemon=True)
 
     @property
     def cpu_s(self) -> float:
-        """User and system time of every process that was seen, as it was last seen."""
+        """User and system time of all sampled processes, by the last sample of each."""
         return sum(self._cpu_s.values())
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "ProcessSampler":
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _sample_until_end(self) -> None:
         pause_s = SAMPLE_S
-        while not self._over.wait(pause_s):
+        while not self._ended.wait(pause_s):
             began = time.thread_time()
             self._sample()
             pause_s = max(SAMPLE_S, (time.thread_time() - began) / SAMPLE_SHARE)
@@ -176,13 +184,13 @@ class Watch:
     def _sample(self) -> None:
         now_mb: dict[str, float] = {}
         for process in psutil.Process().children(recursive=True):
-            if process.pid in self._strangers:
+            if process.pid in self._other_pids:
                 continue
             with suppress(psutil.Error, OSError):
                 key = (process.pid, process.create_time())
                 times = process.cpu_times()
                 self._cpu_s[key] = times.user + times.system
-                role = self._role(process, key)
+                role = self._cached_role(process, key)
                 private_mb, shared_mb = memory_mb(process.pid)
                 now_mb[role] = now_mb.get(role, 0) + private_mb
                 now_mb[STORE] = now_mb.get(STORE, 0) + shared_mb
@@ -190,9 +198,10 @@ class Watch:
         for role, mb in now_mb.items():
             self.peak_mb[role] = max(mb, self.peak_mb.get(role, 0))
 
-    def _role(self, process: psutil.Process, key: tuple[int, float]) -> str:
-        if key not in self._roles or self._roles[key] == HELPERS:  # Ray's workers rename themselves after a while
-            self._roles[key] = DRIVER if process.pid == self._driver else role_of(process.cmdline())
+    def _cached_role(self, process: psutil.Process, key: tuple[int, float]) -> str:
+        # The role is determined again for helpers, because Ray's workers rename themselves some time after their start.
+        if self._roles.get(key, HELPERS) == HELPERS:
+            self._roles[key] = DRIVER if process.pid == self._driver_pid else role_of(process.cmdline())
         return self._roles[key]
 
 
@@ -205,7 +214,7 @@ def role_of(cmdline: Sequence[str]) -> str:
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """A process's proportional share: of its own memory and of files'; of shared memory, where Ray keeps objects."""
+    """Return a process's proportional share (PSS) of private memory and files, and of shared memory (Ray's objects)."""
     fields = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
         name, _, rest = line.partition(":")
@@ -214,26 +223,26 @@ def memory_mb(pid: int) -> tuple[float, float]:
     return fields["Pss"] - shared, shared
 
 
-def _waited_for_s() -> float:
-    """CPU seconds of all processes that this one has waited for, and that those have waited for."""
+def _waited_cpu_s() -> float:
+    """Return the CPU time of all descendants that this process, or a descendant, has waited for."""
     times = os.times()
     return times.children_user + times.children_system
 
 
 def _adopt_orphans() -> None:
-    """Make processes that outlive their parents children of this process, so that they can be measured and ended."""
+    """Become the parent of orphaned descendants, so that they can be sampled and ended."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _end(process: subprocess.Popen[bytes], strangers: set[int]) -> None:
-    """Wait for what the command left behind, and end what stays."""
+def _end(process: subprocess.Popen[bytes], other_pids: set[int]) -> None:
+    """Wait until all processes of the command have ended; end those that remain."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     deadline = time.monotonic() + ORPHANS_S
     while True:
-        left = [child for child in psutil.Process().children(recursive=True) if child.pid not in strangers]
+        left = [child for child in psutil.Process().children(recursive=True) if child.pid not in other_pids]
         if not left:
             return
         for child in left:

@@ -1,4 +1,4 @@
-"""A Ray of its own on this machine, with as many CPUs and GPUs as it is told to have."""
+"""Local Ray with a given number of CPUs and GPUs."""
 
 import os
 import subprocess
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def ray_of(n_cpus: int, n_gpus: int = 0, *, store_bytes: int = 1 << 30) -> Iterator[str]:
-    """Start a Ray, and end it with the block; GPUs need not exist.
+    """Start a Ray that ends with the block.
 
     Args:
-        n_cpus: CPUs that it hands out.
-        n_gpus: GPUs that it hands out.
-        store_bytes: size of its object store, of which Ray takes 75 MiB at least.
+        n_cpus: Number of CPUs that Ray assigns.
+        n_gpus: Number of GPUs that Ray assigns; they need not exist.
+        store_bytes: Size of the object store; Ray requires at least 75 MiB.
 
-    Returns:
-        Its address, for RAY_ADDRESS.
+    Yields:
+        The address, for RAY_ADDRESS.
     """
     program = (
         "import ray, sys\n"
@@ -29,7 +29,7 @@ def ray_of(n_cpus: int, n_gpus: int = 0, *, store_bytes: int = 1 << 30) -> Itera
     with subprocess.Popen(
         [sys.executable, "-c", program],
         env=os.environ
-        # Who comes to it has no token. Idle workers stay, as in a Ray of ours (embedding/ray_runtime/session.py).
+        # Clients have no token. Idle workers are kept, as in embedding/ray_runtime/session.py.
         | {"RAY_AUTH_MODE": "disabled", "RAY_num_workers_soft_limit": str(8 * n_cpus)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -38,4 +38,4 @@ def ray_of(n_cpus: int, n_gpus: int = 0, *, store_bytes: int = 1 << 30) -> Itera
     ) as process:
         assert process.stdout is not None
         yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
-        process.communicate()  # closes its stdin: it ends, and its Ray with it
+        process.communicate()  # closes stdin, which ends the process and its Ray

@@ -1,7 +1,9 @@
-"""What do two models cost in one run, against a run for each? ``python benchmarks/models.py``
+"""Cost of two models in one run, compared with one run per model.
 
-Recordings are fetched, decoded and resampled once, and Ray starts once. How much that is depends on how fast the
-models are: two EfficientNets, the fastest there are, gain most.
+``python benchmarks/models.py``
+
+In one run, recordings are fetched, decoded and resampled once, and Ray starts once. The gain depends on the speed of
+the models: two EfficientNets, the fastest models, gain most.
 """
 
 import argparse
@@ -9,22 +11,22 @@ import sys
 from dataclasses import replace
 
 from archive import Archive, add_cache_option
-from harness import Command, Measured, measure, remove, rounds
-from job import Workplace, last_run
-from tables import Spread, add_options, markdown, page, publish, question, ratios
-from weights import EFFICIENTNET, checkpoint
+from harness import Command, Measurement, measure, remove, run_rounds
+from job import Workspace, last_run
+from tables import Spread, add_options, markdown, page, publish, ratios
+from weights import EFFICIENTNET, make_checkpoint
 
 OTHER = "esp_aves2_effnetb0_bio"
 MODELS = (EFFICIENTNET, OTHER)
-TOGETHER, APART = "one run", "a run for each"
+TOGETHER, APART = "one run", "one run per model"
 HOURS, SMALL_HOURS = 2.0, 0.1
 
 
-def both(commands: list[Command]) -> Measured:
-    """One after the other, as one: times add up, of memory the most counts."""
+def measure_in_sequence(commands: list[Command]) -> Measurement:
+    """Measure commands one after the other; times are summed, of memory the maximum counts."""
     runs = [measure(command) for command in commands]
     peak_mb = {role: max(run.peak_mb.get(role, 0.0) for run in runs) for run in runs for role in run.peak_mb}
-    return Measured(sum(run.wall_s for run in runs), sum(run.cpu_s for run in runs), peak_mb)
+    return Measurement(sum(run.wall_s for run in runs), sum(run.cpu_s for run in runs), peak_mb)
 
 
 def main() -> int:
@@ -33,24 +35,26 @@ def main() -> int:
     add_options(parser, rounds=3)
     add_cache_option(parser)
     arguments = parser.parse_args()
-    place = Workplace.of(arguments, "models")
+    workspace = Workspace.of(arguments, "models")
     hours = SMALL_HOURS if arguments.small else arguments.hours
-    folder = place.recordings(Archive.of_hours(hours))
-    weights = str(checkpoint(EFFICIENTNET, place.cache))
+    folder = workspace.recordings(Archive.of_hours(hours))
+    weights = str(make_checkpoint(EFFICIENTNET, workspace.cache))
     more = ("--model", OTHER, "--checkpoint", weights)
-    together = place.embed(TOGETHER, folder, EFFICIENTNET, *more)
+    together = workspace.embed_command(TOGETHER, folder, EFFICIENTNET, *more)
     apart = [
         replace(command, argv=[OTHER if word == EFFICIENTNET and at else word for word in command.argv])
-        for at, command in enumerate(place.embed(f"alone {i}", folder, EFFICIENTNET) for i in range(len(MODELS)))
+        for at, command in enumerate(
+            workspace.embed_command(f"alone {i}", folder, EFFICIENTNET) for i in range(len(MODELS))
+        )
     ]
-    tasks = {TOGETHER: lambda: measure(together), APART: lambda: both(apart)}
-    results = rounds(tasks, 1 if arguments.small else arguments.rounds)
+    tasks = {TOGETHER: lambda: measure(together), APART: lambda: measure_in_sequence(apart)}
+    results = run_rounds(tasks, 1 if arguments.small else arguments.rounds)
     assert together.output is not None
     for model in MODELS:
         last_run(together.output / f"model={model}")
     walls = {name: [run.wall_s for run in runs] for name, runs in results.items()}
     table = markdown(
-        ["", "wall s", "CPU s", "over a run for each, wall"],
+        ["", "wall s", "CPU s", "wall, over one run per model"],
         [
             [
                 name,
@@ -65,7 +69,7 @@ def main() -> int:
         if command.output is not None:
             remove(command.output)
     notes = [f"{hours:g} h of 48 kHz FLAC, {' and '.join(MODELS)}, fp32, windows of 5 s."]
-    publish("models", page(question(__doc__), table, notes), save=arguments.save)
+    publish("models", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 

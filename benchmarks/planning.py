@@ -1,8 +1,10 @@
-"""How long, and how much memory, does a driver take before a run over 10⁷ recordings? ``python benchmarks/planning.py``
+"""Time and memory of the driver before a run over 10⁷ recordings.
 
-The job's own steps up to Ray, over a simulated listing of S3 (pages of 1,000 objects, without their latency) and an
-output that holds half of it, one row each: list, read back what is there, compare, cut into legs and tasks. 10⁵ to 10⁷
-recordings, each in a process of its own; memory is its peak.
+``python benchmarks/planning.py``
+
+The job's steps before Ray starts, over a simulated listing of S3 (pages of 1,000 objects, without latency) and an
+output that holds half of the listing, one row per recording: list, read the output back, compare, cut into legs and
+tasks. 10⁵ to 10⁷ recordings, each number in a process of its own; memory is the peak of the process.
 """
 
 import argparse
@@ -12,20 +14,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from harness import say
-from listing import from_s3
+from harness import log
+from listing import list_s3
 from resume import peak_mb
-from tables import add_options, markdown, page, publish, question
+from tables import add_options, markdown, page, publish
 
 COUNTS = (100_000, 1_000_000, 10_000_000)
 SMALL_COUNTS = (1_000, 10_000)
-WINDOWS_EACH = 100  # so that 10⁷ of them are 10⁹ windows
+WINDOWS_PER_RECORDING = 100  # 10⁷ recordings have 10⁹ windows
 BATCH_SIZE = 1024
 N_DECODERS = 512
 SHARD_ROWS = 32_768
@@ -34,16 +35,16 @@ T = TypeVar("T")
 
 
 def write_half(listed: pa.Table, root: str) -> None:
-    """An output with one row for each recording of the first half."""
+    """Write an output with one row for each recording of the first half."""
     from embedding.output.store import Store, embeddings_schema
 
     store, dim = Store(root, "{}"), 8
     for start in range(0, len(listed) // 2, SHARD_ROWS):
-        some = listed.slice(start, min(SHARD_ROWS, len(listed) // 2 - start))
-        n = len(some)
+        part = listed.slice(start, min(SHARD_ROWS, len(listed) // 2 - start))
+        n = len(part)
         columns = {
-            "file": some["file"],
-            "file_id": some["file_id"],
+            "file": part["file"],
+            "file_id": part["file_id"],
             "window_index": np.zeros(n),
             "n_windows": np.ones(n),
             "start_time": np.zeros(n),
@@ -57,7 +58,7 @@ def write_half(listed: pa.Table, root: str) -> None:
 
 
 def measure(n: int) -> dict[str, Any]:
-    """The steps in this process: seconds of each, and its peak memory."""
+    """Run the steps in this process; return the time of each step and the peak memory."""
     from embedding.listing.listing import list_recordings, n_bytes
     from embedding.output.backlog import Backlog, former_versions, pending_recordings
     from embedding.output.store import Store
@@ -71,7 +72,7 @@ def measure(n: int) -> dict[str, Any]:
         seconds[step] = time.perf_counter() - began
         return result
 
-    from_s3(n, Path())
+    list_s3(n)
     recordings = timed("list", lambda: list_recordings(["s3://a-bucket/a-rather-long-prefix"])).recordings
     with tempfile.TemporaryDirectory() as root:
         write_half(recordings, root)
@@ -80,7 +81,7 @@ def measure(n: int) -> dict[str, Any]:
         former = timed("former versions", lambda: former_versions(recordings, inventory, store, thorough=True))
         work = timed("compare", lambda: Backlog.of(recordings, former, inventory, retry_failed=False))
         todo = timed("what is left", lambda: pending_recordings([(work, inventory)]))
-    batches_per_byte = len(todo) * WINDOWS_EACH / BATCH_SIZE / n_bytes(todo)
+    batches_per_byte = len(todo) * WINDOWS_PER_RECORDING / BATCH_SIZE / n_bytes(todo)
     all_legs = timed("legs", lambda: split_into_legs(todo, batches_per_byte))
     n_tasks = timed("tasks", lambda: sum(len(split_into_tasks(leg, N_DECODERS)) for leg in all_legs))
     assert len(todo) == n - n // 2
@@ -98,7 +99,7 @@ def main() -> int:
     rows: list[list[str]] = []
     steps: tuple[str, ...] = ()
     for n in SMALL_COUNTS if arguments.small else COUNTS:
-        say(f"{n:,} recordings")
+        log(f"{n:,} recordings")
         command = [sys.executable, __file__, "--one", str(n)]
         figures = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         steps, seconds = zip(*figures["seconds"].items(), strict=True)
@@ -106,10 +107,11 @@ def main() -> int:
         rows.append([*cells, f"{figures['peak_mb']:,.0f}", f"{figures['n_legs']}", f"{figures['n_tasks']:,}"])
     table = markdown(["recordings", *(f"{step} s" for step in steps), "in all s", "peak MB", "legs", "tasks"], rows)
     notes = [
-        f"{WINDOWS_EACH} windows a recording, batches of {BATCH_SIZE}, {N_DECODERS} decoders; half is stored.",
-        "S3 adds a tenth of a second or so a page, that is for each thousand recordings, to *list*.",
+        f"{WINDOWS_PER_RECORDING} windows per recording, batches of {BATCH_SIZE}, {N_DECODERS} decoders; half of the "
+        "recordings are stored.",
+        "S3 adds about a tenth of a second per page, that is per thousand recordings, to *list*.",
     ]
-    publish("planning", page(question(__doc__), table, notes), save=arguments.save)
+    publish("planning", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 

@@ -1,7 +1,9 @@
-"""How long does pooling a million windows take? ``python benchmarks/pool.py``
+"""Time to pool a million windows.
 
-The job itself, Ray's start included, over an output of 10⁶ windows of 768 numbers as the job writes them: recordings of
-a minute (12 windows), and of a day (17,280), whose windows lie in many shards.
+``python benchmarks/pool.py``
+
+Runs jobs.pool, including the start of Ray, over an output of 10⁶ windows of 768 numbers in the job's layout: recordings
+of a minute (12 windows), and of a day (17,280 windows), whose windows are in many shards.
 """
 
 import argparse
@@ -9,13 +11,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import DRIVER, STORE, TOTAL, WORKERS, Command, measure_all, say
-from resume import DECODE_TASKS, Case, write_output
-from tables import Spread, add_options, markdown, page, publish, question
+from harness import DRIVER, STORE, TOTAL, WORKERS, Command, log, measure_all
+from resume import DECODE_TASKS, OutputSpec, write_output
+from tables import Spread, add_options, markdown, page, publish
 
 N_WINDOWS, SMALL_WINDOWS = 1_000_000, 20_000
-CASES = {"minutes": Case(12, dim=768), "days": Case(17_280, dim=768)}
-SMALL_CASES = {"minutes": Case(12, 4096, dim=768), "days": Case(1_728, 4096, dim=768)}
+CASES = {"minutes": OutputSpec(12, dim=768), "days": OutputSpec(17_280, dim=768)}
+SMALL_CASES = {"minutes": OutputSpec(12, 4096, dim=768), "days": OutputSpec(1_728, 4096, dim=768)}
 POOLINGS = ("mean", "mean+max+std", "sequence")
 
 
@@ -28,11 +30,11 @@ def main() -> int:
         n_windows, cases, n_rounds = SMALL_WINDOWS, SMALL_CASES, 1
     with tempfile.TemporaryDirectory(prefix="pool-") as folder:
         commands = []
-        for name, case in cases.items():
+        for name, spec in cases.items():
             root = Path(folder, name)
-            n_recordings = max(1, round(n_windows / case.n_windows_each / DECODE_TASKS)) * DECODE_TASKS
-            say(f"writing {n_recordings:,} recordings of {case.n_windows_each:,} windows")
-            write_output(case, n_recordings, root)
+            n_recordings = max(1, round(n_windows / spec.n_windows_each / DECODE_TASKS)) * DECODE_TASKS
+            log(f"writing {n_recordings:,} recordings of {spec.n_windows_each:,} windows")
+            write_output(spec, n_recordings, root)
             for pooling in POOLINGS:
                 argv = [sys.executable, "-m", "jobs.pool", str(root), "--pooling", pooling]
                 commands.append(Command(f"{name}, {pooling}", argv, root / "recordings" / pooling))
@@ -43,7 +45,7 @@ def main() -> int:
         for name, runs in results.items()
     ]
     table = markdown(["", "s", "s of CPU", "driver MB", "workers MB", "store MB", "in all MB"], rows)
-    publish("pool", page(question(__doc__), table, [f"{n_windows:,} windows of 768 numbers."]), save=arguments.save)
+    publish("pool", page(__doc__, table, [f"{n_windows:,} windows of 768 numbers."]), save=arguments.save)
     return 0
 
 

@@ -1,7 +1,9 @@
-"""How long, and how much memory, does a probe on 200,000 windows take? ``python benchmarks/probe.py``
+"""Time and memory of a probe on 200,000 windows.
 
-The job itself over an output of 250,000 windows of 768 numbers, a fifth of them for the test: twenty classes of which
-each window has one, and the same of which it may have three.
+``python benchmarks/probe.py``
+
+Runs jobs.probe over an output of 250,000 windows of 768 numbers, a fifth of them for the test: once with one of twenty
+classes per window, once with up to three classes per window.
 """
 
 import argparse
@@ -15,12 +17,12 @@ import pyarrow.parquet as pq
 
 from embedding.output.store import Store, embeddings_schema
 from embedding.schema.vectors import column
-from harness import TOTAL, Command, measure_all, say
-from tables import Spread, add_options, markdown, page, publish, question
+from harness import TOTAL, Command, log, measure_all
+from tables import Spread, add_options, markdown, page, publish
 
 N_WINDOWS, SMALL_WINDOWS = 250_000, 10_000
 N_CLASSES = 20
-N_WINDOWS_EACH = 12  # of a recording
+WINDOWS_PER_RECORDING = 12
 DIM = 768
 SHARD_RECORDINGS = 2_048
 
@@ -31,8 +33,8 @@ def main() -> int:
     arguments = parser.parse_args()
     n_windows, n_rounds = (SMALL_WINDOWS, 1) if arguments.small else (N_WINDOWS, arguments.rounds)
     with tempfile.TemporaryDirectory(prefix="probe-") as folder:
-        say(f"writing {n_windows:,} windows")
-        write_output(Path(folder), n_windows // N_WINDOWS_EACH)
+        log(f"writing {n_windows:,} windows")
+        write_output(Path(folder), n_windows // WINDOWS_PER_RECORDING)
         argv = [sys.executable, "-m", "jobs.probe", folder]
         commands = [
             Command(
@@ -52,42 +54,47 @@ def main() -> int:
     ]
     notes = [f"{n_windows:,} windows of {DIM} numbers, {N_CLASSES} classes."]
     table = markdown(["", "s", "s of CPU", "MB"], rows)
-    publish("probe", page(question(__doc__), table, notes), save=arguments.save)
+    publish("probe", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 
 def write_output(root: Path, n_recordings: int) -> None:
-    """Recordings with one to three classes, and their labels: the first alone, and all."""
+    """Write recordings with one to three classes, and two files of labels: the first class only, and all classes."""
     rng = np.random.default_rng(0)
-    places = rng.standard_normal((N_CLASSES, DIM)).astype(np.float32) / 4
+    class_centres = rng.standard_normal((N_CLASSES, DIM)).astype(np.float32) / 4
     store = Store(str(root), settings="{}")
     classes = [rng.choice(N_CLASSES, rng.integers(1, 4), replace=False) for _ in range(n_recordings)]
     for first in range(0, n_recordings, SHARD_RECORDINGS):
         numbers = np.arange(first, min(first + SHARD_RECORDINGS, n_recordings))
-        centres = np.stack([places[classes[at]].sum(axis=0) for at in numbers])
-        centres += rng.standard_normal(centres.shape, np.float32) / 4  # what only marks the recording
-        recording, window = np.repeat(numbers, N_WINDOWS_EACH), np.tile(np.arange(N_WINDOWS_EACH), len(numbers))
-        vectors = np.repeat(centres, N_WINDOWS_EACH, axis=0) + rng.standard_normal((len(recording), DIM), np.float32)
+        centres = np.stack([class_centres[classes[i]].sum(axis=0) for i in numbers])
+        centres += rng.standard_normal(centres.shape, np.float32) / 4  # differs between recordings of a class
+        recording, window = (
+            np.repeat(numbers, WINDOWS_PER_RECORDING),
+            np.tile(np.arange(WINDOWS_PER_RECORDING), len(numbers)),
+        )
+        vectors = np.repeat(centres, WINDOWS_PER_RECORDING, axis=0) + rng.standard_normal(
+            (len(recording), DIM), np.float32
+        )
         columns = {
-            "file": [name(at) for at in recording.tolist()],
+            "file": [file_name(i) for i in recording.tolist()],
             "file_id": recording,
             "window_index": window,
-            "n_windows": np.full(len(recording), N_WINDOWS_EACH),
+            "n_windows": np.full(len(recording), WINDOWS_PER_RECORDING),
             "start_time": window * 5.0,
             "end_time": window * 5.0 + 5,
             "sample_rate": np.full(len(recording), 48_000),
             "channels": np.full(len(recording), 1),
-            "duration": np.full(len(recording), N_WINDOWS_EACH * 5.0),
+            "duration": np.full(len(recording), WINDOWS_PER_RECORDING * 5.0),
             "embedding": column(vectors),
         }
         store.write_shard(pa.table(columns).cast(embeddings_schema(DIM)), f"bench-{first:06}")
-    labels = [[f"species {at}" for at in own] for own in classes]
-    files = [name(at) for at in range(n_recordings)]
-    pq.write_table(pa.table({"file": files, "label": [own[0] for own in labels]}), root / "one.parquet")
+    labels = [[f"species {i}" for i in own_classes] for own_classes in classes]
+    files = [file_name(i) for i in range(n_recordings)]
+    pq.write_table(pa.table({"file": files, "label": [own_labels[0] for own_labels in labels]}), root / "one.parquet")
     pq.write_table(pa.table({"file": files, "label": labels}), root / "several.parquet")
 
 
-def name(recording: int) -> str:
+def file_name(recording: int) -> str:
     return f"/archive/{recording:07}.wav"
 
 

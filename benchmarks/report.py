@@ -1,7 +1,9 @@
-"""How long does a page over a million windows take? ``python benchmarks/report.py``
+"""Time to build a page over a million windows.
 
-The job itself, from the command to its end, over outputs as the job writes them: 10⁶ windows of 768 numbers, and a
-quarter of a million of 1,280; drawn are 5,000 and 10,000 of them, or so few that UMAP is left out.
+``python benchmarks/report.py``
+
+Runs jobs.report from the command to its end, over outputs in the job's layout: 10⁶ windows of 768 numbers, and a
+quarter of a million of 1,280. The page draws 5,000 and 10,000 of the windows, or so few that UMAP is left out.
 """
 
 import argparse
@@ -10,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 from embedding.output.store import Store
-from harness import TOTAL, Command, measure_all, say
-from resume import DECODE_TASKS, Case, write_output
-from tables import Spread, add_options, markdown, page, publish, question
+from harness import TOTAL, Command, log, measure_all
+from resume import DECODE_TASKS, OutputSpec, write_output
+from tables import Spread, add_options, markdown, page, publish
 
-CASES = {"10⁶ of 768": (1_000_000, Case(12, dim=768)), "250,000 of 1,280": (250_000, Case(12, dim=1280))}
-SMALL_CASES = {"20,000 of 768": (20_000, Case(12, 4096, dim=768))}
+CASES = {"10⁶ of 768": (1_000_000, OutputSpec(12, dim=768)), "250,000 of 1,280": (250_000, OutputSpec(12, dim=1280))}
+SMALL_CASES = {"20,000 of 768": (20_000, OutputSpec(12, 4096, dim=768))}
 DRAWN = {"10⁶ of 768": (9, 5_000, 10_000), "250,000 of 1,280": (9, 5_000), "20,000 of 768": (9, 500)}
 
 
@@ -26,10 +28,10 @@ def main() -> int:
     cases, n_rounds = (SMALL_CASES, 1) if arguments.small else (CASES, arguments.rounds)
     with tempfile.TemporaryDirectory(prefix="report-") as folder:
         commands, pages = [], {}
-        for name, (n_windows, case) in cases.items():
+        for name, (n_windows, spec) in cases.items():
             root = Path(folder, name)
-            say(f"writing {n_windows:,} windows of {case.dim:,} numbers")
-            write_output(case, n_windows // case.n_windows_each // DECODE_TASKS * DECODE_TASKS, root)
+            log(f"writing {n_windows:,} windows of {spec.dim:,} numbers")
+            write_output(spec, n_windows // spec.n_windows_each // DECODE_TASKS * DECODE_TASKS, root)
             store = Store(str(root), "{}")
             store.write_json("run.json", {"settings": {}})
             store.write_json("report.json", {"state": "complete", "output": store.read().totals(), "runs": []})
@@ -51,7 +53,7 @@ def main() -> int:
         for title, runs in results.items()
     ]
     table = markdown(["", "s", "s of CPU", "MB of memory", "MB of page"], rows)
-    publish("report", page(question(__doc__), table, []), save=arguments.save)
+    publish("report", page(__doc__, table, []), save=arguments.save)
     return 0
 
 

@@ -1,8 +1,10 @@
-"""What does the job lose when every request to S3 takes 60 ms more? ``python benchmarks/s3_latency.py``
+"""Cost of 60 ms more for every request to S3.
 
-The same recordings as local files, from an S3 on loopback (``slow_s3.py``), and from one that waits 60 ms before each
-answer; outputs are local. The server runs on the same cores, which a real one does not: the second row tells what that
-costs.
+``python benchmarks/s3_latency.py``
+
+The same recordings are read as local files, from an S3 server on loopback (``slow_s3.py``), and from one that waits
+60 ms before each answer; outputs are local. The server runs on the same cores, unlike a real one: the second row shows
+its cost.
 """
 
 import argparse
@@ -16,10 +18,10 @@ from pathlib import Path
 import psutil
 
 from archive import Archive, add_cache_option
-from harness import Command, Measured, measure_all
-from job import Workplace, last_run
+from harness import Command, Measurement, measure_all
+from job import Workspace, last_run
 from slow_s3 import BUCKET
-from tables import Spread, add_options, markdown, page, publish, question, ratios, verdict
+from tables import Spread, add_options, markdown, page, publish, ratios, verdict
 from weights import EFFICIENTNET
 
 GOAL = 0.9
@@ -33,15 +35,15 @@ CASES = {
 
 
 @contextmanager
-def served(folder: Path, latency_s: float) -> Iterator[tuple[dict[str, str], psutil.Process]]:
-    """The environment that leads to such a server, and its process."""
+def serve(folder: Path, latency_s: float) -> Iterator[tuple[dict[str, str], psutil.Process]]:
+    """Serve a folder as S3; yield the environment variables of its clients, and its process."""
     server = Path(__file__).with_name("slow_s3.py")
     with subprocess.Popen(
         [sys.executable, str(server), str(folder), str(latency_s)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:  # it ends when its stdin does
+    ) as process:  # ends with its stdin
         assert process.stdout is not None
         env = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{process.stdout.readline().strip()}",
@@ -56,16 +58,16 @@ def served(folder: Path, latency_s: float) -> Iterator[tuple[dict[str, str], psu
         yield env, psutil.Process(process.pid)
 
 
-def rows(commands: list[Command], results: dict[str, list[Measured]]) -> list[list[str]]:
+def rows(commands: list[Command], results: dict[str, list[Measurement]]) -> list[list[str]]:
     local = [run.wall_s for run in results[LOCAL]]
-    found = []
+    table_rows = []
     for command in commands:
         assert command.output is not None
         last_run(command.output)
         wall = [run.wall_s for run in results[command.name]]
         cpu = Spread.of([run.cpu_s for run in results[command.name]])
-        found.append([command.name, Spread.of(wall).text(), ratios(local, wall).text(".2f"), cpu.text(".0f")])
-    return found
+        table_rows.append([command.name, Spread.of(wall).text(), ratios(local, wall).text(".2f"), cpu.text(".0f")])
+    return table_rows
 
 
 def main() -> int:
@@ -74,16 +76,16 @@ def main() -> int:
     add_options(parser, rounds=3)
     add_cache_option(parser)
     arguments = parser.parse_args()
-    place = Workplace.of(arguments, "s3")
+    workspace = Workspace.of(arguments, "s3")
     archive = CASES[arguments.case][1 if arguments.small else 0]
-    folder = place.recordings(archive)
+    folder = workspace.recordings(archive)
     with ExitStack() as stack:
-        fast_env, fast = stack.enter_context(served(folder, 0.0))
-        slow_env, slow = stack.enter_context(served(folder, LATENCY_S))
+        fast_env, fast = stack.enter_context(serve(folder, 0.0))
+        slow_env, slow = stack.enter_context(serve(folder, LATENCY_S))
         commands = [
-            place.embed(LOCAL, folder, EFFICIENTNET),
-            place.embed(FAST, f"s3://{BUCKET}/", EFFICIENTNET, env=fast_env),
-            place.embed(SLOW, f"s3://{BUCKET}/", EFFICIENTNET, env=slow_env),
+            workspace.embed_command(LOCAL, folder, EFFICIENTNET),
+            workspace.embed_command(FAST, f"s3://{BUCKET}/", EFFICIENTNET, env=fast_env),
+            workspace.embed_command(SLOW, f"s3://{BUCKET}/", EFFICIENTNET, env=slow_env),
         ]
         results = measure_all(commands, 1 if arguments.small else arguments.rounds)
         server_cpu_s = [sum(server.cpu_times()[:2]) / len(results[LOCAL]) for server in (fast, slow)]
@@ -91,10 +93,10 @@ def main() -> int:
     times = ratios([run.wall_s for run in results[LOCAL]], [run.wall_s for run in results[SLOW]])
     notes = [
         f"{archive}, {EFFICIENTNET}, fp32, end to end.",
-        "CPU seconds are the job's; the servers took {:.1f} and {:.1f} s a run.".format(*server_cpu_s),
+        "CPU seconds are the job's; the servers took {:.1f} and {:.1f} s per run.".format(*server_cpu_s),
         *([] if arguments.small else [f"Local over {SLOW}: {verdict(times.median, GOAL)}."]),
     ]
-    publish(f"s3-latency-{arguments.case}", page(question(__doc__), table, notes), save=arguments.save)
+    publish(f"s3-latency-{arguments.case}", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 

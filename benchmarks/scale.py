@@ -1,10 +1,12 @@
-"""What do driver and cluster services pay per batch, and for 10⁹ windows? ``python benchmarks/scale.py``
+"""Cost of the driver and of the cluster services per batch, and for 10⁹ windows.
 
-The job's own arrangement of Ray Data, its counting actor and its shards, around a decoder and an encoder that do
-nothing: windows of 16 samples, vectors of 8 numbers. Two lengths of the same run, so that start and end drop out; what
-a batch adds to CPU time and memory of each process is what no cluster can share out, since there is one of them. Once
-with batches as a short run on a CPU has them and once as a long one on GPUs; then three legs one after the other, which
-shows what of a leg's memory comes back.
+``python benchmarks/scale.py``
+
+The job's pipeline of Ray Data, its counting actor and its shards run with a decoder and an encoder that do nothing:
+windows of 16 samples, vectors of 8 numbers. The difference between two lengths of a run excludes start and end. The
+result is the CPU time and the memory that a batch adds to processes of which a cluster has only one, so that no further
+node can share them. Batches have the size of a short run on CPUs, and of a long run on GPUs. Finally three legs run one
+after the other, which shows how much memory of a leg is released.
 """
 
 import argparse
@@ -32,14 +34,15 @@ from embedding.output.claim import hold_claim
 from embedding.output.store import Store
 from embedding.planning.placement import Placement
 from embedding.planning.work_sizes import LEG_BATCHES
+from embedding.ray_runtime.progress_actor import RunProgress
 from embedding.ray_runtime.progress_channel import ProgressChannel, ProgressReporter, watching
 from embedding.ray_runtime.session import session
 from embedding.schema.batches import hash_column, output_column, window_column, windows_schema
 from embedding.schema.recordings import RECORDINGS
 from embedding.schema.windows import WindowSpec
-from harness import say
-from job import Workplace
-from tables import add_options, markdown, page, publish, question
+from harness import log
+from job import Workspace
+from tables import add_options, markdown, page, publish
 from weights import EFFICIENTNET
 
 SPEC = WindowSpec(16_000, 16, 16, "pad")
@@ -51,16 +54,16 @@ BATCHES = (1_000, 5_000)
 SMALL_BATCHES = (50, 150)
 LEGS = 3
 PROJECTED_WINDOWS = 10**9
-# Processes there is one of in a cluster, by what stands in their command line.
-SINGLE = {"driver": "benchmarks/scale.py", "GCS": "gcs_server", "counting actor": "ray::Progress"}
-RUN_ID = "5ca1e0000000"  # twelve hexadecimal digits, as every run has
+# Processes of which a cluster has only one, and a part of their command line.
+SINGLE = {"driver": "benchmarks/scale.py", "GCS": "gcs_server", "counting actor": f"ray::{RunProgress.__name__}"}
+RUN_ID = "5ca1e0000000"  # twelve hexadecimal digits, like every run id
 
 
-# --- the job, without its work ------------------------------------------------------------------------------------
+# --- the job without its work -------------------------------------------------------------------------------------
 
 
 def decode_nothing(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa.Table]:
-    """As ``pipeline.decode_stage`` does it, batch by batch."""
+    """Return empty batches like ``pipeline.decode_stage``."""
     report = ProgressReporter(progress)
     report.begin_task()
     ids = np.repeat(recordings["file_id"].to_numpy(), WINDOWS_PER_RECORDING)
@@ -93,7 +96,7 @@ def decode_nothing(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa
 
 
 class EncodeNothing:
-    """As ``pipeline.EncodeStage`` tells of it."""
+    """Return empty vectors and report them like ``pipeline.EncodeStage``."""
 
     def __init__(self, job: Job, plan: Placement, progress: Any, weights: Any) -> None:
         self._batch_size = job.batch_size
@@ -117,27 +120,28 @@ class EncodeNothing:
 
 @dataclass(frozen=True)
 class Cost:
-    """Memory and CPU time of one process at one moment."""
+    """Cost of one process until now."""
 
     cpu_s: float
     memory_mb: float
 
 
-def costs() -> dict[str, Cost]:
-    found: dict[str, Cost] = {}
+def single_costs() -> dict[str, Cost]:
+    """Return the cost of each of SINGLE."""
+    costs: dict[str, Cost] = {}
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:
             command = " ".join(process.cmdline())
-            for name, sign in SINGLE.items():
-                if sign in command:
-                    found[name] = Cost(sum(process.cpu_times()[:2]), process.memory_info().rss / 1e6)
+            for name, part in SINGLE.items():
+                if part in command:
+                    costs[name] = Cost(sum(process.cpu_times()[:2]), process.memory_info().rss / 1e6)
         except psutil.Error:
             continue
-    return found
+    return costs
 
 
 def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str, Any]:
-    """Legs of so many batches each, in this process: seconds in all, and what each process had cost after each leg."""
+    """Run legs of ``n_batches`` in this process; return the time, and the costs before the first and after each leg."""
     pipeline.decode_stage = decode_nothing  # type: ignore[assignment]
     pipeline.EncodeStage = EncodeNothing  # type: ignore[assignment, misc]
     n = n_batches * batch_size // WINDOWS_PER_RECORDING
@@ -155,39 +159,40 @@ def run(n_batches: int, batch_size: int, n_legs: int, output: Path) -> dict[str,
     store = Store(str(output), "{}")
     plan = Placement("cpu", 1, 0.5, 0.0, 1, 0.25, 2, 0.0625, 1)
     with hold_claim(store.root, RUN_ID, lambda _: None), session(verbose=False) as nodes:
-        line = ProgressChannel()
+        channel = ProgressChannel()
         tables = [recordings.slice(start, TASK_RECORDINGS) for start in range(0, n, TASK_RECORDINGS)]
-        found = [costs()]
+        costs = [single_costs()]
         began = time.perf_counter()
-        with watching(line, lambda _: None, lambda: False):
+        with watching(channel, lambda _: None, lambda: False):
             for leg in range(n_legs):
                 job = Job((Target(settings, store),), RUN_ID, batch_size, 32_768, leg=leg)
-                pipeline.embed(tables, job, plan, nodes, line)
-                found.append(costs())
+                pipeline.embed(tables, job, plan, nodes, channel)
+                costs.append(single_costs())
         wall_s = time.perf_counter() - began
-        assert line.read().counters.windows_written == n_legs * n * WINDOWS_PER_RECORDING
-    return {"wall_s": wall_s, "costs": [{name: asdict(cost) for name, cost in each.items()} for each in found]}
+        assert channel.read().counters.windows_written == n_legs * n * WINDOWS_PER_RECORDING
+    return {"wall_s": wall_s, "costs": [{name: asdict(cost) for name, cost in by_name.items()} for by_name in costs]}
 
 
-def in_a_process(n_batches: int, batch_size: int, output: Path, n_legs: int = 1) -> dict[str, Any]:
-    say(f"{n_batches:,} batches of {batch_size}, {n_legs} times")
+def run_in_process(n_batches: int, batch_size: int, output: Path, n_legs: int = 1) -> dict[str, Any]:
+    log(f"{n_batches:,} batches of {batch_size}, {n_legs} legs")
     command = [sys.executable, "benchmarks/scale.py", "--one", str(n_batches), str(batch_size), str(n_legs)]
     command += ["--output", str(output)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def slopes(few: int, many: int, batch_size: int, output: Path) -> tuple[list[list[str]], float]:
-    """Rows of the table, and milliseconds a batch with all processes on this machine's cores."""
-    short, long = (in_a_process(n, batch_size, output) for n in (few, many))
+def cost_rows(few: int, many: int, batch_size: int, output: Path) -> tuple[list[list[str]], float]:
+    """Return rows of the table, and the time in ms per batch with all processes on this machine."""
+    short, long = (run_in_process(n, batch_size, output) for n in (few, many))
     projected = PROJECTED_WINDOWS / batch_size
     rows = []
     for name in SINGLE:
-        before, after = ({"cpu_s": 0.0} | each["costs"][0].get(name, {}) for each in (short, long))
-        small, large = (each["costs"][1][name] for each in (short, long))
-        cpu_ms = 1e3 * ((large["cpu_s"] - after["cpu_s"]) - (small["cpu_s"] - before["cpu_s"])) / (many - few)
-        memory_kb = 1e3 * (large["memory_mb"] - small["memory_mb"]) / (many - few)
-        row = [str(batch_size), name, f"{cpu_ms:.2f}", f"{memory_kb:.2f}", f"{large['memory_mb']:,.0f}"]
+        short_start, long_start = ({"cpu_s": 0.0} | result["costs"][0].get(name, {}) for result in (short, long))
+        short_end, long_end = (result["costs"][1][name] for result in (short, long))
+        long_cpu_s, short_cpu_s = long_end["cpu_s"] - long_start["cpu_s"], short_end["cpu_s"] - short_start["cpu_s"]
+        cpu_ms = 1e3 * (long_cpu_s - short_cpu_s) / (many - few)
+        memory_kb = 1e3 * (long_end["memory_mb"] - short_end["memory_mb"]) / (many - few)
+        row = [str(batch_size), name, f"{cpu_ms:.2f}", f"{memory_kb:.2f}", f"{long_end['memory_mb']:,.0f}"]
         rows.append([*row, f"{projected * cpu_ms / 3.6e6:,.1f}", f"{LEG_BATCHES * memory_kb / 1e6:,.1f}"])
     return rows, 1e3 * (long["wall_s"] - short["wall_s"]) / (many - few)
 
@@ -203,24 +208,32 @@ def main() -> int:
         n_batches, batch_size, n_legs = arguments.one
         sys.stdout.write(json.dumps(run(n_batches, batch_size, n_legs, arguments.output)) + "\n")
         return 0
-    output = Workplace.of(arguments, "scale").outputs / "out"
+    output = Workspace.of(arguments, "scale").outputs / "out"
     few, many = SMALL_BATCHES if arguments.small else BATCHES
     rows, notes = [], []
     for batch_size in BATCH_SIZES:
-        more, wall_ms = slopes(few, many, batch_size, output)
+        more, wall_ms = cost_rows(few, many, batch_size, output)
         rows += more
         notes.append(
-            f"Batches of {batch_size}: {few:,} and {many:,} of them; all processes here take {wall_ms:.1f} ms "
-            f"a batch, {1e3 * batch_size / wall_ms:,.0f} windows/s; 10⁹ windows: {PROJECTED_WINDOWS / batch_size:,.0f}."
+            f"Batches of {batch_size}: {few:,} and {many:,} of them; all processes on these cores take "
+            f"{wall_ms:.1f} ms per batch, {1e3 * batch_size / wall_ms:,.0f} windows/s; 10⁹ windows are "
+            f"{PROJECTED_WINDOWS / batch_size:,.0f} batches."
         )
-    after_legs = in_a_process((few + many) // 2, 64, output, LEGS)["costs"]
-    memory = [f"{each[name]['memory_mb']:,.0f}" for name in SINGLE for each in after_legs[1:]]
-    by_process = (f"{name} {', '.join(memory[LEGS * at : LEGS * (at + 1)])}" for at, name in enumerate(SINGLE))
+    after_legs = run_in_process((few + many) // 2, 64, output, LEGS)["costs"]
+    memory = [f"{costs[name]['memory_mb']:,.0f}" for name in SINGLE for costs in after_legs[1:]]
+    by_process = (f"{name} {', '.join(memory[LEGS * i : LEGS * (i + 1)])}" for i, name in enumerate(SINGLE))
     notes.append(f"MB after each of {LEGS} legs of {(few + many) // 2:,} batches: {'; '.join(by_process)}.")
-    notes.append(f"{WINDOWS_PER_RECORDING} windows a recording. A leg ends after {LEG_BATCHES:,} batches.")
-    head = ["windows a batch", "", "ms of CPU a batch", "kB a batch", f"MB after {many:,}", "10⁹ windows: hours of CPU"]
+    notes.append(f"{WINDOWS_PER_RECORDING} windows per recording. A leg ends after {LEG_BATCHES:,} batches.")
+    head = [
+        "windows per batch",
+        "",
+        "ms of CPU per batch",
+        "kB per batch",
+        f"MB after {many:,}",
+        "10⁹ windows: hours of CPU",
+    ]
     table = markdown([*head, "GB in a leg"], rows)
-    publish("scale", page(question(__doc__), table, notes), save=arguments.save)
+    publish("scale", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 

@@ -1,8 +1,8 @@
-"""A GPU simulated on the CPU: what runs on CUDA runs on it, on machines that have none.
+"""GPU simulated on the CPU, which runs the code for CUDA on machines without a GPU.
 
 ``python benchmarks/simulated_gpu.py --input … --output …`` is ``python -m jobs.embed`` on simulated GPUs, for a Ray
-that was started with ``num_gpus``. The environment variable FAULTS holds faults as JSON: a list of [number of a GPU,
-FIRST or null, message of the error, number of times].
+that was started with ``num_gpus``. The environment variable FAULTS lists faults as JSON: [number of a GPU, FIRST or
+null, message of the error, number of times].
 """
 
 import json
@@ -26,16 +26,17 @@ from embedding.ray_runtime.gpus import own_gpu
 from jobs.embed import main
 
 FAULTS = "AVEX_BATCH_SIMULATED_FAULTS"
-# Messages of faults that are none of torch: the process is killed, at any window, or at one whose samples are DEADLY.
+# Messages of faults that kill the process instead of raising torch's error: at any window, or at a window whose samples
+# are all DEADLY.
 KILL, KILL_AT_DEADLY = "SIGKILL", "SIGKILL at a deadly window"
 DEADLY = 0.5
-# In the place of a GPU's number: the one that is used first.
+# Stands for the number of the GPU that is used first.
 FIRST = "first"
 
 
 @dataclass
 class Work:
-    """A piece of work in a queue; also the event of its end."""
+    """Piece of work in a queue, and the event of its end."""
 
     queue: "list[Work]"
     run: Callable[[], None]
@@ -47,9 +48,10 @@ class SimulatedGpu:
     """Queues, events and memory of a GPU, on tensors of the CPU.
 
     Attributes:
-        is_late: work is done when somebody waits for it and not before, which is as late as CUDA may do it.
-            Otherwise it is done at once.
-        on_buffer: called with the shape of each buffer, of the host or the device, before it is made.
+        is_late: True if work is executed only when a thread waits for its event, the latest time that CUDA permits;
+            False if work is executed at once.
+        on_buffer: Called with the shape of each buffer, of the host or the device, before its allocation.
+        n_released: Number of calls of ``release_memory``.
     """
 
     is_late: bool = False
@@ -63,7 +65,7 @@ class SimulatedGpu:
 
     def host_buffer(self, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
         self.on_buffer(shape)
-        # Not empty memory: an error in what is copied would show as yesterday's windows, that is, not at all.
+        # Empty memory might contain the windows of an earlier buffer, which would hide an error in the copies.
         return torch.full(tuple(shape), 77, dtype=dtype)
 
     buffer = host_buffer
@@ -93,18 +95,18 @@ class SimulatedGpu:
 
 
 def error_of(message: str) -> RuntimeError:
-    """Return the error that torch raises with this message."""
+    """Return the error that torch raises with a given message."""
     if message.startswith("CUDA out of memory"):
         return torch.OutOfMemoryError(message)
-    is_of_runtime = message.startswith("CUDA error: ") and not message.startswith("CUDA error: CU")
-    return torch.AcceleratorError(message) if is_of_runtime else RuntimeError(message)
+    is_runtime_error = message.startswith("CUDA error: ") and not message.startswith("CUDA error: CU")
+    return torch.AcceleratorError(message) if is_runtime_error else RuntimeError(message)
 
 
 class SimulatedStage(pipeline.EncodeStage):
-    """The stage of the job that encodes, on a simulated GPU with faults."""
+    """The job's stage that encodes, on a simulated GPU with faults."""
 
     faults: tuple[tuple[str | None, str, int], ...] = ()
-    folder: str = ""  # where faults that have happened are remembered: processes die of some
+    folder: str = ""  # of files that mark faults that have happened, because some faults kill the process
 
     @staticmethod
     def open_device(placement: Placement, precisions: Sequence[str]) -> SimulatedGpu:
@@ -114,14 +116,14 @@ class SimulatedStage(pipeline.EncodeStage):
         (number,) = own_gpu().numbers
         encoders = super()._load(placement, weights)
         for encoder in encoders:
-            encoder._network = self._failing(encoder._network, number)
+            encoder._network = self._with_faults(encoder._network, number)
         return encoders
 
-    def _failing(self, features: Any, number: str) -> Callable[..., Any]:
-        def failing(windows: torch.Tensor, *mask: torch.Tensor | None) -> Any:
-            for of_gpu, message, times in self.faults:
+    def _with_faults(self, network: Any, gpu: str) -> Callable[..., Any]:
+        def network_with_faults(windows: torch.Tensor, *mask: torch.Tensor | None) -> Any:
+            for faulty_gpu, message, times in self.faults:
                 kills = message.startswith(KILL) and (message == KILL or (windows == DEADLY).all(1).any())
-                if of_gpu not in (None, number) and not (of_gpu == FIRST and self._is_first(number)):
+                if faulty_gpu not in (None, gpu) and not (faulty_gpu == FIRST and self._is_first(gpu)):
                     continue
                 if message.startswith(KILL) and not kills:
                     continue
@@ -129,29 +131,29 @@ class SimulatedStage(pipeline.EncodeStage):
                     if kills:
                         self._die()
                     raise error_of(message)
-            return features(windows, *mask)
+            return network(windows, *mask)
 
-        return failing
+        return network_with_faults
 
     def _die(self) -> None:
-        """End the process as the operating system does; beside another batch, unless each already goes alone."""
+        """Kill the process while it encodes two batches, unless batches are already encoded alone."""
         if not self._tries:
             with self._turns._changed:
                 self._turns._changed.wait_for(lambda: len(self._turns.active) == 2, timeout=60)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _is_first(self, number: str) -> bool:
-        """Return whether no other GPU was used in this run before this GPU."""
+    def _is_first(self, gpu: str) -> bool:
+        """Return True if no other GPU was used in this run before ``gpu``."""
         first = Path(self.folder, FIRST)
         try:
             with first.open("x") as file:
-                file.write(number)
+                file.write(gpu)
         except FileExistsError:
-            return first.read_text() == number
+            return first.read_text() == gpu
         return True
 
     def _is_due(self, message: str, times: int) -> bool:
-        """Return whether a fault that happens ``times`` in a run happens now."""
+        """Return True if a fault that happens ``times`` in a run happens now."""
         name = re.sub(r"\W+", "-", message)
         for at in range(times):
             try:
@@ -164,7 +166,7 @@ class SimulatedStage(pipeline.EncodeStage):
 
 def run() -> int:
     """Run the job on simulated GPUs."""
-    SimulatedStage.faults = tuple(tuple(each) for each in json.loads(os.environ.get(FAULTS, "[]")))
+    SimulatedStage.faults = tuple(tuple(fault) for fault in json.loads(os.environ.get(FAULTS, "[]")))
     with tempfile.TemporaryDirectory() as folder:
         SimulatedStage.folder = folder
         pipeline.EncodeStage = SimulatedStage  # type: ignore[misc] — for this process and its workers

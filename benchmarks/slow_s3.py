@@ -1,9 +1,9 @@
-"""An S3 of one bucket, read only, that waits before each answer: ``python benchmarks/slow_s3.py FOLDER SECONDS``.
+"""Read-only S3 server of one bucket that waits before each answer: ``python benchmarks/slow_s3.py FOLDER SECONDS``.
 
-It answers what a job asks of its source (ListObjectsV2, HeadObject, GetObject with ranges) from the files of a folder,
-many requests at once, on connections that stay open; the bodies go by sendfile. A full simulation of S3 in Python takes
-tens of ms of a core for each request, and on two cores that is what would be measured. It says its port, and ends when
-its input does.
+The server answers the requests of a job to its source (ListObjectsV2, HeadObject, GetObject with ranges) from the files
+of a folder, concurrently, on persistent connections, with bodies sent by sendfile. A full simulation of S3 in Python
+takes tens of ms of a core per request, which would dominate a measurement on two cores. The server prints its port, and
+ends at the end of its input.
 """
 
 import asyncio
@@ -30,23 +30,23 @@ def make_app(folder: Path, latency_s: float) -> web.Application:
     async def bucket(request: web.Request) -> web.Response:
         return web.Response(text=listing(files, request.query), content_type="application/xml")
 
-    async def found(request: web.Request) -> web.StreamResponse:
+    async def file(request: web.Request) -> web.StreamResponse:
         path = files.get(request.match_info["key"])
         if path is None:
             text = "" if request.method == "HEAD" else "<Error><Code>NoSuchKey</Code></Error>"
             return web.Response(status=404, text=text, content_type="application/xml")
-        # Its ETag is made of time and size, as in `listing`.
+        # aiohttp makes the ETag of time and size, as `listing` does.
         return web.FileResponse(path, headers={"Content-Type": "binary/octet-stream"})
 
     app = web.Application(middlewares=[wait])
     app.router.add_get(f"/{BUCKET}", bucket)
     app.router.add_get(f"/{BUCKET}/", bucket)
-    app.router.add_get(f"/{BUCKET}/{{key:.+}}", found)
+    app.router.add_get(f"/{BUCKET}/{{key:.+}}", file)
     return app
 
 
 def listing(files: dict[str, Path], query: "web.MultiMapping[str]") -> str:  # type: ignore[name-defined]
-    """A page of ListObjectsV2."""
+    """Return a page of ListObjectsV2."""
     start = int(query.get("continuation-token", "0"))
     size = int(query.get("max-keys", PAGE))
     keys = [key for key in files if key.startswith(query.get("prefix", ""))]

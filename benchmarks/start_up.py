@@ -1,7 +1,10 @@
-"""How long from the command to the first window embedded? ``python benchmarks/start_up.py``
+"""Time from the command to the first embedded window.
 
-With everything in the file cache, on a few clips; ``started`` and ``first_window_after_s`` of ``report.json``. Below it
-the parts that can be measured alone, each in a process of its own; some of them happen at the same time in the job.
+``python benchmarks/start_up.py``
+
+All files are in the file cache, and the archive is a few clips; the times are ``started`` and ``first_window_after_s``
+of ``report.json``. Further rows are parts that can be measured alone, each in a process of its own; in the job some of
+them run at the same time.
 """
 
 import argparse
@@ -17,17 +20,17 @@ from functools import partial
 from pathlib import Path
 
 from archive import Archive, add_cache_option
-from ceiling import SHORT
-from harness import ROOT, Command, CommandError, measure, rounds
-from job import WINDOW_S, Workplace, last_run
-from tables import Spread, add_options, markdown, page, publish, question
-from weights import EFFICIENTNET, MODELS, checkpoint
+from ceiling import SHORT_NAMES
+from harness import ROOT, Command, CommandError, measure, run_rounds
+from job import WINDOW_S, Workspace, last_run
+from tables import Spread, add_options, markdown, page, publish
+from weights import EFFICIENTNET, MODELS, make_checkpoint
 
 GOAL_S = 12.0
 CLIPS = Archive("wav", 48_000, 16, 3.0)
 N_PACKAGES = 8
 
-# What the driver imports before it connects, and then.
+# Imports of the driver before it connects to Ray, and afterwards.
 DRIVER_IMPORTS = "import jobs.embed, embedding.driver"
 RAY_IMPORTS = "import embedding.ray_runtime.session, embedding.pipeline"
 ENCODER_IMPORTS = "from embedding.encoding.encoder import Encoder"
@@ -49,18 +52,18 @@ seconds = time.perf_counter() - began
 """
 
 
-def of_job(command: Command) -> float:
-    """Seconds from the process' start to its first window."""
+def job_start_s(command: Command) -> float:
+    """Return the time in s from the start of the process to its first window."""
     launched_s = time.time()
     measure(command)
     assert command.output is not None
     run = last_run(command.output)
-    begun_s = datetime.fromisoformat(run["started"]).timestamp()
-    return begun_s + float(run["first_window_after_s"]) - launched_s
+    started_s = datetime.fromisoformat(run["started"]).timestamp()
+    return started_s + float(run["first_window_after_s"]) - launched_s
 
 
-def of_program(program: str, env: Mapping[str, str]) -> float:
-    """The seconds that a Python program says, which it assigns to ``seconds``; or all of it, started and ended."""
+def program_s(program: str, env: Mapping[str, str]) -> float:
+    """Return the time in s that a Python program assigns to ``seconds``, or else the program's duration."""
     program = f"import time\nbegan = time.perf_counter()\nseconds = None\n{program}\n"
     program += "print('seconds', time.perf_counter() - began if seconds is None else seconds)"
     done = run_python([], program, env)
@@ -83,26 +86,26 @@ def run_python(options: list[str], program: str, env: Mapping[str, str]) -> subp
     return done
 
 
-def parts(place: Workplace, model: str) -> dict[str, Callable[[], float]]:
-    env = place.environment()
-    task = {"model": model, "precision": "fp32", "checkpoint": str(checkpoint(model, place.cache))}
+def part_tasks(workspace: Workspace, model: str) -> dict[str, Callable[[], float]]:
+    env = workspace.environment()
+    task = {"model": model, "precision": "fp32", "checkpoint": str(make_checkpoint(model, workspace.cache))}
     return {
-        "driver: imports, to the request": partial(of_program, DRIVER_IMPORTS, env),
-        "driver: Ray imported": partial(of_program, RAY_IMPORTS, env),
-        "driver: Ray started (session)": partial(of_program, CONNECT, env),
-        f"actor: {SHORT[model]}, torch imported": partial(of_program, ENCODER_IMPORTS, env),
-        f"actor: {SHORT[model]}, loaded (with avex)": partial(of_program, LOAD.format(task=task), env),
+        "driver: imports, to the request": partial(program_s, DRIVER_IMPORTS, env),
+        "driver: Ray imported": partial(program_s, RAY_IMPORTS, env),
+        "driver: Ray started (session)": partial(program_s, CONNECT, env),
+        f"actor: {SHORT_NAMES[model]}, torch imported": partial(program_s, ENCODER_IMPORTS, env),
+        f"actor: {SHORT_NAMES[model]}, loaded (with avex)": partial(program_s, LOAD.format(task=task), env),
     }
 
 
 def packages(env: Mapping[str, str]) -> str:
-    """Return the slowest imports of the driver: ms of each package's own modules, by ``-X importtime``."""
-    said = run_python(["-X", "importtime"], f"{DRIVER_IMPORTS}\n{RAY_IMPORTS}", env).stderr
+    """Return the packages with the slowest imports in the driver: time of a package's own modules in ms."""
+    importtime = run_python(["-X", "importtime"], f"{DRIVER_IMPORTS}\n{RAY_IMPORTS}", env).stderr
     own = Counter[str]()
-    for us, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", said, re.M):
+    for us, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", importtime, re.M):
         own[name.partition(".")[0]] += int(us)
     largest = ", ".join(f"{name} {us / 1e3:.0f}" for name, us in own.most_common(N_PACKAGES))
-    return f"Of {own.total() / 1e3:.0f} ms of the driver's imports (traced, so slower): {largest}."
+    return f"Of {own.total() / 1e3:.0f} ms of the driver's imports (slower than usual, because traced): {largest}."
 
 
 def main() -> int:
@@ -111,23 +114,23 @@ def main() -> int:
     add_options(parser, rounds=5)
     add_cache_option(parser)
     arguments = parser.parse_args()
-    place = Workplace.of(arguments, "start-up")
-    clips = place.recordings(CLIPS)
+    workspace = Workspace.of(arguments, "start-up")
+    clips = workspace.recordings(CLIPS)
     models = [EFFICIENTNET] if arguments.small else arguments.model
     tasks: dict[str, Callable[[], float]] = {}
     for model in models:
-        name = f"{SHORT[model]}: command to first window"
-        tasks[name] = partial(of_job, place.embed(SHORT[model], clips, model))
+        name = f"{SHORT_NAMES[model]}: command to first window"
+        tasks[name] = partial(job_start_s, workspace.embed_command(SHORT_NAMES[model], clips, model))
     firsts = list(tasks)
     for model in models:
-        tasks |= parts(place, model)
-    results = rounds(tasks, 1 if arguments.small else arguments.rounds)
+        tasks |= part_tasks(workspace, model)
+    results = run_rounds(tasks, 1 if arguments.small else arguments.rounds)
     table = markdown(["", "s"], [[name, Spread.of(seconds).text(".2f")] for name, seconds in results.items()])
-    notes = [f"{CLIPS}, windows of {WINDOW_S:g} s.", packages(place.environment())]
+    notes = [f"{CLIPS}, windows of {WINDOW_S:g} s.", packages(workspace.environment())]
     for name in firsts:
         median = Spread.of(results[name]).median
         notes.append(f"{name}: {median:.1f} s, goal {GOAL_S:g} s: {'reached' if median <= GOAL_S else 'missed'}.")
-    publish("start-up", page(question(__doc__), table, notes), save=arguments.save)
+    publish("start-up", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 

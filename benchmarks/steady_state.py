@@ -1,8 +1,10 @@
-"""How much of what the cores allow does the job reach once it runs? ``python benchmarks/steady_state.py``
+"""Rate of the running job as a share of the rate that the cores permit.
 
-Its rate is the difference between a long and a short archive, which leaves out start and end; the ceiling
-(``ceiling.py``) is measured in the same rounds. Also what share of its time each stage was busy, and the peak memory of
-each role.
+``python benchmarks/steady_state.py``
+
+The rate is the difference between a long and a short archive, which excludes start and end; the ceiling
+(``ceiling.py``) is measured in the same rounds. The table also has the share of time in which each stage was busy, and
+the peak memory of each role.
 """
 
 import argparse
@@ -11,12 +13,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from alone import both, decode_rate, encode_rate
+from alone import combined_rate, decode_rate, encode_rate
 from archive import Archive, add_cache_option
-from ceiling import SHORT
-from harness import DRIVER, STORE, TOTAL, WORKERS, Measured, rounds
-from job import WINDOW_S, Pair, Workplace, last_run, pair
-from tables import Spread, add_options, markdown, page, publish, question, ratios, verdict
+from ceiling import SHORT_NAMES
+from harness import DRIVER, STORE, TOTAL, WORKERS, Measurement, run_rounds
+from job import WINDOW_S, ArchivePair, Workspace, last_run, make_pair
+from tables import Spread, add_options, markdown, page, publish, ratios, verdict
 from weights import BEATS, EFFICIENTNET, MODELS
 
 GOAL = 0.92
@@ -26,20 +28,20 @@ SMALL = {EFFICIENTNET: (0.1, 1.0), BEATS: (1 / 60, 0.1)}
 
 
 class Case:
-    """One model in one precision: the job's two archives, and the stages alone."""
+    """One model in one precision: runs over two archives, and the stages alone."""
 
-    def __init__(self, place: Workplace, model: str, precision: str, *, small: bool) -> None:
-        self.name = f"{SHORT[model]}, {precision}"
-        self._place, self._model, self._precision = place, model, precision
+    def __init__(self, workspace: Workspace, model: str, precision: str, *, small: bool) -> None:
+        self.name = f"{SHORT_NAMES[model]}, {precision}"
+        self._place, self._model, self._precision = workspace, model, precision
         self._seconds = 3.0 if small else 20.0
         short_h, long_h = (SMALL if small else LENGTHS)[model]
         self._archive = Archive.of_hours(long_h)
-        self.pair: Pair = pair(
-            place,
+        self.pair: ArchivePair = make_pair(
+            workspace,
             self.name,
             self._archive,
             Archive.of_hours(short_h).n_files,
-            lambda name, folder: place.embed(name, folder, model, "--precision", precision),
+            lambda name, folder: workspace.embed_command(name, folder, model, "--precision", precision),
         )
 
     def tasks(self) -> dict[str, Callable[[], Any]]:
@@ -50,7 +52,7 @@ class Case:
         return f"{self.name}, ceiling"
 
     def _ceiling(self) -> float:
-        """× real time: the better of one process per core and one process with all of them, and decoding."""
+        """Return × real time of decoding and of the faster encoding: a process per core, or one with all cores."""
         n = os.cpu_count() or 1
         folder = self._place.recordings(self._archive)
         decode_x = decode_rate(self._place, folder, self._model, processes=n, seconds=self._seconds)
@@ -59,11 +61,11 @@ class Case:
             encode_rate(self._place, self._model, self._precision, processes=p, threads=t, seconds=self._seconds)
             for p, t in sorted(layouts)
         ]
-        return both(max(windows) * WINDOW_S, decode_x)
+        return combined_rate(max(windows) * WINDOW_S, decode_x)
 
     def row(self, results: dict[str, list[Any]]) -> list[str]:
         reached = self.pair.times_real_time(results)
-        long: list[Measured] = results[self.pair.long.name]
+        long: list[Measurement] = results[self.pair.long.name]
         assert self.pair.long.output is not None
         busy = last_run(self.pair.long.output)["busy_share"]
         return [
@@ -86,11 +88,11 @@ def main() -> int:
     add_options(parser, rounds=3)
     add_cache_option(parser)
     arguments = parser.parse_args()
-    place = Workplace.of(arguments, "steady-state")
+    workspace = Workspace.of(arguments, "steady-state")
     models = [EFFICIENTNET] if arguments.small else arguments.model
-    cases = [Case(place, model, p, small=arguments.small) for model in models for p in arguments.precision]
+    cases = [Case(workspace, model, p, small=arguments.small) for model in models for p in arguments.precision]
     tasks = {name: task for case in cases for name, task in case.tasks().items()}
-    results = rounds(tasks, 1 if arguments.small else arguments.rounds)
+    results = run_rounds(tasks, 1 if arguments.small else arguments.rounds)
     table = markdown(
         [
             *("", "ceiling, × real time", "steady state, × real time", "share of the ceiling"),
@@ -103,10 +105,11 @@ def main() -> int:
         "48 kHz FLAC in files of a minute, "
         + "; ".join(f"{case.name}: {case.pair.more_audio_s / 3600:.2g} h more" for case in cases)
         + f"; windows of {WINDOW_S:g} s.",
-        "Busy shares are of all workers of a stage since the first window, of the last run; a stage may wait inside.",
+        "Busy shares are those of all workers of a stage since the first window, in the last round; they include the "
+        "time that a stage waits.",
         *(f"{case.name}: {verdict(case.share(results).median, GOAL)}." for case in cases if not arguments.small),
     ]
-    publish("steady-state", page(question(__doc__), table, notes), save=arguments.save)
+    publish("steady-state", page(__doc__, table, notes), save=arguments.save)
     return 0
 
 

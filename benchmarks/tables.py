@@ -1,4 +1,4 @@
-"""Medians, spreads and ratios of what ``harness`` measured, and the Markdown they are told in."""
+"""Medians, spreads and ratios of measurements, and their Markdown."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ VERSIONED = ("avex", "ray", "torch", "openvino", "soundfile", "soxr", "pyarrow")
 
 @dataclass(frozen=True)
 class Spread:
-    """Several measurements of one thing."""
+    """Median and range of several measurements."""
 
     median: float
     low: float
@@ -34,31 +34,36 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values), len(values))
 
     def text(self, pattern: str = ".1f") -> str:
-        """``12.3 (11.9–13.0)``; of one measurement only itself."""
+        """Return ``12.3 (11.9–13.0)``; for a single measurement only its value."""
         if self.n == 1:
             return format(self.median, pattern)
         return f"{self.median:{pattern}} ({self.low:{pattern}}–{self.high:{pattern}})"
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
-    """Round by round: what drifts between rounds cancels out."""
+    """Return the ratios of both sequences per round, which cancels the drift of the machine between rounds."""
     return Spread.of([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
-def slopes(short: Sequence[float], long: Sequence[float], run: float) -> list[float]:
-    """Return the cost of one more unit, round by round.
+def slopes(short: Sequence[float], long: Sequence[float], difference: float) -> list[float]:
+    """Return the additional time per additional unit of work, per round.
+
+    Args:
+        short: Times of the short archive.
+        long: Times of the long archive.
+        difference: Additional work of the long archive.
 
     Raises:
-        ValueError: more took less time: what was measured is noise.
+        ValueError: The long archive took no more time, so the measurements are noise.
     """
-    found = [(b - a) / run for a, b in zip(short, long, strict=True)]
-    if min(found) <= 0:
+    result = [(b - a) / difference for a, b in zip(short, long, strict=True)]
+    if min(result) <= 0:
         raise ValueError(f"the long archive took no longer than the short one: {list(short)} s, {list(long)} s")
-    return found
+    return result
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; what looks like numbers is set to the right."""
+    """Return a table; columns of numbers are aligned right."""
     numeric = [all(re.match(r"[-–\d(≥≤]|$", row[i]) for row in rows) for i in range(len(columns))]
     lines = [columns, ["---:" if right else "---" for right in numeric], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -69,7 +74,7 @@ def verdict(value: float, goal: float, pattern: str = ".2f") -> str:
 
 
 def hardware() -> str:
-    """CPU, cores and memory of this machine, and a GPU if there is one."""
+    """Return CPU, cores, memory and GPUs of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory().total / (1 << 30)
     parts = [f"{_cpu()}, {cores} cores", f"{memory:.0f} GiB of memory", *([gpu] if (gpu := _gpu()) else [])]
@@ -101,25 +106,21 @@ def versions() -> str:
 
 
 def command_line() -> str:
-    """This benchmark's own, without the paths of this machine."""
+    """Return the command line of this benchmark, without the paths of this machine."""
     words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]  # noqa: PTH117
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
-def question(doc: str | None) -> str:
-    """Return the question of a benchmark, the first line of its docstring."""
-    return (doc or "").partition("``")[0].strip()
-
-
-def page(title: str, table: str, notes: Sequence[str]) -> str:
-    """The whole result: question, command and machine, table, notes."""
+def page(doc: str | None, table: str, notes: Sequence[str]) -> str:
+    """Return the whole result: title (first line of the benchmark's docstring), command, machine, table, notes."""
+    title = (doc or "").partition("\n")[0].rstrip(".")
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     head = [f"# {title}", f"`{command_line()}`, {date}, on {hardware()}; {versions()}."]
     return "\n\n".join([*head, table, *(["\n".join(f"- {note}" for note in notes)] if notes else []), ""])
 
 
 def publish(name: str, text: str, *, save: bool) -> None:
-    """On stdout, and with ``--save`` in ``results/name.md``."""
+    """Print a result, and with ``save`` write it to ``results/name.md``."""
     if save:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
@@ -127,7 +128,11 @@ def publish(name: str, text: str, *, save: bool) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
-    """Those that every benchmark has."""
-    parser.add_argument("--small", action="store_true", help="a minute's worth, to see that it works; no figures")
-    parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s; with --small one")
-    parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/, too")
+    """Add the options that every benchmark has."""
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a run of about a minute that shows that the benchmark works; its figures mean nothing",
+    )
+    parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s; always 1 with --small")
+    parser.add_argument("--save", action="store_true", help="also write the table to benchmarks/results/")

@@ -1,4 +1,4 @@
-"""A check that two outputs hold the same vectors: a benchmark compares only commands that compute the same."""
+"""Comparison of the vectors of two outputs, so that a benchmark compares only programs with equal results."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ KEY = ["file", "window_index"]
 
 
 def read(output: Path) -> tuple[pa.Table, NDArray[np.float32]]:
-    """Keys and vectors of a job's output, of a Parquet file or of a folder of them, in the order of the keys."""
+    """Return keys and vectors, sorted by key, of an output of the job, a Parquet file or a folder of Parquet files."""
     if output.is_file():
         files = [output]
     else:
@@ -35,24 +35,26 @@ def _matrix(table: pa.Table) -> NDArray[np.float32]:
 
 
 def relative_error(output: Path, reference: Path) -> float:
-    """The largest over all windows, of the norm.
+    """Return the largest relative error of a window's vector.
 
     Raises:
-        ValueError: they are not about the same windows.
+        ValueError: The outputs have different windows.
     """
     keys, vectors = read(output)
     expected_keys, expected = read(reference)
     if keys != expected_keys or vectors.shape != expected.shape:
-        raise ValueError(f"{output.name} has {len(keys)} windows, {reference.name} {len(expected_keys)}, or other ones")
+        raise ValueError(
+            f"{output.name} and {reference.name} have different windows: {len(keys)} and {len(expected_keys)}"
+        )
     error = np.linalg.norm(vectors - expected, axis=1) / np.linalg.norm(expected, axis=1)
     return float(error.max())
 
 
-def check(output: Path, reference: Path, tolerance: float = TOLERANCE) -> float:
-    """The relative error.
+def checked_error(output: Path, reference: Path, tolerance: float = TOLERANCE) -> float:
+    """Return the relative error.
 
     Raises:
-        ValueError: it is above ``tolerance``, or other windows are there.
+        ValueError: The error is above ``tolerance``, or the outputs have different windows.
     """
     error = relative_error(output, reference)
     if not error <= tolerance:

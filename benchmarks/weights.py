@@ -1,7 +1,7 @@
-"""Checkpoints to measure with, made by avex from seeded weights: nothing is downloaded.
+"""Checkpoints for benchmarks, made by avex from seeded weights without a download.
 
-``python benchmarks/weights.py MODEL FILE.safetensors TORCH_HOME`` is what ``checkpoint`` runs: importing avex takes
-seconds and a gigabyte, which the process that measures has no use for.
+``make_checkpoint`` runs ``python benchmarks/weights.py MODEL FILE.safetensors TORCH_HOME`` in a process of its own,
+because importing avex takes seconds and a gigabyte, which would disturb the measuring process.
 """
 
 import os
@@ -16,8 +16,8 @@ MODELS = (EFFICIENTNET, BEATS)
 SEED = 1234
 
 
-def checkpoint(model: str, cache_folder: Path) -> Path:
-    """Weights of that model, made if they are not there; and what ``torch_home`` holds."""
+def make_checkpoint(model: str, cache_folder: Path) -> Path:
+    """Return a checkpoint of a model; write the checkpoint and the content of ``torch_home`` if it does not exist."""
     path = cache_folder / "weights" / f"{model}-noise-{SEED}.safetensors"
     if not path.exists():
         command = [sys.executable, __file__, model, str(path), str(torch_home(cache_folder))]
@@ -26,19 +26,19 @@ def checkpoint(model: str, cache_folder: Path) -> Path:
 
 
 def torch_home(cache_folder: Path) -> Path:
-    """Return a cache of torch with weights under the name of ImageNet's.
+    """Return a folder for torch's cache, with random weights under the name of ImageNet weights.
 
-    Without it ``avex.load_model`` downloads ImageNet's weights, and then loads the checkpoint over them.
+    Without them ``avex.load_model`` would download ImageNet weights, and then load the checkpoint over them.
     """
     return cache_folder / "weights" / "torch-home"
 
 
-def see_some_noise(module: Any) -> None:
-    """Give batch norms statistics of noise, so that different sounds have different vectors.
+def set_batch_norm_statistics(module: Any) -> None:
+    """Set the statistics of batch norms to those of noise.
 
-    Fresh batch norms shrink everything layer by layer, until all sounds have the same vector. A small part of the fresh
-    statistics stays: without it every rounding error grows from layer to layer, and avex in float32 is 4e-5 from avex in
-    float64 (docs/decisions.md).
+    Fresh batch norms shrink activations layer by layer, until all sounds have the same vector. A small part of the
+    initial statistics is kept: without it every rounding error grows from layer to layer, and avex's own float32
+    vectors differ from its float64 vectors by 4e-5 (docs/decisions.md).
     """
     import torch
 
@@ -67,7 +67,7 @@ def main() -> int:
     assert spec is not None, f"avex has no {model}"
     module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
     if model == EFFICIENTNET:
-        see_some_noise(module)
+        set_batch_norm_statistics(module)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     save_file({name: tensor.clone().contiguous() for name, tensor in module.state_dict().items()}, partial)

@@ -13,7 +13,7 @@ from embedding.cli.terminal import Terminal
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.counters import Counters
 from embedding.job import Target
-from embedding.listing.listing import describe_left_out, describe_not_found
+from embedding.listing.listing import describe_ignored, describe_not_found
 from embedding.output.backlog import Backlog
 from embedding.output.balance import Balance
 from embedding.request import Request
@@ -45,8 +45,8 @@ def announce_backlog(terminal: Terminal, request: Request, backlogs: Sequence[Ba
     """Print what is listed and what is left to do; with several models, a line for each."""
     listing = request.listing
     facts = [f"{plural(len(listing.recordings), 'recording')}, {size(listing.n_bytes)}"]
-    if listing.left_out:
-        facts.append(f"ignored: {describe_left_out(listing.left_out)}")
+    if listing.ignored:
+        facts.append(f"ignored: {describe_ignored(listing.ignored)}")
     if listing.n_hard_links:
         facts.append(f"{listing.n_hard_links:,} of them are hard links to others")
     if listing.n_not_found:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from embedding import extras, storage
 from embedding.cli.terminal import Terminal
-from embedding.config import at_layer, make_config
+from embedding.config import make_config, name_at_layer
 from embedding.driver import embed as run_embed
 from embedding.errors import RequestError
 from embedding.listing.start_times import recorded_at
@@ -30,7 +30,7 @@ from embedding.output.store import Store
 from embedding.pooling.pool import pool as run_pool
 from embedding.pooling.poolings import parse_poolings
 from embedding.schema.vectors import matrix
-from embedding.search.search import Search
+from embedding.search.search import SearchOptions
 from embedding.search.search import search as run_search
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class Output:
         if (clip is None) == (like is None):
             raise RequestError("search for either clip=FILE or like=FILE")
         uri = None if clip is None else storage.normalise(_plain(clip), "clip")
-        return run_search(Search(self.root, uri, like, at_s, k, layer))
+        return run_search(SearchOptions(self.root, uri, like, at_s, k, layer))
 
     def pool(self, pooling: str = "mean", *, layer: str | None = None, quiet: bool = False) -> LazyTable:
         """Pool the windows of each recording, as ``python -m jobs.pool`` does, and return a row per recording.
@@ -285,7 +285,7 @@ class Output:
         run_pool(
             self.root, parse_poolings(pooling), layer, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
         )
-        folder = storage.join(self.root, "recordings", at_layer(pooling, layer))
+        folder = storage.join(self.root, "recordings", name_at_layer(pooling, layer))
         files = list(storage.list_names(folder, ".parquet"))
         with storage.open_stream(files[0]) as stream:
             schema = pq.read_schema(stream).remove_metadata()

@@ -1,7 +1,7 @@
-"""Every option of the embedding job: its default, its unit, its help and its check, each written once.
+"""The options of the embedding job, with default, unit, help and check of each option in one place.
 
-The command line (`jobs/embed.py`), the YAML file of ``--config`` and ``run.json`` are all made from
-:class:`EmbedConfig`, so none of them can disagree with another.
+The command line (`jobs/embed.py`), the YAML file of ``--config`` and ``run.json`` are all derived from
+:class:`EmbedConfig`, so they always agree.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from embedding.schema.targets import MOST_TARGETS
 
 RANDOM_CHECKPOINT = "random"
 AUTO = "auto"
-LAST, ALL = "last", "all"  # layers
-MODEL_FOLDER = "model="  # begins the name of a model's folder, which readers of Parquet take for a column `model`
-GPU_PRECISIONS = ("tf32", "fp16")  # that CPUs do not compute in
+LAST_LAYER, ALL_LAYERS = "last", "all"
+MODEL_FOLDER = "model="  # prefix of the name of a model's folder; readers of Parquet make a column `model` of it
+GPU_PRECISIONS = ("tf32", "fp16")  # precisions that only GPUs support
 
 
 def _text(name: str, value: object) -> str:
@@ -42,16 +42,21 @@ def _flag(name: str, value: object) -> bool:
 def _choice(*choices: str) -> Callable[[str, object], str]:
     def parse(name: str, value: object) -> str:
         if value not in choices:
-            raise RequestError(f"{name}: {value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
+            raise RequestError(
+                f"{name}: {value!r} is not one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
+            )
         return str(value)
 
-    parse.choices = choices  # type: ignore[attr-defined] — shown by --help
+    parse.choices = choices  # type: ignore[attr-defined] — for --help
     return parse
 
 
 def _number(kind: type, low: float, high: float = float("inf"), *, auto: bool = False) -> Callable[[str, object], Any]:
-    """A parser of numbers in ``(low, high]``; ``low`` itself belongs to the range when it is an integer."""
-    what = "a whole number" if kind is int else "a number"
+    """Return a parser of numbers from ``low`` to ``high``.
+
+    The range includes both limits, except that a float above 0 without an upper limit must not be 0.
+    """
+    noun = "a whole number" if kind is int else "a number"
 
     def parse(name: str, value: object) -> Any:
         if auto and value == AUTO:
@@ -59,7 +64,7 @@ def _number(kind: type, low: float, high: float = float("inf"), *, auto: bool = 
         try:
             number = kind(str(value))
         except ValueError:
-            expected = f"{what} or {AUTO!r}" if auto else what
+            expected = f"{noun} or {AUTO!r}" if auto else noun
             raise RequestError(f"{name}: expected {expected}, got {value!r}") from None
         # `not (…)` also refuses NaN, which fails every comparison.
         if not (low <= number <= high) or (kind is float and number <= low and low == 0 and high == float("inf")):
@@ -72,7 +77,7 @@ def _number(kind: type, low: float, high: float = float("inf"), *, auto: bool = 
 
 
 def _layers(name: str, value: object) -> str | tuple[int, ...]:
-    if value in (LAST, ALL):
+    if value in (LAST_LAYER, ALL_LAYERS):
         return str(value)
     numbers = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
@@ -83,14 +88,14 @@ def _layers(name: str, value: object) -> str | tuple[int, ...]:
 
 def _gpus(name: str, value: object) -> float:
     number = _number(float, 0)(name, value)
-    if number > 1 and number % 1:  # of infinity not a number, which counts as true
+    if number > 1 and number % 1:  # for infinity the remainder is NaN, which counts as true
         raise RequestError(f"{name}: a fraction of one GPU, or whole GPUs, got {value}")
     return number
 
 
 def _option(
     parse: Callable[[str, object], Any],
-    help: str,  # noqa: A002 — argparse calls it so, and it is passed on to argparse
+    help: str,  # noqa: A002 — the name that argparse uses
     *,
     metavar: str | None = None,
     default_text: str | None = None,
@@ -105,12 +110,15 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """A checked request. Build it with :func:`make_config`, which runs every option's own check."""
+    """A checked request, made by :func:`make_config`, which runs the check of every option.
+
+    Each field is an option; its help text is the description.
+    """
 
     input: tuple[str, ...] = _option(
         _texts,
-        "recordings: a directory (recursive), a glob, a file, an s3://bucket/prefix, "
-        "or a manifest (.csv or .parquet with a column 'file'); several may be given",
+        "recordings: one or more directories (recursive), globs, files, s3://bucket/prefix URIs, "
+        "or manifests (.csv or .parquet with a column 'file')",
         metavar="PATH",
     )
     output: str = _option(
@@ -120,7 +128,7 @@ class EmbedConfig:
     )
     model: tuple[str, ...] = _option(
         _texts,
-        "avex model name; of several each gets OUTPUT/model=NAME, and recordings are decoded once for all",
+        "one or more avex model names; several models decode recordings once, and each writes to OUTPUT/model=NAME",
         metavar="NAME",
         default=("esp_aves2_sl_beats_all",),
         default_text="esp_aves2_sl_beats_all",
@@ -128,7 +136,7 @@ class EmbedConfig:
     checkpoint: tuple[str, ...] | None = _option(
         _texts,
         "path or URI of weights to use instead of the model's own; the word 'random' means seeded random "
-        "weights, for trials without a download; of several models each needs its own, in their order",
+        "weights, for trials without a download; with several models one checkpoint for each, in the order of --model",
         metavar="PATH",
         default=None,
         default_text="the model's own, from the Hugging Face hub",
@@ -154,80 +162,81 @@ class EmbedConfig:
     )
     pooling: str = _option(
         _choice("mean", "max", "cls"),
-        "over a window's tokens or feature map; cls only where the model has such a token",
+        "pooling over the tokens or the feature map of a window; cls only for models with a CLS token",
         default="mean",
     )
     layers: str | tuple[int, ...] = _option(
         _layers,
-        "inner layers of which there is a vector, too, each in a column of its name: all, or by number, like 0,6,-1; "
-        "last: of none, only what the model ends in; with a negative number in front, --layers=-2,-1",
+        "inner layers whose vectors are stored, too, each layer in a column of its name: all, or numbers like 0,6,-1; "
+        "last: only the final vector of the model; if the first number is negative, write --layers=-2,-1",
         metavar="LAYERS",
-        default=LAST,
+        default=LAST_LAYER,
     )
     predict: int | None = _option(
         _number(int, 1),
-        "the K likeliest labels of each window and their scores, from the same pass, of models with a classifier",
+        "store the K most likely labels of each window and their scores; for models with a classifier",
         metavar="K",
         default=None,
         default_text="no predictions",
     )
     mask_padding: bool = _option(
-        _flag, "leave zero-padding out of attention and mean, where the model can (BEATs)", default=False
+        _flag, "exclude zero-padding from attention and mean, where the model can (BEATs)", default=False
     )
     device: str = _option(
-        _choice(AUTO, "cpu", "cuda"), "where the encoder runs; auto takes GPUs when there are any", default=AUTO
+        _choice(AUTO, "cpu", "cuda"), "where the encoder runs; auto: on GPUs if the cluster has any", default=AUTO
     )
     precision: str = _option(
         _choice("fp32", "bf16", "tf32", "fp16"),
-        "arithmetic of the encoder; bf16 is up to twice as fast where CPU or GPU have it; tf32 and fp16 are for GPUs "
-        "only, fp16 for those without bf16 (T4)",
+        "arithmetic of the encoder; bf16 is up to twice as fast where the CPU or GPU supports it; tf32 and fp16 need a "
+        "GPU, and fp16 is for GPUs without bf16 (T4)",
         default="fp32",
     )
     batch_size: int | str = _option(
         _number(int, 1, 4096, auto=True),
-        "windows per batch handed to an actor; the encoder picks its own micro-batch inside; auto: seconds of work",
+        "windows per batch that an actor receives; the encoder divides a batch into micro-batches; auto: some seconds "
+        "of work",
         metavar="WINDOWS",
         default=AUTO,
     )
     actors: int | str = _option(
         _number(int, 1, auto=True),
-        "encoder actors in the pool; auto: one per GPU, or as many as the CPUs carry",
+        "encoder actors in the pool; auto: one per GPU, or as many as the CPUs can run",
         metavar="N",
         default=AUTO,
     )
     gpus_per_actor: float = _option(
         _gpus,
-        "GPUs that an encoder actor takes: a fraction, so that several share one, or a whole number",
+        "GPUs per encoder actor: a fraction if several actors share a GPU, or a whole number",
         metavar="N",
         default=1.0,
     )
     limit: int | None = _option(
-        _number(int, 1), "only the first N recordings", metavar="N", default=None, default_text="all of them"
+        _number(int, 1), "only the first N recordings", metavar="N", default=None, default_text="all recordings"
     )
     dry_run: bool = _option(_flag, "list, count and estimate; write nothing", default=False)
-    retry_failed: bool = _option(_flag, "try recordings again that a former run recorded as failed", default=False)
+    retry_failed: bool = _option(_flag, "retry recordings that failed in a former run", default=False)
     max_failure_rate: float | None = _option(
         _number(float, 0, 1),
-        "share of recordings (0 to 1) that may fail before the exit code is 1; without this option one recording of "
-        "several may fail, too",
+        "maximum share of failed recordings (0 to 1) for exit code 0; without this option one failure among several "
+        "recordings is also allowed",
         metavar="SHARE",
         default=None,
         default_text="0.05",
     )
     shard_rows: int | str = _option(
         _number(int, 1, auto=True),
-        "rows per Parquet shard; auto: about 1/256 of the work, at least 256 and at most 32768 rows, so that "
-        "an interruption costs little",
+        "rows per Parquet shard; auto: about 1/256 of the work, from 256 to 32768 rows, so that an interruption loses "
+        "little work",
         metavar="ROWS",
         default=AUTO,
     )
-    verbose: bool = _option(_flag, "show what Ray and avex log", default=False)
+    verbose: bool = _option(_flag, "show log messages of Ray and avex", default=False)
 
     def per_model(self) -> "list[EmbedConfig]":
-        """The same request for each model alone; of several, each with its folder of the output."""
+        """Return the request of each model; with several models, each request has its own folder of the output."""
         if len(self.model) == 1:
             return [self]
-        checkpoints = [None] * len(self.model) if self.checkpoint is None else [(each,) for each in self.checkpoint]
+        checkpoints = [None] * len(self.model) if self.checkpoint is None else [(uri,) for uri in self.checkpoint]
         if self.checkpoint == (RANDOM_CHECKPOINT,):
             checkpoints *= len(self.model)
         return [
@@ -241,52 +250,60 @@ class EmbedConfig:
 def _check_models(config: EmbedConfig) -> EmbedConfig:
     n_models, n_checkpoints = len(config.model), len(config.checkpoint or config.model)
     if len(set(config.model)) < n_models:
-        raise RequestError(f"--model: {', '.join(config.model)} names the same twice")
+        raise RequestError(f"--model: {', '.join(config.model)} names a model twice")
     if n_models > MOST_TARGETS:
-        raise RequestError(f"--model: {n_models} models, and a run takes {MOST_TARGETS} at most")
+        raise RequestError(f"--model: {n_models} models; a run takes at most {MOST_TARGETS}")
     if n_checkpoints != n_models and config.checkpoint != (RANDOM_CHECKPOINT,):
         raise RequestError(
-            f"--checkpoint: {n_checkpoints} for {n_models} models; give one for each, in their order, or leave all out"
+            f"--checkpoint: {n_checkpoints} for {n_models} models; name one for each model, in the order of --model, "
+            "or none"
         )
     if config.device == "cpu":
-        refuse_on_cpus(config.precision)
+        refuse_gpu_precision(config.precision)
     return config
 
 
-def refuse_on_cpus(precision: str) -> None:
-    """Raise RequestError for a precision that CPUs do not compute in."""
+def refuse_gpu_precision(precision: str) -> None:
+    """Refuse a precision that CPUs do not support.
+
+    Raises:
+        RequestError: only GPUs support the precision.
+    """
     if precision in GPU_PRECISIONS:
         raise RequestError(f"--precision: only GPUs compute in {precision}; on CPUs use fp32 or bf16")
 
 
 def option_name(field_name: str) -> str:
-    """``window_s`` → ``--window-s``."""
+    """Return the name of an option on the command line: ``window_s`` → ``--window-s``."""
     return "--" + field_name.replace("_", "-")
 
 
-def at_layer(name: str, layer: str | None) -> str:
-    """Return the name of results that are made from the vectors of an inner layer."""
+def name_at_layer(name: str, layer: str | None) -> str:
+    """Return the name of a result made from the vectors of an inner layer; ``layer`` is None for the final vectors."""
     return name if layer is None else f"{name}@{layer}"
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the closest of ``words``, or an empty text."""
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return a text like `` (did you mean 'x'?)`` with the most similar of ``words``; empty if none is similar."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def make_config(values: Mapping[str, object]) -> EmbedConfig:
-    """A checked config from raw values by field name.
+    """Return a checked request.
+
+    Args:
+        values: raw values by field name; None is the default.
 
     Raises:
-        RequestError: an unknown or missing option, or a value its option does not take.
+        RequestError: an option is unknown or missing, or has an invalid value.
     """
     fields = {f.name: f for f in dataclasses.fields(EmbedConfig)}
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
             known = [option_name(known) for known in fields]
-            raise RequestError(f"unknown option {option_name(name)}{nearest(option_name(name), known)}")
+            raise RequestError(f"unknown option {option_name(name)}{did_you_mean(option_name(name), known)}")
         if value is not None:
             checked[name] = fields[name].metadata["parse"](option_name(name), value)
     for name, f in fields.items():

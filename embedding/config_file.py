@@ -1,7 +1,7 @@
-"""Options from a YAML file: plain values only, of bounded size and depth, each option once.
+"""Options from a YAML file: plain values of bounded size and depth, each option once.
 
-YAML can do more than an options file needs, and some of it does harm: an alias repeats what it stands for, so that a
-few lines can describe gigabytes; a tag can ask for any type; of a key that is there twice the first one is lost.
+An options file needs only a part of YAML, and other parts do harm: an alias repeats its value, so a few lines can
+describe gigabytes; a tag can create any type; if a key is repeated, YAML ignores the first value.
 """
 
 from typing import Any
@@ -13,15 +13,15 @@ from embedding.errors import RequestError
 
 MOST_BYTES = 1 << 20
 MOST_DEPTH = 8  # a list of inputs has a depth of 2
-_NUMBER_CHARACTERS = 64  # no option takes a longer one, and Python refuses to print some of thousands of digits
-# Options have these types; a date, which YAML 1.1 also knows, is a text here.
+_NUMBER_CHARACTERS = 64  # no option needs a longer number, and Python refuses to print numbers of thousands of digits
+# Types of options. YAML 1.1 also has dates; in an options file a date is text.
 _TYPES = ("str", "bool", "int", "float", "null", "merge")
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader without aliases, tags, dates and repeated keys."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 — PyYAML's own way to say it
+    yaml_implicit_resolvers = {  # noqa: RUF012 — PyYAML defines this attribute of the class
         first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in _TYPES]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -62,18 +62,18 @@ class _Loader(yaml.SafeLoader):
 
 
 class _RefusedError(yaml.YAMLError):
-    """YAML that an options file has no use for; the message is one line that says where."""
+    """YAML that an options file does not need; the message is one line with the line number."""
 
 
-def _refusal(what: str, mark: yaml.Mark) -> _RefusedError:
-    return _RefusedError(f"{what}, in line {mark.line + 1}")
+def _refusal(reason: str, mark: yaml.Mark) -> _RefusedError:
+    return _RefusedError(f"{reason}, in line {mark.line + 1}")
 
 
 def read_config_file(path: str) -> dict[str, object]:
     """Return the options in a YAML file, by field name (``window_s`` or ``window-s``).
 
     Raises:
-        RequestError: the file cannot be read, or is no mapping of options.
+        RequestError: the file cannot be read, or is not a mapping of options.
     """
     try:
         values = _Loader(storage.read_bytes(path, MOST_BYTES)).get_single_data()
@@ -81,11 +81,11 @@ def read_config_file(path: str) -> dict[str, object]:
         raise RequestError(f"--config: cannot read {path}: {error.strerror}") from error
     except _RefusedError as error:
         raise RequestError(f"--config: {path} has {error}") from None
-    except yaml.MarkedYAMLError as error:  # PyYAML's message quotes the line, and that may hold a secret
-        place = error.problem_mark
-        where = f" in line {place.line + 1}, column {place.column + 1}" if place else ""
+    except yaml.MarkedYAMLError as error:  # the message of PyYAML quotes the line, which may contain a secret
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise RequestError(f"--config: {path} is not YAML{where}; is a quote or a bracket missing?") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of a number with thousands of digits, say
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # for example, a number with thousands of digits
         raise RequestError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RequestError(f"--config: {path} must hold 'option: value' lines")

@@ -38,7 +38,7 @@ from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_u
 from embedding.planning.work_sizes import plan_sizes, split_into_legs, split_into_tasks
 from embedding.request import Request
 from embedding.schema.targets import TargetColumn
-from embedding.stopping import Stop, on_signals
+from embedding.stopping import Stop, stop_on_signals
 from embedding.target_run import TargetRun
 from embedding.text import plural
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from embedding.pipeline import SharedWeights
     from embedding.ray_runtime.progress_channel import ProgressChannel
 
-# A round ends with everything done. Another round follows only where a worker that died took windows with it.
+# Normally one round does everything. Another round follows where a worker died and took windows with it.
 MAX_ROUNDS = 5
 
 # Shards from which on they are read on all nodes of a cluster; fewer shards are read in the time that tasks need to
@@ -70,7 +70,7 @@ def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
         _dry_run(terminal, request)
         return None
     run_id = uuid.uuid4().hex[:12]
-    with ExitStack() as claims, on_signals() as stop, ExitStack() as ray_session:
+    with ExitStack() as claims, stop_on_signals() as stop, ExitStack() as ray_session:
         held = [
             claims.enter_context(hold_claim(target.store.root, run_id, lambda holder: _say_waiting(terminal, holder)))
             for target in request.targets
@@ -87,9 +87,13 @@ def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The plan of a run on a cluster.
+    """The plan of a run.
 
     Attributes:
+        cluster: the resources that Ray has.
+        placement: CPUs and GPUs of each stage.
+        job: the job of the first leg.
+        weights: checkpoints in Ray's object store; None where the encoders run on this machine.
         audio_s: estimated seconds of audio in the recordings that are left.
         batches_per_byte: estimated number of batches per byte of recordings.
     """
@@ -177,21 +181,21 @@ class _Run:
         from embedding.ray_runtime.progress_channel import ProgressChannel, watching
         from embedding.ray_runtime.session import cluster_resources
 
-        encoded_per_audio = TargetColumn.of(pending).count() / len(pending)
-        display = ProgressDisplay(self._terminal, len(pending), plan.audio_s * encoded_per_audio)
+        mean_targets = TargetColumn.of(pending).count() / len(pending)  # audio that two targets need counts twice
+        display = ProgressDisplay(self._terminal, len(pending), plan.audio_s * mean_targets)
 
         def on_counters(counters: Counters) -> None:
             self._counters = counters
             for number, target in enumerate(self._targets):
                 target.report.refresh(counters.of_target(number))
             display(counters, lambda: cluster_resources(is_own=plan.cluster.is_own))
-            if self._stop.asked_by is not None:
-                display.stopping(self._stop.asked_by)
+            if self._stop.signal_name is not None:
+                display.stopping(self._stop.signal_name)
 
         with self._stop.gracefully(), display:
             display.starting(plan.placement)
             channel = ProgressChannel()
-            with watching(channel, on_counters, lambda: self._stop.asked_by is not None):
+            with watching(channel, on_counters, lambda: self._stop.signal_name is not None):
                 self._embed_in_rounds(pending, plan, channel)
             on_counters(channel.read().counters)
 
@@ -217,19 +221,20 @@ class _Run:
                     blocks, job, placement, plan.cluster, channel, weights=plan.weights, verbose=self._config.verbose
                 )
                 broken.note(channel.broken_gpus())
-                if self._stop.asked_by is not None or broken.waiting:
+                if self._stop.signal_name is not None or broken.waiting:
                     break
             unchanged = channel.read().unchanged
             for number, target in enumerate(self._targets):
                 target.adopt_unchanged(unchanged[number])
             pending = self._pending(self._run_id)
-            if self._stop.asked_by is not None or not len(pending):
+            if self._stop.signal_name is not None or not len(pending):
                 break
             if broken.waiting:
                 placement = broken.hold(placement)
                 continue
             n_rounds += 1
-            self._terminal.say(f"{plural(len(pending), 'recording')} lost with a worker: trying again")
+            if n_rounds < MAX_ROUNDS:
+                self._terminal.say(f"{plural(len(pending), 'recording')} lost with a worker: trying again")
 
     def _announce_results(self) -> None:
         for number, target in enumerate(self._targets):

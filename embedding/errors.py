@@ -1,4 +1,4 @@
-"""The two ways a run ends without being a bug. Each message is one line a person can act on."""
+"""The two exceptions that end a run without being a bug. Each message is one line that tells the user what to do."""
 
 import sys
 import traceback
@@ -8,24 +8,24 @@ from embedding.text import printable
 
 
 class RequestError(Exception):
-    """The request makes no sense as it stands: exit code 2.
+    """The request makes no sense: exit code 2.
 
-    The message names the option or file and says what to do instead.
+    The message names the option or file, and a remedy.
     """
 
 
 class RunError(Exception):
-    """The run could not go on, though the request was sound: exit code 1.
+    """The run failed although the request makes sense: exit code 1.
 
-    What is stored stays valid; the message says what failed and how to continue.
+    What is stored stays valid. The message names the fault and how to continue.
     """
 
 
 def storage_failure(error: OSError) -> RunError:
-    """Return the message for an error of the storage that waiting did not remove."""
+    """Return the error of a run for an error of the storage that retries did not cure."""
     reason = (error.strerror or str(error)).splitlines()[0]
-    # Ray Data hands what it has to say of a task's failure over as a third argument, which an OSError takes for a name.
-    # Of a rename the second name is the one that a person knows.
+    # Ray Data adds the message of a failed task as a third argument, which OSError takes for a file name. After a
+    # failed rename the second file name is the one that the user knows.
     names = (name for name in (error.filename2, error.filename) if isinstance(name, str))
     name = next((name for name in names if name.startswith(("/", "s3://"))), "")
     where = f" ({name})" if name else ""
@@ -35,17 +35,17 @@ def storage_failure(error: OSError) -> RunError:
 
 
 def root_cause(error: BaseException) -> str:
-    """One line of what lies at the bottom of a chain of wrapped errors."""
+    """Return the first line of the innermost error in a chain of wrapped errors."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def print_error(error: Exception) -> None:
-    """One line on stderr."""
+    """Print an error as one line on stderr."""
     print(f"avex-batch: {printable(' '.join(redact(str(error)).split()))}", file=sys.stderr)  # noqa: T201
 
 
 def print_traceback(error: Exception) -> None:
-    """The traceback Python would print, on stderr: its messages may quote URLs."""
+    """Print a traceback on stderr, redacted, because messages may quote URLs."""
     print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)  # noqa: T201

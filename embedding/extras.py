@@ -1,4 +1,4 @@
-"""Packages that only some jobs need: the extras of the distribution."""
+"""The extras of the distribution: packages that only some jobs need."""
 
 import importlib
 import json
@@ -15,7 +15,11 @@ _DISTRIBUTION = "avex-batch"
 
 
 def load(module: str, extra: str) -> ModuleType:
-    """Import a module of a package that an extra brings.
+    """Import a module of an optional package.
+
+    Args:
+        module: dotted name of the module.
+        extra: the extra of this distribution that installs the package.
 
     Raises:
         RequestError: the package is not installed.
@@ -30,7 +34,12 @@ def load(module: str, extra: str) -> ModuleType:
 
 
 def refuse_missing(packages: tuple[str, ...], extra: str, option: str) -> None:
-    """Refuse an option whose packages are not installed, before the work for it begins.
+    """Refuse an option whose packages are not installed, before its work begins.
+
+    Args:
+        packages: packages that the option needs.
+        extra: the extra of this distribution that installs them.
+        option: name of the option, for the message.
 
     Raises:
         RequestError: a package is missing.

@@ -2,8 +2,8 @@
 
     recordings ─▶ decode (tasks) ─▶ encode (actor pool) ─▶ write (tasks, one shard each)
 
-Each stage is a plain function or class of another module. This module decides where a stage runs and with how many CPUs
-and GPUs.
+Each stage calls plain functions and classes of other modules. This module connects the stages and gives each of them
+the CPUs and GPUs of the placement.
 """
 
 import os
@@ -22,7 +22,7 @@ import ray.data
 import ray.exceptions
 
 from embedding.decoding.decode import decode
-from embedding.decoding.events import Decoded, DecodingEvent, EndedWithoutWindows, Failed, Unchanged, Windows
+from embedding.decoding.events import Decoded, DecodingEvent, Failed, NoMoreWindows, Unchanged, Windows
 from embedding.decoding.isolated import decode_isolated
 from embedding.encoding.batch_turns import BatchTurns
 from embedding.encoding.checkpoints import ensure_local
@@ -161,7 +161,7 @@ class _News:
             case Decoded(duration_s, size):
                 self._audio_s += duration_s
                 self._read_bytes += max(size, 0)
-            case EndedWithoutWindows():
+            case NoMoreWindows():
                 self._n_without_windows += 1
 
     def deliver(self, job: Job, reporter: "ProgressReporter", busy_s: float) -> None:

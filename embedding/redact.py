@@ -1,7 +1,7 @@
-"""Text without credentials: every line this program prints and every text it stores passes through here.
+"""Removal of credentials from text: every line that this program prints and every text that it stores is redacted.
 
-Credentials are known by their shape (in URLs, in headers, by how a key or token begins) or by their value (what this
-process's environment holds). Names of recordings are data: the columns ``file`` keep them as they are.
+Credentials are recognised by their form (in URLs, in headers, by the first characters of a key or token) or by their
+value (in the environment of this process). Names of recordings are data: the columns ``file`` are not redacted.
 """
 
 import logging
@@ -20,27 +20,28 @@ SECRET_VARIABLES = (
     "HUGGING_FACE_HUB_TOKEN",
     "RAY_AUTH_TOKEN",
 )
-# Where URLs may carry a login; a proxy's variable goes by either case.
+# Variables with URLs, which may contain a login. The name of a proxy's variable may be in upper or lower case.
 URL_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-# A shorter value ("test") is a word that ordinary text holds, too.
+# A shorter value ("test") may be a word of ordinary text.
 SHORTEST_SECRET = 8
 
 _LOGIN = re.compile(r"(?:\w+://)?(?P<login>[^:/@]*:(?P<password>.+)@)")
 _PORT = r"\d*(?:[/?#\s]|$)"
-# A key or token begins after anything but a letter or digit; those of an escape (%3D) do not count.
+# A key or token begins after any character except a letter or digit; the letters and digits of an escape (%3D) may
+# precede it.
 _BEGIN = r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2}))"
 _PARAMETER = (
     r"[\w-]*(?:signature|credential|token|secret|password|passwd|(?:api|access)[_-]?key(?:[_-]?id)?)|sig|pwd|auth"
 )
 
-_SHAPES = [
+_FORMS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        # scheme://login@host. The second branch: secrets often have a "/" in them, which nobody has escaped; neither
-        # host:port nor the ARN of an access point is a login. One slash too few makes s3:// a local path.
+        # scheme://login@host. The second branch is for secrets with a "/" that was not escaped; host:port and the ARN
+        # of an access point are not logins. With one slash too few, s3:// becomes a local path.
         (rf"(://|\bs3:/)(?:[^/?#\s]*|(?!arn:)[^/?#\s:@\[]+:(?!{_PORT})[^@\s]*)@", rf"\1{HIDDEN}@"),
         (rf"(?i)((?:[?&;]|%3F|%26)(?:{_PARAMETER})(?:=|%3D))(?:(?!%26)[^&;#\s\"<>])+", rf"\1{HIDDEN}"),
-        # A header to the end of its line; of a dict of headers, to the end of its text.
+        # A header up to the end of its line; in a dict of headers up to the end of its string.
         (
             r"(?i)(\bauthorization\\*['\"]?\s*[:=]\s*(?:b?\\*['\"])?)"
             r"(?:(?<=')[^'\n]+|(?<=\")[^\"\n]+|(?<!['\"]).+)",
@@ -54,16 +55,16 @@ _SHAPES = [
 
 
 def redact(text: str) -> str:
-    """``text`` with ``***`` in place of every credential that is known by its shape or its value."""
+    """Return ``text`` with ``***`` in place of every credential that is recognised by its form or its value."""
     for secret in _secrets():
         text = text.replace(secret, HIDDEN)
-    for pattern, replacement in _SHAPES:
+    for pattern, replacement in _FORMS:
         text = pattern.sub(replacement, text)
     return text
 
 
 def redact_all(value: Any) -> Any:
-    """A JSON value with every text in it redacted."""
+    """Return a JSON value with every text in it redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -73,8 +74,8 @@ def redact_all(value: Any) -> Any:
     return value
 
 
-def redact_log(record: logging.LogRecord) -> bool:
-    """A filter of a logging handler: the record, its traceback included, without credentials."""
+def redact_record(record: logging.LogRecord) -> bool:
+    """Redact a log record and its traceback; a filter for a logging handler."""
     record.msg, record.args = redact(record.getMessage()), ()
     if record.exc_info:
         record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
@@ -82,13 +83,13 @@ def redact_log(record: logging.LogRecord) -> bool:
 
 
 def _secrets() -> list[str]:
-    """Return the secrets of the environment, plain and URL-quoted; the longest first, as one may contain another."""
+    """Return the secrets in the environment, plain and URL-quoted, the longest first: one may contain another."""
     values = [os.environ.get(name, "").strip() for name in SECRET_VARIABLES]
     logins = []
     for name in URL_VARIABLES:
         for url in (os.environ.get(name, ""), os.environ.get(name.lower(), "")):
             if login := _LOGIN.match(url):
                 values.append(login["password"])
-                logins.append(login["login"])  # of any length: its ":" and "@" make it no word
+                logins.append(login["login"])  # of any length: with ":" and "@" a login is no ordinary word
     spellings = [spelling for value in values for spelling in (value, unquote(value), quote(value), quote(value, ""))]
     return sorted(logins + [secret for secret in spellings if len(secret) >= SHORTEST_SECRET], key=len, reverse=True)

@@ -1,8 +1,8 @@
-"""The stop of a run: open shards may be finished first, for a few seconds.
+"""Stopping of a run by signals. Work in flight has some seconds to finish.
 
-The first SIGTERM or Ctrl-C only asks: stages see it, read and encode no more, and the pipeline runs dry. After GRACE_S,
-or at the second signal, the run is broken off. A run that is broken off has LEAVE_S to close its books and to leave;
-then the process ends, whatever does not answer. In every case what is stored stays valid.
+The first SIGTERM or Ctrl-C is a request: stages notice it, read and encode no more, and the pipeline empties. After
+GRACE_S, or at the second signal, the run is interrupted. An interrupted run has EXIT_S to write its report and to end;
+then the process ends, even if a thread does not respond. In every case what is stored stays valid.
 """
 
 import os
@@ -20,34 +20,36 @@ from typing import NoReturn
 from embedding.errors import RunError
 
 GRACE_S = 15.0
-LEAVE_S = 15.0
+EXIT_S = 15.0
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
-class Stopped(RunError):  # noqa: N818 — nothing went wrong
-    """The run ended because it was asked to."""
+class Stopped(RunError):  # noqa: N818 — a stop is not an error
+    """The run ended because the user stopped it."""
 
-    def __init__(self, asked_by: str | None) -> None:
-        super().__init__(
-            f"stopped by {asked_by}; what is stored stays valid, and the same command again goes on from there"
-        )
+    def __init__(self, signal_name: str | None) -> None:
+        super().__init__(f"stopped by {signal_name}; what is stored stays valid, run the same command again to go on")
 
 
 class _Deadline:
-    """Ends the process at a time that a signal sets, whatever its threads are waiting for.
+    """A time at which the process ends, even if its threads are waiting. A signal sets the time.
 
-    A thread of its own: the main thread may be in a call that does not return, and a handler of signals, which may
-    have interrupted the making of a thread, must not make one.
+    The deadline needs its own thread, because the main thread may be in a call that does not return. This thread starts
+    before any signal: a signal handler may have interrupted the creation of a thread, so it must not create one.
+
+    Attributes:
+        was_set: whether a signal has set a deadline.
     """
 
     def __init__(self) -> None:
         self._depth = 0
-        self._orders: queue.SimpleQueue[tuple[float, str] | None] = queue.SimpleQueue()  # its put() may be interrupted
+        # Each item is an end time and the name of the signal; None ends the thread. A signal may interrupt put().
+        self._orders: queue.SimpleQueue[tuple[float, str] | None] = queue.SimpleQueue()
         self.was_set = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """In the outermost of these blocks a deadline holds; at its end there is none."""
+        """Run the thread during the outermost of these blocks; the end of the block cancels the deadline."""
         self._depth += 1
         if self._depth == 1:
             threading.Thread(target=self._watch, args=(self._orders,), name="deadline", daemon=True).start()
@@ -59,22 +61,22 @@ class _Deadline:
                 self._orders.put(None)
                 self._orders = queue.SimpleQueue()
 
-    def set(self, seconds: float, asked_by: str) -> None:
-        """End the process so many seconds from now; a later call replaces this one. Without ``watching`` do nothing."""
+    def set(self, seconds: float, signal_name: str) -> None:
+        """End the process after some seconds; a later call replaces this one. Without ``watching`` do nothing."""
         if self._depth:
             self.was_set = True
-            self._orders.put((time.monotonic() + seconds, asked_by))
+            self._orders.put((time.monotonic() + seconds, signal_name))
 
     @staticmethod
     def _watch(orders: "queue.SimpleQueue[tuple[float, str] | None]") -> None:
         order = orders.get()
         while order is not None:
-            until, asked_by = order
+            end_s, signal_name = order
             try:
-                order = orders.get(timeout=max(0.0, until - time.monotonic()))
+                order = orders.get(timeout=max(0.0, end_s - time.monotonic()))
             except queue.Empty:
-                with suppress(OSError, ValueError):  # a stderr that is closed
-                    sys.stderr.write(f"avex-batch: {Stopped(asked_by)} (something did not answer)\n")
+                with suppress(OSError, ValueError):  # stderr may be closed
+                    sys.stderr.write(f"avex-batch: {Stopped(signal_name)} (something did not answer)\n")
                     sys.stderr.flush()
                 os._exit(1)
 
@@ -83,19 +85,24 @@ _deadline = _Deadline()
 
 
 class Stop:
-    """A request to stop; ``asked_by`` names the signal, None before it."""
+    """The user's request to stop.
+
+    Attributes:
+        signal_name: name of the signal; None if the user has not asked to stop.
+        is_immediate: whether the user has sent a second signal.
+    """
 
     def __init__(self) -> None:
-        self.asked_by: str | None = None
-        self.at_once = False  # asked a second time
+        self.signal_name: str | None = None
+        self.is_immediate = False
         self._graceful = False
 
     @contextmanager
     def gracefully(self) -> Iterator[None]:
-        """In this block the first signal does not interrupt: whoever runs it looks at ``asked_by``.
+        """Let the first signal set ``signal_name`` without interrupting the block, which has to check the attribute.
 
         Raises:
-            Stopped: at its end, if somebody asked.
+            Stopped: at the end of the block, if there was a signal.
         """
         self._graceful = True
         try:
@@ -103,56 +110,56 @@ class Stop:
         finally:
             self._graceful = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-        if self.asked_by is not None:
-            raise Stopped(self.asked_by)
+        if self.signal_name is not None:
+            raise Stopped(self.signal_name)
 
-    def listen(self) -> None:
-        """Install the handlers."""
+    def install_handlers(self) -> None:
+        """Install the signal handlers."""
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        signal.signal(signal.SIGALRM, self._on_grace_over)
+        signal.signal(signal.SIGALRM, self._on_end_of_grace)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self.at_once = self.asked_by is not None
-        self.asked_by = _SIGNALS[signal.Signals(number)]
-        if self.at_once or not self._graceful:
-            _deadline.set(LEAVE_S, self.asked_by)
+        self.is_immediate = self.signal_name is not None
+        self.signal_name = _SIGNALS[signal.Signals(number)]
+        if self.is_immediate or not self._graceful:
+            _deadline.set(EXIT_S, self.signal_name)
             raise KeyboardInterrupt
-        _deadline.set(GRACE_S + LEAVE_S, self.asked_by)
+        _deadline.set(GRACE_S + EXIT_S, self.signal_name)
         signal.setitimer(signal.ITIMER_REAL, GRACE_S)
 
-    def _on_grace_over(self, *_: object) -> None:
+    def _on_end_of_grace(self, *_: object) -> None:
         raise KeyboardInterrupt
 
 
 @contextmanager
-def on_signals(*, ends_process: bool = False) -> Iterator[Stop]:
-    """Watch for signals while the block runs. In another thread than the main thread do nothing: signals do not come.
+def stop_on_signals(*, ends_process: bool = False) -> Iterator[Stop]:
+    """Handle signals during the block. Outside of the main thread do nothing: only the main thread receives signals.
 
     Args:
-        ends_process: end the process where something does not answer; for commands, not for a notebook.
+        ends_process: end the process if a thread does not respond; for commands, not for notebooks.
 
     Raises:
-        Stopped: somebody asked, and there was nothing in flight or its grace was over.
-        KeyboardInterrupt: somebody asked twice, or a block within was asked twice.
+        Stopped: there was a signal, and no work was in flight or the grace was over.
+        KeyboardInterrupt: there was a second signal, here or in a block within this block.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    with kept_handlers(), _deadline.watching() if ends_process else nullcontext():
-        stop.listen()
+    with preserved_handlers(), _deadline.watching() if ends_process else nullcontext():
+        stop.install_handlers()
         try:
             yield stop
         except KeyboardInterrupt:
-            if stop.at_once or stop.asked_by is None:  # twice, or not by a signal to us
+            if stop.is_immediate or stop.signal_name is None:  # a second signal, or an interrupt that is not a signal
                 raise
-            raise Stopped(stop.asked_by) from None
+            raise Stopped(stop.signal_name) from None
 
 
 @contextmanager
-def kept_handlers() -> Iterator[None]:
-    """Restore the handlers of signals after the block; ``ray.init``, for example, installs its own."""
+def preserved_handlers() -> Iterator[None]:
+    """Restore the signal handlers after the block; ``ray.init``, for example, installs its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -165,8 +172,8 @@ def kept_handlers() -> Iterator[None]:
 
 
 @contextmanager
-def threads_of(n: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of ``n`` threads, which are waited for unless the block fails or is interrupted: one of them may hang."""
+def thread_pool(n: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of ``n`` threads; if the block fails or is interrupted, do not wait for them: one may hang."""
     pool = ThreadPoolExecutor(n)
     try:
         yield pool
@@ -177,12 +184,12 @@ def threads_of(n: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def end_process(code: int) -> NoReturn:
-    """End the process with this exit code. After a signal, threads that hang are not waited for."""
+    """End the process with an exit code. After a signal, do not wait for threads that hang."""
     if _deadline.was_set:
-        until = time.monotonic() + 1
+        end_s = time.monotonic() + 1
         for thread in threading.enumerate():
             if thread is not threading.main_thread() and not thread.daemon:
-                thread.join(max(0.0, until - time.monotonic()))
+                thread.join(max(0.0, end_s - time.monotonic()))
                 if thread.is_alive():
                     sys.stdout.flush()
                     sys.stderr.flush()

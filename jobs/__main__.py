@@ -5,7 +5,7 @@ from importlib import import_module
 
 from embedding.cli.exit_codes import EXIT_BAD_REQUEST, EXIT_COMPLETE
 from embedding.cli.terminal import Terminal
-from embedding.config import nearest
+from embedding.config import did_you_mean
 from embedding.errors import RequestError, print_error
 from embedding.stopping import end_process
 
@@ -29,7 +29,7 @@ def main() -> int:
             terminal.say(f"  {job:8}{text}")
         return EXIT_COMPLETE
     if name not in JOBS:
-        print_error(RequestError(f"there is no job {name!r}{nearest(name, JOBS)}; there are {', '.join(JOBS)}"))
+        print_error(RequestError(f"there is no job {name!r}{did_you_mean(name, JOBS)}; there are {', '.join(JOBS)}"))
         return EXIT_BAD_REQUEST
     return import_module(f"jobs.{name}").main(arguments)
 

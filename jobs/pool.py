@@ -1,6 +1,6 @@
-"""Embeddings of windows to one row per recording: ``python -m jobs.pool OUTPUT --pooling mean``.
+"""Pool the embeddings of windows to one row per recording: ``python -m jobs.pool OUTPUT --pooling mean``.
 
-Exit codes: 0 every recording that has embeddings is pooled; 1 it is not; 2 the request makes no sense.
+Exit codes: 0 every recording with embeddings is pooled; 1 some are not; 2 the request makes no sense.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from embedding.announce import commands_to_read
 from embedding.cli.arguments import Parser, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
-from embedding.config import at_layer
+from embedding.config import name_at_layer
 from embedding.errors import RunError
 from embedding.pooling.poolings import parse_poolings
 from embedding.stopping import end_process
@@ -20,50 +20,50 @@ def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = output_parser(
         "pool",
-        "Pool the embeddings of an output to one row per recording, in "
-        "OUTPUT/recordings/POOLING/*.parquet. The same command again pools what has come since.",
+        "Pool the embeddings of an output to one row per recording, in OUTPUT/recordings/POOLING/*.parquet. The same "
+        "command again pools recordings that were added since.",
     )
     parser.add_argument(
         "--pooling",
         metavar="POOLING",
         default="mean",
-        help="over a recording's windows: mean, max, std, several joined by + (one after the other in the vector), or "
-        "sequence (all windows in order, as a list of vectors) (default: mean)",
+        help="pooling over the windows of a recording: mean, max, std, several joined by + (one after the other in the "
+        "vector), or sequence (all windows in order, as a list of vectors) (default: mean)",
     )
     return parser
 
 
 def pool(arguments: Sequence[str] | None) -> None:
-    """Pool, and say how to read it.
+    """Pool an output, and print how to read the rows.
 
     Raises:
         RequestError: the request makes no sense.
-        RunError: not everything is pooled.
+        RunError: not every recording is pooled, or the storage or the cluster failed.
     """
-    given = make_parser().parse_args(arguments)
-    poolings = parse_poolings(given.pooling)
-    from embedding import storage  # numpy and pyarrow: not for --help
-    from embedding.pooling.pool import pool as run
+    options = make_parser().parse_args(arguments)
+    poolings = parse_poolings(options.pooling)
+    from embedding import storage  # here, because --help needs no numpy and pyarrow
+    from embedding.pooling.pool import pool as pool_output
 
     terminal = Terminal.on_stdout()
-    root = storage.normalise(given.output, "OUTPUT")
-    outcome = run(root, poolings, given.layer, terminal, verbose=given.verbose)
-    for line in commands_to_read(f"{root}/recordings/{at_layer(given.pooling, given.layer)}"):
+    root = storage.normalise(options.output, "OUTPUT")
+    outcome = pool_output(root, poolings, options.layer, terminal, verbose=options.verbose)
+    for line in commands_to_read(f"{root}/recordings/{name_at_layer(options.pooling, options.layer)}"):
         terminal.say(f"  {line}")
     if outcome.n_left_out:
         raise RunError(
-            f"{plural(outcome.n_left_out, 'recording')} left out, of which not every window is there exactly once: run "
-            "jobs.embed again, then this"
+            f"{plural(outcome.n_left_out, 'recording')} left out, because windows are missing or repeated: run "
+            "jobs.embed again, then jobs.pool"
         )
     if not outcome.is_settled:
         raise RunError(
-            "a run of jobs.embed is going on, or died: of recordings that changed there may be rows of both versions; "
-            "once it has ended, run this again"
+            "a run of jobs.embed is in progress or has died: recordings that changed may have rows of both versions; "
+            "run jobs.pool again after jobs.embed has ended"
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; the exit code says how it went."""
+    """Run the job and return its exit code."""
     return run_job(lambda: pool(arguments), output="OUTPUT")
 
 

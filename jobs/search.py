@@ -1,6 +1,6 @@
-"""The stored windows nearest to a clip, or to one of themselves: ``python -m jobs.search OUTPUT --clip call.wav``.
+"""Find the stored windows nearest to a sound: ``python -m jobs.search OUTPUT --clip call.wav``.
 
-Exit codes: 0 they were found; 1 not all could be shown; 2 the request makes no sense.
+Exit codes: 0 the hits are printed; 1 some clips could not be saved, or the search failed; 2 the request makes no sense.
 """
 
 import math
@@ -17,67 +17,75 @@ from embedding.errors import RequestError, RunError
 from embedding.stopping import end_process
 from embedding.text import clock, terminal_json
 
-# Hits; each is held in memory by every task.
-MOST = 1_000_000
+# Each task holds as many hits in memory.
+MAX_HITS = 1_000_000
 
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = output_parser(
         "search",
-        "Find the windows of an output that are nearest, by cosine, to a clip or to one of themselves. "
-        "Every window is looked at: the answer is exact.",
+        "Find the windows of an output that are nearest, by cosine, to a clip or to another stored window. "
+        "Every window is compared: the answer is exact.",
     )
     parser.add_argument("--clip", metavar="FILE", help="search for the sound of this file, encoded as the output was")
     parser.add_argument("--like", metavar="FILE", help="search for a stored window of this recording (with --at)")
-    parser.add_argument("--at", metavar="SECONDS", default="0", help="where in that recording (default: 0)")
-    parser.add_argument("--k", metavar="N", default="10", help="how many (default: 10)")
-    parser.add_argument("--json", action="store_true", help="print them as JSON, one a line")
-    parser.add_argument("--save-clips", metavar="DIR", help="cut them out, into WAV files in this folder")
+    parser.add_argument(
+        "--at", metavar="SECONDS", default="0", help="the window of --like at this time is the query (default: 0)"
+    )
+    parser.add_argument("--k", metavar="N", default="10", help="number of hits (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print the hits as JSON, one per line")
+    parser.add_argument("--save-clips", metavar="DIR", help="save the sound of each hit as a WAV file in this folder")
     return parser
 
 
 def search(arguments: Sequence[str] | None) -> None:
-    """Search, and show what was found.
+    """Search an output, and print the hits.
 
     Raises:
         RequestError: the request makes no sense.
-        RunError: some clips could not be cut out.
+        RunError: some clips could not be saved, or the storage or the cluster failed.
     """
-    given = make_parser().parse_args(arguments)
-    if (given.clip is None) == (given.like is None):
+    options = make_parser().parse_args(arguments)
+    if (options.clip is None) == (options.like is None):
         raise RequestError("search for either --clip FILE or --like FILE --at SECONDS")
-    k, at_s = number("--k", given.k, int, 1, MOST), number("--at", given.at, float, 0, math.inf)
-    folder = None if given.save_clips is None else _folder(given.save_clips)
-    from embedding import storage  # numpy and pyarrow: not for --help
-    from embedding.search.search import Search
-    from embedding.search.search import search as run
+    k, at_s = number("--k", options.k, int, 1, MAX_HITS), number("--at", options.at, float, 0, math.inf)
+    folder = None if options.save_clips is None else _make_folder(options.save_clips)
+    from embedding import storage  # here, because --help needs no numpy and pyarrow
+    from embedding.search.search import SearchOptions
+    from embedding.search.search import search as search_output
 
     terminal = Terminal.on_stdout()
-    clip = None if given.clip is None else storage.normalise(given.clip, "--clip")
-    like = None if given.like is None else storage.normalise(given.like, "--like")
-    root = storage.normalise(given.output, "OUTPUT")
-    hits = run(Search(root, clip, like, at_s, int(k), given.layer), verbose=given.verbose).to_pylist()
-    if not hits and not given.json:
+    clip = None if options.clip is None else storage.normalise(options.clip, "--clip")
+    like = None if options.like is None else storage.normalise(options.like, "--like")
+    root = storage.normalise(options.output, "OUTPUT")
+    query = SearchOptions(root, clip, like, at_s, int(k), options.layer)
+    hits = search_output(query, verbose=options.verbose).to_pylist()
+    if not hits and not options.json:
         terminal.say("no other window is stored")
     for rank, hit in enumerate(hits, 1):
-        if given.json:
+        if options.json:
             sys.stdout.write(terminal_json(hit) + "\n")  # not redacted: for programs
         else:
             times = f"{clock(hit['start_time'])}–{clock(hit['end_time'])}"
             terminal.say(f"{rank:4}  {hit['score']:.4f}  {times}  {hit['file']}")
     if folder is not None:
-        n = _save(hits, folder)
-        if not given.json:
-            terminal.say(f"{n} clips in {folder}")
+        _save_clips(hits, folder)
+        if not options.json:
+            terminal.say(f"{len(hits)} clips in {folder}")
 
 
-def _folder(given: str) -> Path:
+def _make_folder(uri: str) -> Path:
+    """Make the folder of the clips.
+
+    Raises:
+        RequestError: the folder is not on this machine, or cannot be written to.
+    """
     from embedding import storage
 
-    name = storage.normalise(given, "--save-clips")
+    name = storage.normalise(uri, "--save-clips")
     if storage.is_s3(name):
-        raise RequestError(f"--save-clips: {name} is no folder on this machine: write them there, then copy them")
+        raise RequestError(f"--save-clips: {name} is no folder on this machine: save to a local folder, then copy it")
     try:
         Path(name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,22 +95,26 @@ def _folder(given: str) -> Path:
     return Path(name)
 
 
-def _save(hits: list[dict[str, Any]], folder: Path) -> int:
-    from embedding.search.hit_clips import save
+def _save_clips(hits: list[dict[str, Any]], folder: Path) -> None:
+    """Save the clips of all hits that can be saved.
 
-    failed = []
+    Raises:
+        RunError: a clip could not be saved.
+    """
+    from embedding.search.hit_clips import save_clip
+
+    failures = []
     for rank, hit in enumerate(hits, 1):
         try:
-            save(hit, rank, folder)
-        except (OSError, RuntimeError) as error:  # libsndfile's are RuntimeErrors
-            failed.append(f"{hit['file']}: {error}")
-    if failed:
-        raise RunError(f"{len(failed)} of {len(hits)} clips could not be cut out: {failed[0]}")
-    return len(hits)
+            save_clip(hit, rank, folder)
+        except (OSError, RuntimeError) as error:  # errors of libsndfile are RuntimeErrors
+            failures.append(f"{hit['file']}: {error}")
+    if failures:
+        raise RunError(f"{len(failures)} of {len(hits)} clips could not be cut out: {failures[0]}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; the exit code says how it went."""
+    """Run the job and return its exit code."""
     return run_job(lambda: search(arguments), output="OUTPUT")
 
 

@@ -16,7 +16,7 @@ from tests.support.commands import ROOT, Outcome, run_embed
 from tests.support.environments import make_environment
 from tests.support.file_systems import without_privileges
 from tests.support.models import BEATS, EFFICIENTNET, write_checkpoint
-from tests.support.s3_server import s3_client_made_anew, serving
+from tests.support.s3_server import new_s3_client, run_s3_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -58,7 +58,7 @@ def s3_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3_server(s3_log: Path) -> Iterator[str]:
     """S3 over HTTP on loopback (moto's server); the environment of this process and its children leads to it."""
-    with serving(s3_log) as endpoint:
+    with run_s3_server(s3_log) as endpoint:
         yield endpoint
 
 
@@ -80,7 +80,7 @@ def bucket(s3_api: Any) -> str:
 
 @pytest.fixture
 def other_s3(s3_server: str) -> Iterator[pytest.MonkeyPatch]:
-    with s3_client_made_anew() as environment:
+    with new_s3_client() as environment:
         yield environment
 
 

@@ -1,7 +1,7 @@
-"""Shared parts of the hand-written loops: command line, windows, avex's own loading, the Parquet file.
+"""Shared parts of the programs written by hand: command line, windows of a recording, loading, and the Parquet file.
 
-Nothing of ``embedding`` is used: this is what a user of avex, soundfile and soxr has. Start with the same command what
-the network would have provided once: ImageNet weights in torch's cache, which ``avex.load_model`` wants first.
+Nothing of ``embedding`` is used, only what a user of avex, soundfile and soxr has. ``avex.load_model`` first loads
+ImageNet weights, so TORCH_HOME has to contain weights under their name.
 """
 
 import argparse
@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-RATE_HZ = 16_000  # of the models measured, as their cards say
-# EfficientNet-B0 on one core, ms a window at batches of 1, 2, 4, 8, 16, 32: 29, 30, 34, 39, 63, 75 (5 s windows, fp32,
-# 2026-11-21). Large ones, which a GPU wants, fault their activations in anew; who has timed a few of them takes this.
+RATE_HZ = 16_000  # of the measured models, by their model cards
+# EfficientNet-B0 on one core takes 29, 30, 34, 39, 63, 75 ms per window at batches of 1, 2, 4, 8, 16, 32 (windows of
+# 5 s, fp32, 2026-11-21). Large batches, as for a GPU, cause page faults for their activations. A user who has measured
+# some batch sizes chooses this one.
 BATCH_SIZE = 4
 SUFFIXES = {".flac", ".wav", ".mp3", ".ogg", ".opus"}
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that all of them have."""
+    """Return a parser with the options that all programs have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--input", type=Path, required=True, help="folder of recordings")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file")
@@ -52,7 +53,7 @@ def windows(file: str, window_s: float) -> NDArray[np.float32]:
 
 
 def cut(audio: Any, source_hz: int, window_s: float) -> NDArray[np.float32]:
-    """Windows ``[n, length]`` at the model's rate; the last one is padded with zeros."""
+    """Return windows ``[n, length]`` at the model's rate; the last window is padded with zeros."""
     if source_hz != RATE_HZ:
         audio = soxr.resample(audio, source_hz, RATE_HZ)
     length = round(window_s * RATE_HZ)
@@ -67,7 +68,7 @@ def load_model(model: str, checkpoint: Path, device: str = "cpu") -> "torch.nn.M
 
 
 def embed(model: "torch.nn.Module", batch: "torch.Tensor", precision: str) -> "torch.Tensor":
-    """``[n, length]`` → ``[n, dim]`` by the mean over tokens (BEATs, EAT) or over the map (EfficientNet)."""
+    """Return vectors ``[n, dim]`` of ``[n, length]``: the mean over tokens (BEATs, EAT) or the map (EfficientNet)."""
     import torch
 
     with torch.inference_mode(), torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):

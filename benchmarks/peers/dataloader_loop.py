@@ -1,4 +1,4 @@
-"""A PyTorch DataLoader: workers decode and cut, batches of windows go through the model in the main process.
+"""PyTorch DataLoader: its workers decode recordings and cut windows, the main process runs the model on batches.
 
 ``python benchmarks/peers/dataloader_loop.py --input FOLDER --output FILE.parquet --model M --checkpoint C``
 """
@@ -14,7 +14,7 @@ from common import BATCH_SIZE, embed, load_model, make_parser, n_cores, recordin
 
 
 class Windows(IterableDataset):
-    """Every window of every recording; each worker takes its share of the recordings."""
+    """All windows of all recordings; each worker reads its share of the recordings."""
 
     def __init__(self, folder: Path, window_s: float) -> None:
         self.files = recordings(folder)
@@ -22,15 +22,15 @@ class Windows(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[str, int, NDArray[np.float32]]]:
         worker = get_worker_info()
-        mine = self.files[worker.id :: worker.num_workers] if worker else self.files
-        for file in mine:
+        own_files = self.files[worker.id :: worker.num_workers] if worker else self.files
+        for file in own_files:
             for index, window in enumerate(windows(file, self.window_s)):
                 yield file, index, window
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    # Decoding is a few percent of the work, and the model wants the cores.
+    # Decoding is a few percent of the work, and the model needs the cores.
     parser.add_argument("--workers", type=int, default=max(1, n_cores() // 2))
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     arguments = parser.parse_args()

@@ -1,10 +1,11 @@
-"""opensoundscape's own way: ``CNN.embed`` with torchvision's EfficientNet-B0, the architecture that avex's has inside.
+"""opensoundscape's ``CNN.embed`` with torchvision's EfficientNet-B0, the architecture of avex's EfficientNet.
 
 ``PYTHON benchmarks/peers/opensoundscape_cnn.py --input FOLDER --output FILE.parquet --model … --checkpoint …``
 
-Its vectors are other ones and not compared: it makes its own spectrograms (of 224 × 224, in three channels), and its
-weights are random, as nothing is downloaded; the work per window is what is measured. ``--model``, ``--checkpoint`` and
-``--precision`` are taken, and not used. It is not in this project's environment; PYTHON is that of one of its own:
+The vectors differ and are not compared: opensoundscape computes its own spectrograms (224 × 224, in three channels),
+and the weights are random, because nothing is downloaded. The measured quantity is the work per window. ``--model``,
+``--checkpoint`` and ``--precision`` are accepted, but not used. opensoundscape is not part of this project's
+environment; PYTHON belongs to an environment of its own:
 
     python -m venv /tmp/opensoundscape
     /tmp/opensoundscape/bin/pip install opensoundscape pyarrow torch==2.11.* torchvision==0.26.* torchaudio==2.11.*

@@ -1,11 +1,12 @@
-"""The way of Ray Data's documentation: ``read_audio`` → ``flat_map`` to windows → ``map_batches`` with an actor class.
+"""Pipeline of Ray Data's documentation: ``read_audio`` → ``flat_map`` to windows → ``map_batches`` with an actor class.
 
 ``python benchmarks/peers/ray_documentation.py --input FOLDER --output FOLDER.parquet --model M --checkpoint C``
 
-As its guides have it (batch inference: a class with the model in ``__init__``; audio: ``read_audio``), and with what
-its user finds in the first days: paths have to be asked for; an actor has one thread unless told; as many actors as
-CPUs leave no CPU for reading and writing, and the job stands still without a word, hence half a CPU for each. Without
-these finds it is ``--actors 1 --actor-cpus 1 --batch-size 64`` on two CPUs (64 is a batch as one gives a GPU).
+The pipeline follows Ray's guides (batch inference: a class with the model in ``__init__``; audio: ``read_audio``), with
+what a user learns in the first days. Paths have to be requested. An actor has one thread by default. As many actors as
+CPUs leave no CPU for reading and writing, and the job stops without a message; so the actors together reserve half of
+the CPUs. Without these findings the options are ``--actors 1 --actor-cpus 1 --batch-size 64`` on two CPUs (64 is a
+usual batch size for a GPU).
 """
 
 import argparse
@@ -36,7 +37,9 @@ class Embedder:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--actors", type=int, default=n_cores())
-    parser.add_argument("--actor-cpus", type=float, help="default: half of the machine for all actors")
+    parser.add_argument(
+        "--actor-cpus", type=float, help="CPUs per actor (default: half of the machine for all actors together)"
+    )
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     run(parser.parse_args())
 

@@ -1,4 +1,4 @@
-"""The reference loop: avex used plainly, one window at a time, with torch's own number of threads.
+"""Reference loop: plain avex, one window at a time, with torch's default number of threads.
 
 ``python benchmarks/peers/reference_loop.py --input FOLDER --output FILE.parquet --model M --checkpoint C``
 """

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any, NoReturn
 
-from embedding.config import nearest
+from embedding.config import did_you_mean
 from embedding.errors import RequestError
 
 
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         for word in takewhile(lambda word: word != "--", words):
             option = word.partition("=")[0]
             if re.fullmatch(r"--\S+", option) and option not in self._option_string_actions:
-                self.error(f"unknown option {option}{nearest(option, self._option_string_actions)}")
+                self.error(f"unknown option {option}{did_you_mean(option, self._option_string_actions)}")
         return super().parse_known_args(words, namespace)
 
 

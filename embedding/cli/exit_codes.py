@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 
 from embedding.errors import RequestError, RunError, print_error, print_traceback
-from embedding.redact import redact_log
-from embedding.stopping import on_signals
+from embedding.redact import redact_record
+from embedding.stopping import stop_on_signals
 
 EXIT_COMPLETE, EXIT_INCOMPLETE, EXIT_BAD_REQUEST = 0, 1, 2
 
@@ -21,9 +21,9 @@ def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
         The exit code.
     """
     if logging.lastResort:  # the handler of everything that libraries log without being configured
-        logging.lastResort.addFilter(redact_log)
+        logging.lastResort.addFilter(redact_record)
     try:
-        with on_signals(ends_process=True):
+        with stop_on_signals(ends_process=True):
             code = job()
     except RequestError as error:
         print_error(RequestError(str(error).replace("--output", output)))
@@ -32,7 +32,7 @@ def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
         print_error(error)
         return EXIT_INCOMPLETE
     except KeyboardInterrupt:
-        print_error(RunError("stopped; what is stored stays valid, and the same command again goes on from there"))
+        print_error(RunError("stopped; what is stored stays valid, run the same command again to go on"))
         return EXIT_INCOMPLETE
     except Exception as error:  # noqa: BLE001 — a bug; its traceback is printed
         print_traceback(error)

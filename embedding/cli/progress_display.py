@@ -79,11 +79,13 @@ class ProgressDisplay:
         if placement.may_wait:
             self._terminal.say("not all workers fit yet: starting with those that do, others wait for the autoscaler")
 
-    def stopping(self, asked_by: str) -> None:
+    def stopping(self, signal_name: str) -> None:
         """Say once that the run ends early."""
         if not self._is_stopping:
             self._is_stopping = True
-            self._terminal.say(f"{asked_by}: finishing open shards for up to {GRACE_S:.0f} s; once more stops at once")
+            self._terminal.say(
+                f"{signal_name}: finishing open shards for up to {GRACE_S:.0f} s; once more stops at once"
+            )
 
     def __call__(self, counters: Counters, read_resources: Callable[[], ClusterResources]) -> None:
         """Show the counters.

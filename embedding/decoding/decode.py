@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embedding.decoding.audio import AudioFault, Recording, open_recording
 from embedding.decoding.cut import cut
-from embedding.decoding.events import Decoded, DecodingEvent, EndedWithoutWindows, Failed, Opened, Unchanged, Windows
+from embedding.decoding.events import Decoded, DecodingEvent, Failed, NoMoreWindows, Opened, Unchanged, Windows
 from embedding.decoding.fetch import Source, fetch
 from embedding.decoding.window_batch import WindowBatch, WindowsByRate
 from embedding.schema.batches import by_rate
@@ -37,8 +37,8 @@ def decode(
 
     Args:
         recordings: the recordings, with the targets that need each of them.
-        specs: the windows of each target. At different sample rates windows begin and end at the same times; where
-            only one rate has a last window, by the fraction of a sample, this window is dropped.
+        specs: the windows of each target. At different sample rates windows begin and end at the same times. A last
+            window that exists at one rate alone, because lengths are rounded to samples, is dropped.
         batch_size: rows of a table of windows; the last table may have fewer.
 
     Yields:
@@ -50,7 +50,7 @@ def decode(
             yield from _decode_one(pending, source, specs, batch)
         except (AudioFault, OSError) as error:
             yield Failed(_failure(pending, error), pending.targets)
-            yield EndedWithoutWindows()
+            yield NoMoreWindows()
     if batch.n_rows:
         yield Windows(batch.take())
 
@@ -70,7 +70,7 @@ def _decode_one(
         yield Unchanged(pending.file_id, unchanged)
         pending = replace(pending, targets=pending.targets - unchanged)
         if not pending.targets:
-            yield EndedWithoutWindows()
+            yield NoMoreWindows()
             return
     with open_recording(place) as recording:
         yield from _cut_one(pending, recording, batch)

@@ -50,8 +50,8 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class EndedWithoutWindows:
-    """A recording is finished, and no further window of the recording follows."""
+class NoMoreWindows:
+    """A recording is finished without its last window: no further window of the recording follows."""
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,4 @@ class Windows:
     table: pa.Table
 
 
-DecodingEvent = Opened | Failed | Unchanged | Decoded | EndedWithoutWindows | Windows
+DecodingEvent = Opened | Failed | Unchanged | Decoded | NoMoreWindows | Windows

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedding.decoding.decode import decode
-from embedding.decoding.events import DecodingEvent, EndedWithoutWindows, Failed, Opened, Windows
+from embedding.decoding.events import DecodingEvent, Failed, NoMoreWindows, Opened, Windows
 from embedding.schema.failures import Failure
 from embedding.schema.recordings import PendingRecording
 from embedding.schema.windows import WindowSpec
@@ -134,7 +134,7 @@ def _set_aside(rest: _Rest, file: str, death: str) -> Iterator[DecodingEvent]:
         if pending.file == file:
             message = f"the process that read it {death}, {TRIES + 1} times in a row"
             yield Failed(Failure(file, pending.file_id, pending.size, "decode", "crash", message), pending.targets)
-            yield EndedWithoutWindows()
+            yield NoMoreWindows()
 
 
 def _describe_death(returncode: int) -> str:

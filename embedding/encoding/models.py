@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from embedding.config import ALL, LAST, RANDOM_CHECKPOINT, EmbedConfig
+from embedding.config import ALL_LAYERS, LAST_LAYER, RANDOM_CHECKPOINT, EmbedConfig
 from embedding.errors import RequestError
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def check_fits(model: Model, config: EmbedConfig, window_samples: int) -> None:
     without_classifier = (None, (model.checkpoint,), (RANDOM_CHECKPOINT,))
     if config.predict and model.label_map is None and config.checkpoint in without_classifier:
         raise RequestError(f"--predict: {model.name} has no classifier; leave --predict out, or choose another --model")
-    if config.layers != LAST and config.mask_padding:
+    if config.layers != LAST_LAYER and config.mask_padding:
         raise RequestError("--mask-padding: inner layers (--layers) have no padding mask; leave one of both out")
     if window_samples < traits.min_samples:
         raise RequestError(
@@ -178,7 +178,7 @@ def layer_numbers(model: Model, layers: str | tuple[int, ...]) -> tuple[int, ...
     """
     n_layers = len(model.traits.layer_dims)
     if isinstance(layers, str):
-        return tuple(range(n_layers)) if layers == ALL else ()
+        return tuple(range(n_layers)) if layers == ALL_LAYERS else ()
     for layer in layers:
         if not -n_layers <= layer < n_layers:
             raise RequestError(

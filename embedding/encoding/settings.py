@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from embedding.config import EmbedConfig, refuse_on_cpus
+from embedding.config import EmbedConfig, refuse_gpu_precision
 from embedding.encoding.checkpoints import Checkpoint, fetch_checkpoint
 from embedding.encoding.label_map import LabelMap, fetch_label_map
 from embedding.encoding.models import Model, check_fits, find_model, layer_numbers
@@ -74,7 +74,7 @@ class Settings:
             RequestError: The device does not support the precision.
         """
         if device == "cpu":
-            refuse_on_cpus(self.precision)
+            refuse_gpu_precision(self.precision)
         return replace(self, device=device if device == "cuda" and self.precision != "fp32" else None)
 
     @property

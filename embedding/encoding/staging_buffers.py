@@ -102,7 +102,7 @@ class StagingRing:
         return buffer.used
 
     def _next_buffer(self, size: int, length: int) -> StagingBuffer:
-        """Return the next buffer; allocate it if it does not exist, or exists with too little or other memory."""
+        """Return the next buffer; allocate it if it does not exist, is too small or has another length."""
         at = self._next
         buffer = self._buffers.get(at)
         if buffer is None or buffer.size < size or buffer.length != length:

@@ -1,4 +1,4 @@
-"""A folder that is there as a whole or not at all, and takes the place of nothing but its own former self."""
+"""The folder of an export, which appears when it is complete and replaces only an earlier export to the same format."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,21 +12,30 @@ from embedding.errors import RequestError, RunError
 from embedding.output import json_files
 from embedding.output.json_files import ExportRecord
 
-# Says what an export is of; also the sign by which one is known.
-NAME = "export.json"
+# Describes an export; a folder with this file is recognised as an export.
+RECORD_NAME = "export.json"
 
 
-def refuse_others(destination: Path, to: str) -> None:
-    """Raises RequestError where something is that is no earlier export to the same format, or has more in it."""
+def refuse_other_content(destination: Path, to: str) -> None:
+    """Refuse to replace anything but an empty folder or an earlier export to the same format.
+
+    Args:
+        destination: the folder of the export.
+        to: the format.
+
+    Raises:
+        RequestError: the destination has other content, or an earlier export has more files than its own.
+    """
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return
     try:
-        about = json_files.parse(ExportRecord, storage.read_bytes(str(destination / NAME), json_files.MOST_BYTES))
-        was, names = about.format, about.names
+        content = storage.read_bytes(str(destination / RECORD_NAME), json_files.MOST_BYTES)
+        record = json_files.parse(ExportRecord, content)
+        found, names = record.format, record.names
     except (OSError, json_files.BadRecordError):
-        was, names = None, []
-    if was != to:
-        raise RequestError(f"FOLDER: {destination} is there and no earlier export to {to}: choose another one")
+        found, names = None, []
+    if found != to:
+        raise RequestError(f"FOLDER: {destination} exists and is no earlier export to {to}: choose another folder")
     added = sorted(path.name for path in destination.iterdir() if path.name not in names)
     if added:
         raise RequestError(
@@ -36,52 +45,56 @@ def refuse_others(destination: Path, to: str) -> None:
 
 
 @contextmanager
-def taking(destination: Path, to: str) -> Iterator[Path]:
-    """A folder beside ``destination`` to write into; when the block has ended well, it takes that place.
+def replace_folder(destination: Path, to: str) -> Iterator[Path]:
+    """Yield a new folder to write into, which becomes ``destination`` when the block ends without an error.
 
-    An earlier export steps aside and is deleted only once its successor stands. Where the exchange is interrupted, this
-    function puts the earlier export back: at once, or at the next export if the process was killed.
+    An earlier export is moved aside, and deleted only after the new folder is in its place. If the exchange is
+    interrupted, the earlier export is moved back: at once, or by the next export if the process was killed.
+
+    Args:
+        destination: the folder of the export.
+        to: the format.
 
     Raises:
-        RequestError: another export to there is going on, or something has come to be there that is none.
-        RunError: the earlier export could not be put back; the message says where it lies.
+        RequestError: another export to the folder is in progress, or the folder has other content.
+        RunError: the earlier export could not be moved back; the message says where it is.
         OSError: the storage failed.
     """
-    beside = destination.with_name(f"{storage.TEMPORARY_PREFIX}{destination.name}")
-    if beside.is_symlink():
-        raise RequestError(f"FOLDER: {beside} is a link, and the export would go where it leads: remove it")
-    beside.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(beside / "lock")  # which its process takes with it, however it ends
+    staging = destination.with_name(f"{storage.TEMPORARY_PREFIX}{destination.name}")
+    if staging.is_symlink():
+        raise RequestError(f"FOLDER: {staging} is a link, and the export would go to its target: remove the link")
+    staging.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(staging / "lock")  # released by the system if this process dies
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise RequestError(f"FOLDER: another export to {destination} is going on") from error
-    new, former = beside / "new", beside / "former"
+        raise RequestError(f"FOLDER: another export to {destination} is in progress") from error
+    new, former = staging / "new", staging / "former"
     try:
-        _put_back(former, destination)
-        refuse_others(destination, to)
-        for left_behind in (new, former):
-            shutil.rmtree(left_behind, ignore_errors=True)
+        _move_back(former, destination)
+        refuse_other_content(destination, to)
+        for remains in (new, former):
+            shutil.rmtree(remains, ignore_errors=True)
         new.mkdir()
         try:
             yield new
-            refuse_others(destination, to)  # the block took its time
+            refuse_other_content(destination, to)  # again, because the block takes its time
             if destination.exists():
                 destination.rename(former)
             new.rename(destination)
         finally:
-            _put_back(former, destination)
-        shutil.rmtree(beside, ignore_errors=True)
+            _move_back(former, destination)
+        shutil.rmtree(staging, ignore_errors=True)
     except BaseException:
-        if not former.exists():  # else it could not be put back
-            shutil.rmtree(beside, ignore_errors=True)
+        if not former.exists():  # otherwise the earlier export could not be moved back
+            shutil.rmtree(staging, ignore_errors=True)
         raise
     finally:
         lock.release()
 
 
-def _put_back(former: Path, destination: Path) -> None:
-    """Give an export that has stepped aside its place again, unless a successor stands there."""
+def _move_back(former: Path, destination: Path) -> None:
+    """Move an earlier export back to its place, unless a new export is there."""
     if destination.exists() or former.is_symlink() or not former.exists():
         return
     try:

@@ -1,4 +1,4 @@
-"""Rows to export: vectors with the columns beside them, some thousand at a time."""
+"""Rows to export: vectors and the columns beside them, read in batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,129 +9,146 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedding import storage
-from embedding.config import at_layer
+from embedding.config import name_at_layer
 from embedding.errors import RequestError, RunError
 from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
 from embedding.output.shard_reading import no_embeddings_error, refuse_damage, refuse_other_columns
 from embedding.output.shard_schema import EMBED_AGAIN, check_values, settings_of
 from embedding.output.store import Store
-from embedding.pooling.partial_tables import RECORDING
-from embedding.pooling.pooled_output import DELETE_POOLED, FOLDER
+from embedding.pooling.partial_tables import RECORDING_COLUMNS
+from embedding.pooling.pooled_output import POOL_AGAIN, POOLED_FOLDER
 from embedding.schema.vectors import EMBEDDING, as_embedding, vector_columns
 
-# 25 MB, with vectors of 768 numbers.
+# 25 MB, for vectors of 768 numbers.
 BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The options: of the output ``root`` the windows, or the recordings as ``pooling`` has them."""
+class ExportOptions:
+    """Options of an export.
+
+    Attributes:
+        root: directory or prefix of the output.
+        pooling: the pooling whose recordings are exported; None for windows.
+        layer: the inner layer whose vectors are exported; None for the output of the model.
+    """
 
     root: str
     pooling: str | None = None
-    layer: str | None = None  # an inner one; None: what the model ends in
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Windows, or recordings, in the order of their files' names and of the rows in them."""
+class ExportedRows:
+    """The rows of an export, windows or recordings, in the order of the files' names and of the rows in each file.
+
+    Attributes:
+        noun: ``window`` or ``recording``.
+        uris: the Parquet files.
+        advice: what the user can do if a file is damaged, for messages.
+        n: number of rows.
+        dim: length of a vector.
+        vectors: the column of vectors.
+        other_columns: the columns beside the vectors.
+        settings: settings of the vectors.
+    """
 
     noun: str
     uris: list[str]
-    way_out: str  # of damage
+    advice: str
     n: int
     dim: int
-    vectors: str  # the column they are in
-    beside: pa.Schema  # columns, without vectors
-    settings: dict[str, Any]  # of the vectors
+    vectors: str
+    other_columns: pa.Schema
+    settings: dict[str, Any]
 
     def batches(self) -> Iterator[pa.Table]:
-        """The columns of ``beside``, and the vectors as EMBEDDING.
+        """Yield the rows in batches: ``other_columns``, and the vectors as EMBEDDING.
 
         Raises:
+            OSError: the storage failed.
             RequestError: a file is damaged.
-            RunError: there are more or fewer rows than a moment ago.
+            RunError: the number of rows has changed.
         """
-        n, columns = 0, [*self.beside.names, self.vectors]
+        n, columns = 0, [*self.other_columns.names, self.vectors]
         for uri in self.uris:
-            with refuse_damage(uri, self.way_out), storage.open_stream(uri) as stream:
+            with refuse_damage(uri, self.advice), storage.open_stream(uri) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS, columns=columns):
                     check_values(uri, pa.table(batch))
-                    table = as_embedding(_with_times(pa.table(batch)).select(columns), self.vectors)
-                    yield table.replace_schema_metadata(None)
-                    n += len(table)
+                    rows = as_embedding(_add_times(pa.table(batch)).select(columns), self.vectors)
+                    yield rows.replace_schema_metadata(None)
+                    n += len(rows)
         if n != self.n:
             raise RunError(f"there were {self.n:,} {self.noun}s, and now there are {n:,}: run the same command again")
 
     def files(self) -> list[str]:
-        """The recordings, in order."""
-        return sorted(set().union(*map_in_threads(_files, [(uri, self.way_out) for uri in self.uris])))
+        """Return the names of the recordings, in order."""
+        return sorted(set().union(*map_in_threads(_read_files, [(uri, self.advice) for uri in self.uris])))
 
 
-def rows_of(wanted: Wanted) -> Rows:
-    """All there are.
+def find_rows(options: ExportOptions) -> ExportedRows:
+    """Find the rows to export, and check that all files have the same columns.
 
     Raises:
-        RequestError: there are none, or each is a list of vectors.
+        OSError: the storage failed.
+        RequestError: there are no rows, a file is damaged, or each row is a list of vectors.
     """
-    if wanted.pooling is None:
-        return _windows(wanted.root, wanted.layer)
-    return _recordings(wanted.root, at_layer(wanted.pooling, wanted.layer))
-
-
-def _windows(root: str, layer: str | None) -> Rows:
-    rows = _rows("window", storage.join(root, "embeddings"), Store(root, "").column_of(layer), EMBED_AGAIN)
-    if rows is None:
-        raise no_embeddings_error(root)
-    return rows
-
-
-def _recordings(root: str, pooling: str) -> Rows:
-    """Each begins at 0 s and ends with its audio."""
-    rows = _rows("recording", storage.join(root, FOLDER, pooling), EMBEDDING, DELETE_POOLED)
+    root = options.root
+    if options.pooling is None:
+        column = Store(root, "").column_of(options.layer)
+        rows = _find_rows("window", storage.join(root, "embeddings"), column, EMBED_AGAIN)
+        if rows is None:
+            raise no_embeddings_error(root)
+        return rows
+    pooling = name_at_layer(options.pooling, options.layer)
+    rows = _find_rows("recording", storage.join(root, POOLED_FOLDER, pooling), EMBEDDING, POOL_AGAIN)
     if rows is None:
         raise RequestError(f"--recordings: {root} holds no recordings/{pooling}: write them with jobs.pool")
     return rows
 
 
-def _rows(noun: str, folder: str, column: str, way_out: str) -> Rows | None:
+def _find_rows(noun: str, folder: str, column: str, advice: str) -> ExportedRows | None:
+    """Return the rows in the files of a folder; None if there are no files."""
     uris = list(storage.list_names(folder, ".parquet"))
-    shapes = list(map_in_threads(_shape, [(uri, way_out) for uri in uris]))
-    if not shapes:
+    footers = list(map_in_threads(_read_footer, [(uri, advice) for uri in uris]))
+    if not footers:
         return None
-    schema = shapes[0][1]
+    schema = footers[0][1]
     if noun == "window":
-        for uri, (_, other) in zip(uris, shapes, strict=True):
+        for uri, (_, other) in zip(uris, footers, strict=True):
             refuse_other_columns(uri, other, column)
-    elif not set(schema.names) >= {*RECORDING.names, column}:
+    elif not set(schema.names) >= {*RECORDING_COLUMNS.names, column}:
         raise RequestError(f"{uris[0]} is no file of jobs.pool, by its columns: move it elsewhere")
     vector = schema.field(column).type
     if not isinstance(vector, pa.FixedSizeListType):
         raise RequestError(f"--recordings: each row of {folder} is a list of vectors: export the windows instead")
-    for uri, (_, other) in zip(uris, shapes, strict=True):
+    for uri, (_, other) in zip(uris, footers, strict=True):
         if other.field(column).type != vector:
-            raise RequestError(f"{uri} holds vectors of another length than {uris[0]}: {way_out}")
+            raise RequestError(f"{uri} holds vectors of another length than {uris[0]}: {advice}")
         if lacking := set(schema.names) - set(other.names):
-            raise RequestError(f"{uri} lacks columns that {uris[0]} has ({', '.join(sorted(lacking))}): {way_out}")
-    with refuse_damage(uris[0], way_out):
+            raise RequestError(f"{uri} lacks columns that {uris[0]} has ({', '.join(sorted(lacking))}): {advice}")
+    with refuse_damage(uris[0], advice):
         settings = settings_of(uris[0], schema)
-    beside = _with_times(schema.empty_table()).drop_columns(vector_columns(schema)).schema.remove_metadata()
-    return Rows(noun, uris, way_out, sum(n for n, _ in shapes), vector.list_size, column, beside, settings)
+    other_columns = _add_times(schema.empty_table()).drop_columns(vector_columns(schema)).schema.remove_metadata()
+    n = sum(n_rows for n_rows, _ in footers)
+    return ExportedRows(noun, uris, advice, n, vector.list_size, column, other_columns, settings)
 
 
-def _shape(uri: str, way_out: str) -> tuple[int, pa.Schema]:
-    with refuse_damage(uri, way_out), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
+def _read_footer(uri: str, advice: str) -> tuple[int, pa.Schema]:
+    """Return the number of rows of a file, and its columns."""
+    with refuse_damage(uri, advice), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
         file = pq.ParquetFile(stream)
         return file.metadata.num_rows, file.schema_arrow
 
 
-def _files(uri: str, way_out: str) -> list[str]:
-    with refuse_damage(uri, way_out), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
+def _read_files(uri: str, advice: str) -> list[str]:
+    """Return the names of the recordings in a file."""
+    with refuse_damage(uri, advice), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
         return pq.ParquetFile(stream).read(columns=["file"], use_threads=False)["file"].unique().to_pylist()
 
 
-def _with_times(rows: pa.Table) -> pa.Table:
-    """With ``start_time`` and ``end_time``, which recordings have not."""
+def _add_times(rows: pa.Table) -> pa.Table:
+    """Return the rows with ``start_time`` and ``end_time``; a recording begins at 0 s and ends with its audio."""
     if "start_time" in rows.column_names:
         return rows
     return rows.append_column("start_time", pa.array(np.zeros(len(rows)))).append_column("end_time", rows["duration"])

@@ -1,4 +1,4 @@
-"""NumPy: ``vectors.npy``, to be mapped into memory, and the columns beside it as Parquet, row for row."""
+"""NumPy: ``vectors.npy``, which can be mapped into memory, and the other columns as Parquet, row for row."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,26 +7,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedding.exporting.exported_rows import Rows
+from embedding.exporting.exported_rows import ExportedRows
 from embedding.schema.vectors import EMBEDDING, matrix
 
-VECTORS = "vectors.npy"
+VECTORS_NAME = "vectors.npy"
 
 
-def write(rows: Rows, batches: Iterable[pa.Table], folder: Path) -> None:
-    """Write all ``batches`` of ``rows``."""
-    # A plain stream: in a mapped file a full disk would be a signal that ends the process.
+def write(rows: ExportedRows, batches: Iterable[pa.Table], folder: Path) -> None:
+    """Write all rows.
+
+    Args:
+        rows: the rows.
+        batches: their batches.
+        folder: the folder to write into.
+    """
+    # A plain stream: with a file mapped into memory, a full disk would end the process with a signal.
     with (
-        (folder / VECTORS).open("wb") as vectors,
-        pq.ParquetWriter(folder / f"{rows.noun}s.parquet", rows.beside, compression="zstd") as beside,
+        (folder / VECTORS_NAME).open("wb") as vectors,
+        pq.ParquetWriter(folder / f"{rows.noun}s.parquet", rows.other_columns, compression="zstd") as other_columns,
     ):
-        shape = {"descr": "<f4", "fortran_order": False, "shape": (rows.n, rows.dim)}
-        np.lib.format.write_array_header_2_0(vectors, shape)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows.n, rows.dim)}
+        np.lib.format.write_array_header_2_0(vectors, header)
         for batch in batches:
             vectors.write(matrix(batch[EMBEDDING]).astype("<f4", copy=False).data)
-            beside.write_table(batch.drop_columns(EMBEDDING))
+            other_columns.write_table(batch.drop_columns(EMBEDDING))
 
 
-def read(rows: Rows, folder: Path) -> str:
-    """Return a line that reads the export."""
-    return f"numpy.load({str(folder / VECTORS)!r}, mmap_mode='r')"
+def reading_line(rows: ExportedRows, folder: Path) -> str:
+    """Return a line of Python that reads the export."""
+    return f"numpy.load({str(folder / VECTORS_NAME)!r}, mmap_mode='r')"

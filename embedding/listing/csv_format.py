@@ -1,4 +1,4 @@
-"""The form in which a spreadsheet program saved a CSV file: encoding and delimiter, read from its first bytes."""
+"""Format of a CSV file as a spreadsheet program saved it: encoding and delimiter, read from the first bytes."""
 
 import codecs
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ class CsvFormat:
 
     @property
     def parse_options(self) -> pyarrow.csv.ParseOptions:
-        """Options for pyarrow; notes may have line ends in them."""
+        """Options for pyarrow; notes may contain line breaks."""
         return pyarrow.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
 
 
 def detect_format(stream: BinaryIO) -> CsvFormat:
     """Return the format of a CSV file, and rewind the stream.
 
-    The encoding is the one that a byte-order mark names, otherwise UTF-8. The delimiter is the one that makes ``file``
-    a column of the first line, otherwise the comma.
+    The encoding is the one of the byte-order mark, otherwise UTF-8. The delimiter is the one that makes ``file`` a
+    column of the first line, otherwise the comma.
     """
     head = stream.read(_HEAD_BYTES)
     stream.seek(0)

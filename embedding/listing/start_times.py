@@ -1,34 +1,39 @@
-"""When a recording began, as far as its name says: ``20250503_031300.WAV`` → 2025-05-03 03:13.
+"""Start time of a recording, read from its name: ``20250503_031300.WAV`` → 2025-05-03 03:13.
 
-Times are those of the recorder's own clock and carry no zone, since names say none that can be relied on: AudioMoth's
-is UTC unless it was set otherwise, a Song Meter's is what its owner chose. What is not surely a time is none.
+A time is in the recorder's own clock and has no time zone: AudioMoth's clock is UTC unless it was set otherwise, and a
+Song Meter has the time zone that its owner chose. A name that may not be a time has no time.
 """
 
 import re
 from datetime import UTC, datetime
 
-# Years of recorders with files; other numbers of that shape are something else.
+# Years of digital recorders; numbers of the same form with another year are not times.
 YEARS = range(1990, 2101)
-# Of the eight hex digits that the first AudioMoths wrote, from 2017 on; a clock may have been wrong by some years.
+# For the eight hex digits that the first AudioMoths wrote, from 2017 on; a clock may have been wrong by some years.
 HEX_YEARS = range(2010, 2036)
 
-# A letter or digit before or after makes it part of something longer, but for the T of AudioMoth's triggered
-# recordings and the Z of UTC.
+# With a letter or digit beside it a number is part of something longer. Two letters may follow a time: the T of
+# AudioMoth's triggered recordings, and the Z of UTC.
 _BEGIN, _END = r"(?<![0-9A-Za-z])", r"(?:[TZ](?![0-9A-Za-z])|(?![0-9A-Za-z]))"
 _STAMPS = [
-    # AudioMoth, Song Meter (which has a $ where a sound triggered it), BAR: 20250503_031300, 20250503T031300.
+    # AudioMoth, Song Meter (with $ where a sound triggered it), BAR: 20250503_031300, 20250503T031300.
     re.compile(rf"{_BEGIN}(\d{{4}})(\d\d)(\d\d)[_T$ -](\d\d)(\d\d)(\d\d){_END}", re.ASCII),
-    # ISO 8601, with what file systems take for its colons: 2025-05-03T03-13-00, 2025-05-03 031300.
+    # ISO 8601, with the characters that file systems take instead of colons: 2025-05-03T03-13-00, 2025-05-03 031300.
     re.compile(rf"{_BEGIN}(\d{{4}})-(\d\d)-(\d\d)[_T -](\d\d)[-_:.]?(\d\d)[-_:.]?(\d\d){_END}", re.ASCII),
 ]
-# As AudioMoth writes them. Eight decimal digits may be the number of a collection, and lower case that of a commit.
+# In capitals, as AudioMoth writes them, and with a letter: eight decimal digits may be the number of a collection, and
+# lower case may be a commit.
 _HEX = re.compile(r"(?=.*[A-F])[0-9A-F]{8}")
 
 
 def recorded_at(file: str) -> datetime | None:
-    """When the recording of this path or URI began; None where its name does not say, or says several times.
+    """Return the start time of a recording, without time zone.
 
-    Only the name itself counts, not its folders.
+    Args:
+        file: path or URI; only the name counts, not the folders.
+
+    Returns:
+        None if the name has no time, or several different times.
     """
     name = file.rpartition("/")[2]
     stem = name.rpartition(".")[0] or name
@@ -41,7 +46,7 @@ def recorded_at(file: str) -> datetime | None:
 
 def _time(match: re.Match[str]) -> datetime | None:
     try:
-        time = datetime(*map(int, match.groups()))  # type: ignore[arg-type] — six of them
-    except ValueError:  # a thirteenth month
+        time = datetime(*map(int, match.groups()))  # type: ignore[arg-type] — six numbers
+    except ValueError:  # a month 13, for example
         return None
     return time if time.year in YEARS else None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.output.shard_schema import check_form, check_keys, check_values, detect_damage
-from embedding.stopping import threads_of
+from embedding.stopping import thread_pool
 
 KEYS = ["file_id", "window_index", "n_windows", "duration"]
 
@@ -52,7 +52,7 @@ def map_in_threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, 
     Yields:
         The results, in order.
     """
-    with threads_of(READERS) as pool:
+    with thread_pool(READERS) as pool:
         yield from pool.map(lambda call: function(*call), arguments)
 
 

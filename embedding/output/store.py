@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedding import storage
-from embedding.config import nearest
+from embedding.config import did_you_mean
 from embedding.errors import RequestError
 from embedding.output import json_files, shard_reading
 from embedding.output.inventory import Inventory, ParallelMap, map_in_threads
@@ -157,7 +157,7 @@ class Store:
         Only for the holder of the claim: the temporary files of a run that goes on look the same.
         """
         for folder in ("", "embeddings", "failures"):
-            storage.sweep(storage.join(self.root, folder) if folder else self.root)
+            storage.remove_unfinished_writes(storage.join(self.root, folder) if folder else self.root)
 
     # --- settings and JSON files --------------------------------------------------------------------------------------
 
@@ -237,7 +237,9 @@ class Store:
         layers = [name for name in vector_columns(schema) if name != EMBEDDING and "/" not in name]
         if layer not in layers:
             known = f"there are {', '.join(layers)}" if layers else "jobs.embed --layers stores some"
-            raise RequestError(f"--layer: {self.root} has no vectors of {layer!r}{nearest(layer, layers)}; {known}")
+            raise RequestError(
+                f"--layer: {self.root} has no vectors of {layer!r}{did_you_mean(layer, layers)}; {known}"
+            )
         return layer
 
     def _write_failures(self, table: pa.Table, name: str) -> str:

@@ -20,7 +20,7 @@ from embedding.overview.manifest_columns import ManifestColumns
 from embedding.overview.sample_choice import largest_sampled_hash
 from embedding.overview.shard_sums import ShardSums, empty_sums, sum_shard
 from embedding.overview.weighted_values import UsualRange
-from embedding.stopping import threads_of
+from embedding.stopping import thread_pool
 
 # Outliers in the table of the page.
 MOST_OUTLIERS = 20
@@ -84,7 +84,7 @@ def _sum_shards(
     read = partial(sum_shard, largest_hash=largest_hash, recorded_at=manifest_columns.recorded_at)
     total: ShardSums | None = None
     # At most one thread per core: reading is mostly decompression, and each thread holds some vectors.
-    with threads_of(min(READERS, os.cpu_count() or 1)) as pool:
+    with thread_pool(min(READERS, os.cpu_count() or 1)) as pool:
         try:
             for uri, sums in zip(inventory.shards, pool.map(read, inventory.shards), strict=True):
                 if total is not None and sums.dim != total.dim:

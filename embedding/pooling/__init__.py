@@ -1,1 +1,1 @@
-"""Windows to one row per recording."""
+"""Pooling of windows to one row per recording."""

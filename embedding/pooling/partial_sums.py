@@ -1,7 +1,7 @@
-"""Vectors of windows to one vector per recording, in parts that can be put together: arrays only.
+"""Partial sums over the windows of recordings, which merge to one vector per recording: arrays only.
 
-A recording's windows may lie in several shards. What a shard knows of it is a part, and parts merge in any order to
-what all windows at once would have given. Sums are float64; the answers are NumPy's within 1e-6.
+The windows of a recording may lie in several shards. Each shard gives partial sums, and these merge in any order to the
+same result as all windows at once. Sums are float64; pooled vectors agree with NumPy's within 1e-6.
 """
 
 from collections.abc import Callable
@@ -11,85 +11,94 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEQUENCE = "sequence"
-# Rows that are widened to float64 at a time: 4,096 of 1,280 numbers are 42 MB.
+# Rows that are converted to float64 at a time: 4,096 rows of 1,280 numbers are 42 MB.
 CHUNK_ROWS = 4096
 
 Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Partial sums of recordings, one row each: arrays of shape ``[recordings]`` and ``[recordings, dim]``.
+class PartialSums:
+    """Partial sums of recordings, one row each.
 
-    ``spread`` is the sum of squared distances from the mean: its merging (Chan, Golub, LeVeque 1979) loses no digits,
-    where the difference of two large sums would.
+    Attributes:
+        file_id: ``[recordings]``.
+        n: ``[recordings]``, number of windows.
+        mean: ``[recordings, dim]``.
+        spread: ``[recordings, dim]``, sum of squared distances from the mean. Spreads merge (Chan, Golub, LeVeque 1979)
+            without the loss of digits of a difference between two large sums.
+        max: ``[recordings, dim]``.
     """
 
     file_id: NDArray[np.int64]
-    n: NDArray[np.int64]  # windows
+    n: NDArray[np.int64]
     mean: NDArray[np.float64]
     spread: NDArray[np.float64]
     max: Vectors
 
-    def take(self, at: NDArray[np.int64] | NDArray[np.bool_]) -> "Parts":
-        """Return some of the parts."""
-        return Parts(self.file_id[at], self.n[at], self.mean[at], self.spread[at], self.max[at])
+    def take(self, rows: NDArray[np.int64]) -> "PartialSums":
+        """Return the rows at these positions."""
+        return PartialSums(self.file_id[rows], self.n[rows], self.mean[rows], self.spread[rows], self.max[rows])
 
 
-def parts_of(file_id: NDArray[np.int64], vectors: Vectors) -> Parts:
-    """Return the parts of windows: ``file_id`` ``[windows]`` in ascending order, ``vectors`` ``[windows, dim]``."""
-    start = starts(file_id)
+def sum_windows(file_id: NDArray[np.int64], vectors: Vectors) -> PartialSums:
+    """Return the partial sums of windows.
+
+    Args:
+        file_id: ``[windows]``, in ascending order.
+        vectors: ``[windows, dim]``.
+    """
+    start = recording_starts(file_id)
     n = np.diff([*start, len(file_id)])
     mean, spread = (np.empty((len(start), vectors.shape[1])) for _ in range(2))
     for first, last in _chunks(start, len(file_id)):
         rows = slice(start[first], start[last] if last < len(start) else len(file_id))
-        within = start[first:last] - rows.start
-        wide = vectors[rows].astype(np.float64)
-        mean[first:last] = np.add.reduceat(wide, within) / n[first:last, None]
-        wide -= np.repeat(mean[first:last], n[first:last], axis=0)
-        spread[first:last] = np.add.reduceat(np.square(wide, out=wide), within)
+        start_in_chunk = start[first:last] - rows.start
+        chunk = vectors[rows].astype(np.float64)
+        mean[first:last] = np.add.reduceat(chunk, start_in_chunk) / n[first:last, None]
+        chunk -= np.repeat(mean[first:last], n[first:last], axis=0)
+        spread[first:last] = np.add.reduceat(np.square(chunk, out=chunk), start_in_chunk)
     maxima = np.maximum.reduceat(vectors, start) if len(start) else vectors[:0]
-    return Parts(file_id[start], n, mean, spread, maxima)
+    return PartialSums(file_id[start], n, mean, spread, maxima)
 
 
-def starts(file_id: NDArray[np.int64]) -> NDArray[np.int64]:
+def recording_starts(file_id: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the position of each recording's first row; ``file_id`` is in ascending order."""
     return np.flatnonzero(np.diff(file_id, prepend=file_id[:1] - 1))
 
 
 def _chunks(start: NDArray[np.int64], n_rows: int) -> list[tuple[int, int]]:
-    """Ranges of recordings, each of about CHUNK_ROWS windows or of one recording that has more."""
+    """Return ranges of recordings, each with about CHUNK_ROWS windows or with one longer recording."""
     number = start // CHUNK_ROWS
     firsts = np.flatnonzero(np.diff(number, prepend=-1)).tolist()
     return list(zip(firsts, [*firsts[1:], len(start)], strict=True)) if n_rows else []
 
 
-def merge(parts: Parts) -> Parts:
-    """One row for each recording, in order of ``file_id``, of as many as it has in ``parts``."""
-    order = np.argsort(parts.file_id, kind="stable")
-    joined = parts.take(order)
-    start = starts(joined.file_id)
-    n = np.add.reduceat(joined.n, start) if len(start) else joined.n
-    weight = (joined.n / np.repeat(n, np.diff([*start, len(order)])))[:, None]
-    mean = np.add.reduceat(joined.mean * weight, start) if len(start) else joined.mean
-    distance = joined.mean - np.repeat(mean, np.diff([*start, len(order)]), axis=0)
-    spread = joined.spread + joined.n[:, None] * distance**2
-    return Parts(
-        joined.file_id[start],
-        n,
-        mean,
-        np.add.reduceat(spread, start) if len(start) else spread,
-        np.maximum.reduceat(joined.max, start) if len(start) else joined.max,
+def merge_sums(sums: PartialSums) -> PartialSums:
+    """Merge the rows of each recording to one row, in the order of ``file_id``."""
+    order = np.argsort(sums.file_id, kind="stable")
+    if not len(order):
+        return sums
+    rows = sums.take(order)
+    start = recording_starts(rows.file_id)
+    n_rows = np.diff([*start, len(order)])
+    n = np.add.reduceat(rows.n, start)
+    weight = (rows.n / np.repeat(n, n_rows))[:, None]
+    mean = np.add.reduceat(rows.mean * weight, start)
+    distance = rows.mean - np.repeat(mean, n_rows, axis=0)
+    spread = rows.spread + rows.n[:, None] * distance**2
+    return PartialSums(
+        rows.file_id[start], n, mean, np.add.reduceat(spread, start), np.maximum.reduceat(rows.max, start)
     )
 
 
-_POOLS: dict[str, Callable[[Parts], NDArray[np.floating]]] = {
-    "mean": lambda parts: parts.mean,
-    "max": lambda parts: parts.max,
-    "std": lambda parts: np.sqrt(parts.spread / parts.n[:, None]),  # of all windows there are: NumPy's ddof=0
+_POOLED: dict[str, Callable[[PartialSums], NDArray[np.floating]]] = {
+    "mean": lambda sums: sums.mean,
+    "max": lambda sums: sums.max,
+    "std": lambda sums: np.sqrt(sums.spread / sums.n[:, None]),  # of all windows: NumPy's ddof=0
 }
 
 
-def pooled(parts: Parts, poolings: tuple[str, ...]) -> Vectors:
-    """``[recordings, len(poolings) · dim]``: one after the other."""
-    return np.concatenate([_POOLS[name](parts) for name in poolings], axis=1, dtype=np.float32)
+def pool_sums(sums: PartialSums, poolings: tuple[str, ...]) -> Vectors:
+    """Return the pooled vectors, ``[recordings, len(poolings) · dim]``: one pooling after the other."""
+    return np.concatenate([_POOLED[name](sums) for name in poolings], axis=1, dtype=np.float32)

@@ -1,13 +1,24 @@
-"""The same as Arrow tables: windows to parts of recordings, parts to recordings."""
+"""Partial results of recordings as Arrow tables: made from windows, merged, and pooled to one row per recording.
+
+A partial result is a row with RECORDING_COLUMNS and, for sequences, the lists ``index`` and ``vectors`` of the windows;
+for other poolings it has the columns of PartialSums.
+"""
 
 import numpy as np
 import pyarrow as pa
 
-from embedding.pooling.partial_sums import SEQUENCE, Parts, merge, parts_of, pooled, starts
+from embedding.pooling.partial_sums import (
+    SEQUENCE,
+    PartialSums,
+    merge_sums,
+    pool_sums,
+    recording_starts,
+    sum_windows,
+)
 from embedding.schema.vectors import column, matrix
 
-# Of the recording; the same in each of its windows.
-RECORDING = pa.schema(
+# Columns of a recording; they are the same in each of its windows.
+RECORDING_COLUMNS = pa.schema(
     [
         ("file", pa.string()),
         ("file_id", pa.int64()),
@@ -17,63 +28,69 @@ RECORDING = pa.schema(
         ("channels", pa.int32()),
     ]
 )
-# What has to be read of a shard, and its vectors.
-COLUMNS = [*RECORDING.names, "window_index"]
+# Columns to read from a shard, beside the vectors.
+SHARD_COLUMNS = [*RECORDING_COLUMNS.names, "window_index"]
 
 
-def parts_of_windows(windows: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
-    """Return a part for each recording in ``windows``: RECORDING, and the columns that ``merged`` needs.
+def make_partials(windows: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
+    """Return a partial result for each recording in ``windows``.
 
     Args:
-        windows: COLUMNS and ``embedding``, in any order.
-        poolings: the poolings.
+        windows: SHARD_COLUMNS and ``embedding``, in any order.
+        poolings: names of poolings.
     """
-    windows = windows.take(_order(windows)).combine_chunks()
-    start = starts(windows["file_id"].to_numpy())
-    recordings = windows.select(RECORDING.names).take(pa.array(start))
-    vectors = windows["embedding"].combine_chunks()
+    order = np.lexsort((windows["window_index"].to_numpy(), windows["file_id"].to_numpy()))
+    windows = windows.take(pa.array(order)).combine_chunks()
+    file_id = windows["file_id"].to_numpy()
+    start = recording_starts(file_id)
+    recordings = windows.select(RECORDING_COLUMNS.names).take(pa.array(start))
     if poolings == (SEQUENCE,):
         offsets = pa.array([*start, len(windows)], pa.int32())
-        index = pa.ListArray.from_arrays(offsets, windows["window_index"].combine_chunks())
-        lists = pa.ListArray.from_arrays(offsets, vectors)
-        return recordings.append_column("index", index).append_column("vectors", lists)
-    parts = parts_of(windows["file_id"].to_numpy(), matrix(windows["embedding"]))
-    return _with_parts(recordings, parts)
+        index, vectors = (windows[name].combine_chunks() for name in ("window_index", "embedding"))
+        return recordings.append_column("index", pa.ListArray.from_arrays(offsets, index)).append_column(
+            "vectors", pa.ListArray.from_arrays(offsets, vectors)
+        )
+    return _append_sums(recordings, sum_windows(file_id, matrix(windows["embedding"])))
 
 
-def merged(parts: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
-    """One row per recording of rows of ``parts_of_windows``."""
+def merge_partials(partials: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
+    """Merge the partial results of each recording to one row."""
     if poolings == (SEQUENCE,):  # back to windows: there is no cheaper way to put lists of lists in order
-        index, vectors = (parts[name].combine_chunks() for name in ("index", "vectors"))
-        of_row = pa.array(np.repeat(np.arange(len(parts)), index.value_lengths().to_numpy()))
-        windows = parts.select(RECORDING.names).take(of_row).append_column("window_index", index.flatten())
-        return parts_of_windows(windows.append_column("embedding", vectors.flatten()), poolings)
-    ids = parts["file_id"].to_numpy()
-    order = np.argsort(ids, kind="stable")
-    recordings = parts.select(RECORDING.names).take(pa.array(order[starts(ids[order])]))
-    return _with_parts(recordings, merge(_parts(parts)))
+        index, vectors = (partials[name].combine_chunks() for name in ("index", "vectors"))
+        row_of_window = pa.array(np.repeat(np.arange(len(partials)), index.value_lengths().to_numpy()))
+        windows = partials.select(RECORDING_COLUMNS.names).take(row_of_window)
+        windows = windows.append_column("window_index", index.flatten()).append_column("embedding", vectors.flatten())
+        return make_partials(windows, poolings)
+    file_id = partials["file_id"].to_numpy()
+    order = np.argsort(file_id, kind="stable")
+    first_rows = pa.array(order[recording_starts(file_id[order])])
+    recordings = partials.select(RECORDING_COLUMNS.names).take(first_rows)
+    return _append_sums(recordings, merge_sums(_read_sums(partials)))
 
 
-def recordings_of(parts: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
-    """RECORDING and ``embedding``, once every window of these recordings is in ``parts`` (one row each)."""
-    recordings = parts.select(RECORDING.names).cast(RECORDING)
+def pool_partials(partials: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
+    """Return the pooled rows of recordings.
+
+    Args:
+        partials: one row per recording, over all of its windows.
+        poolings: names of poolings.
+
+    Returns:
+        RECORDING_COLUMNS and ``embedding``.
+    """
+    recordings = partials.select(RECORDING_COLUMNS.names).cast(RECORDING_COLUMNS)
     if poolings == (SEQUENCE,):
-        return recordings.append_column("embedding", parts["vectors"])
-    vectors = pooled(_parts(parts), poolings)
-    return recordings.append_column("embedding", column(vectors))
+        return recordings.append_column("embedding", partials["vectors"])
+    return recordings.append_column("embedding", column(pool_sums(_read_sums(partials), poolings)))
 
 
-def _order(windows: pa.Table) -> pa.Array:
-    return pa.array(np.lexsort((windows["window_index"].to_numpy(), windows["file_id"].to_numpy())))
-
-
-def _with_parts(recordings: pa.Table, parts: Parts) -> pa.Table:
-    table = recordings.append_column("n", pa.array(parts.n))
+def _append_sums(recordings: pa.Table, sums: PartialSums) -> pa.Table:
+    table = recordings.append_column("n", pa.array(sums.n))
     for name in ("mean", "spread", "max"):
-        table = table.append_column(name, column(getattr(parts, name)))
+        table = table.append_column(name, column(getattr(sums, name)))
     return table
 
 
-def _parts(table: pa.Table) -> Parts:
-    mean, spread, maxima = (matrix(table[name]) for name in ("mean", "spread", "max"))
-    return Parts(table["file_id"].to_numpy(), table["n"].to_numpy(), mean, spread, maxima)
+def _read_sums(partials: pa.Table) -> PartialSums:
+    mean, spread, maxima = (matrix(partials[name]) for name in ("mean", "spread", "max"))
+    return PartialSums(partials["file_id"].to_numpy(), partials["n"].to_numpy(), mean, spread, maxima)

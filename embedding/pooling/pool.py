@@ -1,8 +1,14 @@
-"""The whole flow, arranged with Ray Data.
+"""Pooling of an output to one row per recording, with Ray Data.
 
-    shards ─▶ recordings that lie in one of them, and parts of the others ─▶ recordings that lie in several
+    1. read what is stored, and the settings of the embeddings
+    2. claim the pooled output
+    3. drop outdated rows; complete recordings without a row are the backlog
+    4. pool the backlog:
+         shards ─▶ rows of recordings that lie in one shard, and partial results of the others
+         groups ─▶ rows of recordings that lie in several shards, from their partial results
+    5. delete the partial results, and count the rows
 
-Only parts are read twice, and of a recording they are a few vectors, however many windows it has.
+Only partial results are read twice: a few vectors per recording, however many windows it has.
 """
 
 import json
@@ -21,127 +27,179 @@ from embedding.output import run_report
 from embedding.output.claim import LAPSE_S, hold_claim
 from embedding.output.shard_reading import no_embeddings_error, open_shard
 from embedding.output.store import Store
-from embedding.pooling.partial_tables import COLUMNS, merged, parts_of_windows, recordings_of
-from embedding.pooling.pooled_output import Plan, Pooled, complete, plan
+from embedding.pooling.partial_tables import SHARD_COLUMNS, make_partials, merge_partials, pool_partials
+from embedding.pooling.pooled_output import (
+    PooledOutput,
+    PoolingBacklog,
+    complete_recordings,
+    file_stem,
+    find_backlog,
+)
 from embedding.schema.vectors import as_embedding
 from embedding.text import duration, plural
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Number of recordings that are left out because windows are missing or repeated; and whether more may change."""
+class PoolingOutcome:
+    """The outcome of pooling.
+
+    Attributes:
+        n_left_out: number of recordings that are left out because windows are missing or repeated.
+        is_settled: no run of jobs.embed is in progress, and the last one has not died; else rows may be outdated.
+    """
 
     n_left_out: int
-    is_settled: bool  # no run of jobs.embed is under way or died
+    is_settled: bool
 
 
 def pool(
     root: str, poolings: tuple[str, ...], layer: str | None, terminal: Terminal, *, verbose: bool = False
-) -> Outcome:
-    """Pool the vectors of the output at ``root``, of an inner layer if one is named; what is pooled already stays.
+) -> PoolingOutcome:
+    """Pool the vectors of an output; recordings that are pooled already are not pooled again.
+
+    Args:
+        root: directory or prefix of the output.
+        poolings: names of poolings.
+        layer: the inner layer whose vectors are pooled; None for the output of the model.
+        terminal: prints progress.
+        verbose: print the log lines of Ray.
 
     Raises:
-        RequestError: there are no embeddings, or none of that layer.
+        RequestError: there are no embeddings, or none of the layer, or another run holds the pooled output.
         RunError: the storage or the cluster failed; what is stored stays valid.
     """
+    # 1. Read what is stored.
     store = Store(root, "")
     inventory = store.read()
     settings = store.stored_settings()
     if settings is None:
         raise no_embeddings_error(root)
-    pooled = Pooled(root, poolings, json.dumps(settings, sort_keys=True), store.column_of(layer))
+    output = PooledOutput(root, poolings, json.dumps(settings, sort_keys=True), store.column_of(layer))
     is_settled = run_report.is_settled(store)
+
+    # 2. Claim the pooled output.
     with hold_claim(
-        pooled.folder,
+        output.folder,
         uuid.uuid4().hex[:12],
-        lambda owner: terminal.say(
-            f"another run is pooling ({owner}): watching for {LAPSE_S:.0f} s whether it is alive"
+        lambda holder: terminal.say(
+            f"another run is pooling ({holder}): waiting up to {LAPSE_S:.0f} s for a sign of life"
         ),
     ):
         try:
-            pooled.sweep()
+            # 3. Drop outdated rows, and find the backlog.
+            output.sweep()
             recordings = inventory.recordings()
-            there = complete(recordings)
-            done = _forget_others(pooled, there)
-            todo = np.setdiff1d(there, done)
+            complete = complete_recordings(recordings)
+            pooled = _drop_outdated_rows(output, complete)
+            to_pool = np.setdiff1d(complete, pooled)
             terminal.say(
-                f"{plural(len(there), 'recording')} in {plural(len(inventory.shards), 'shard')} · "
-                f"{len(done):,} pooled before, {len(todo):,} to do"
+                f"{plural(len(complete), 'recording')} in {plural(len(inventory.shards), 'shard')} · "
+                f"{len(pooled):,} pooled before, {len(to_pool):,} to do"
             )
-            if len(todo):
-                began = time.monotonic()
-                _work(pooled, plan(pooled, inventory, recordings, todo), terminal, verbose=verbose)
-                terminal.say(f"done in {duration(time.monotonic() - began)}")
-            pooled.forget_parts()
-            now = sum(map(len, pooled.files().values()))
+
+            # 4. Pool the backlog.
+            if len(to_pool):
+                start_s = time.monotonic()
+                backlog = find_backlog(output, inventory, recordings, to_pool)
+                _pool_backlog(output, backlog, terminal, verbose=verbose)
+                terminal.say(f"done in {duration(time.monotonic() - start_s)}")
+
+            # 5. Delete the partial results, and count the rows.
+            output.delete_partials()
+            n_pooled = sum(map(len, output.read_file_ids().values()))
         except OSError as error:
             raise storage_failure(error) from error
-    if now != len(there):
-        raise RunError(f"{now:,} recordings are pooled, of {len(there):,}: run the same command again")
-    return Outcome(len(recordings.file_id) - len(there), is_settled)
+    if n_pooled != len(complete):
+        raise RunError(f"{n_pooled:,} of {len(complete):,} recordings are pooled: run the same command again")
+    return PoolingOutcome(len(recordings.file_id) - len(complete), is_settled)
 
 
-def _forget_others(pooled: Pooled, there: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Drop rows of recordings that are no more in the embeddings, or were pooled twice; ``file_id`` of the others."""
-    seen = np.empty(0, np.int64)
-    for uri, ids in pooled.files().items():
-        kept = np.setdiff1d(np.intersect1d(ids, there), seen)
-        if len(kept) < len(ids) or not len(ids):
-            pooled.keep(uri, kept)
-        seen = np.concatenate([seen, kept])
-    return seen
+def _drop_outdated_rows(output: PooledOutput, complete: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Drop rows of recordings that are not complete any more, and repeated rows; return the ``file_id`` that stay."""
+    pooled = np.empty(0, np.int64)
+    for uri, file_ids in output.read_file_ids().items():
+        kept = np.setdiff1d(np.intersect1d(file_ids, complete), pooled)
+        if len(kept) < len(file_ids) or not len(file_ids):
+            output.keep_rows(uri, kept)
+        pooled = np.concatenate([pooled, kept])
+    return pooled
 
 
-def _work(pooled: Pooled, todo: Plan, terminal: Terminal, *, verbose: bool) -> None:
-    from embedding.ray_runtime.session import session
+def _pool_backlog(output: PooledOutput, backlog: PoolingBacklog, terminal: Terminal, *, verbose: bool) -> None:
+    from embedding.ray_runtime.session import session  # Ray takes seconds to import
     from embedding.ray_runtime.worker_errors import raise_worker_errors
 
-    have = pooled.parts()
-    # A shard of which all is known that is still needed: by a run that did not come to its end.
-    is_open = [bool(row["whole"]) or row["parts"] not in have for row in todo.shards.to_pylist()]
+    # A shard is done if a run that ended early has stored its partial results, and no other recordings lie in it.
+    stored = output.list_partials()
+    is_open = [bool(task["whole"]) or task["partials"] not in stored for task in backlog.shards.to_pylist()]
+    shards = backlog.shards.filter(pa.array(is_open, pa.bool_()))
     with session(verbose=verbose), raise_worker_errors():
-        shards = todo.shards.filter(pa.array(is_open, pa.bool_()))
-        _each(pool_shards, shards, "shards", pooled, terminal, verbose=verbose)
-        _each(pool_groups, todo.groups, "groups", pooled, terminal, verbose=verbose)
+        _run_tasks(pool_shards, shards, "shards", output, terminal, verbose=verbose)
+        _run_tasks(pool_groups, backlog.groups, "groups", output, terminal, verbose=verbose)
 
 
-def _each(
-    stage: Callable[..., pa.Table], rows: pa.Table, what: str, pooled: Pooled, terminal: Terminal, *, verbose: bool
+def _run_tasks(
+    stage: Callable[..., pa.Table],
+    tasks: pa.Table,
+    noun: str,
+    output: PooledOutput,
+    terminal: Terminal,
+    *,
+    verbose: bool,
 ) -> None:
+    """Run a stage over its tasks on all nodes, with a progress bar."""
     from embedding.ray_runtime.datasets import stream
 
-    with terminal.counting(what, len(rows)) as count:
-        for done in stream(stage, rows, pooled, verbose=verbose):
+    with terminal.counting(noun, len(tasks)) as count:
+        for done in stream(stage, tasks, output, verbose=verbose):
             count(len(done))
 
 
-def pool_shards(shards: pa.Table, pooled: Pooled) -> pa.Table:
-    """Pool shards (SHARDS): whole recordings to rows, and the others to parts."""
-    for shard in shards.to_pylist():
-        parts = parts_of_windows(_windows(shard["uri"], [*shard["whole"], *shard["split"]], pooled), pooled.poolings)
-        is_whole = np.isin(parts["file_id"].to_numpy(), shard["whole"])
-        if shard["split"]:
-            pooled.write_parts(parts.filter(pa.array(~is_whole)), shard["parts"])
-        if shard["whole"]:
-            _write(pooled, parts.filter(pa.array(is_whole)), shard["parts"].rpartition("-")[0])
+def pool_shards(shards: pa.Table, output: PooledOutput) -> pa.Table:
+    """Pool some shards: whole recordings to rows, and split recordings to partial results.
+
+    Args:
+        shards: a table of SHARD_TASKS.
+        output: the pooled output.
+
+    Returns:
+        A row for each shard that is done.
+    """
+    for task in shards.to_pylist():
+        windows = _read_windows(task["uri"], [*task["whole"], *task["split"]], output.column)
+        partials = make_partials(windows, output.poolings)
+        is_whole = np.isin(partials["file_id"].to_numpy(), task["whole"])
+        if task["split"]:
+            output.write_partials(partials.filter(pa.array(~is_whole)), task["partials"])
+        if task["whole"]:
+            _write_rows(output, partials.filter(pa.array(is_whole)), file_stem(task["uri"]))
     return shards.select(["uri"])
 
 
-def pool_groups(groups: pa.Table, pooled: Pooled) -> pa.Table:
-    """Pool groups (GROUPS): recordings to rows, from their parts."""
-    for group in groups.to_pylist():
-        parts = pooled.read_parts(group["parts"], np.array(group["ids"], np.int64))
-        _write(pooled, merged(parts, pooled.poolings), "several")
-    return groups.select(["ids"])
+def pool_groups(groups: pa.Table, output: PooledOutput) -> pa.Table:
+    """Pool some groups of split recordings to rows, from their partial results.
+
+    Args:
+        groups: a table of GROUP_TASKS.
+        output: the pooled output.
+
+    Returns:
+        A row for each group that is done.
+    """
+    for task in groups.to_pylist():
+        partials = output.read_partials(task["partials"], task["file_ids"])
+        _write_rows(output, merge_partials(partials, output.poolings), "several")
+    return groups.select(["file_ids"])
 
 
-def _windows(uri: str, ids: list[int], pooled: Pooled) -> pa.Table:
-    with open_shard(uri, vectors=pooled.column) as shard:
-        windows = as_embedding(shard.read(columns=[*COLUMNS, pooled.column], use_threads=False), pooled.column)
-    is_wanted = np.isin(windows["file_id"].to_numpy(), ids)
-    return windows if is_wanted.all() else windows.filter(pa.array(is_wanted))
+def _read_windows(uri: str, file_ids: list[int], column: str) -> pa.Table:
+    """Return the windows of some recordings in a shard, with the vectors of ``column`` as ``embedding``."""
+    with open_shard(uri, vectors=column) as shard:
+        windows = as_embedding(shard.read(columns=[*SHARD_COLUMNS, column], use_threads=False), column)
+    is_of_recordings = np.isin(windows["file_id"].to_numpy(), file_ids)
+    return windows if is_of_recordings.all() else windows.filter(pa.array(is_of_recordings))
 
 
-def _write(pooled: Pooled, parts: pa.Table, stem: str) -> None:
-    rows = recordings_of(parts, pooled.poolings)
-    pooled.write(rows, pooled.name_of(stem, rows["file_id"].to_numpy()))
+def _write_rows(output: PooledOutput, partials: pa.Table, prefix: str) -> None:
+    rows = pool_partials(partials, output.poolings)
+    output.write(rows, output.file_name(prefix, rows["file_id"].to_numpy()))

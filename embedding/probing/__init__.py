@@ -1,1 +1,1 @@
-"""A linear probe on stored vectors: what can be read off them with a manifest's labels."""
+"""Linear probes: labels learnt from the vectors of an output, and measured on other recordings."""

@@ -1,4 +1,4 @@
-"""The stored windows of labelled recordings: which there are, a sample of them, their vectors."""
+"""The stored windows of labelled recordings: a sample of them, and their vectors."""
 
 from collections.abc import Iterator
 
@@ -11,137 +11,149 @@ from embedding.errors import RequestError
 from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
 from embedding.output.shard_reading import open_shard
 from embedding.output.shard_schema import EMBED_AGAIN
-from embedding.probing.labels import Labels, Names, Truth
-from embedding.probing.stratified_sample import Sample
+from embedding.probing.labels import Booleans, Floats, Integers, Labels, Names
+from embedding.probing.stratified_sample import StratifiedSample
 from embedding.schema.vectors import matrix
 
-COLUMNS = ["file_id", "window_index", "start_time", "end_time"]
-# Shards whose windows may lie in memory at once, without vectors.
+WINDOW_KEYS = ["file_id", "window_index", "start_time", "end_time"]
+# Shards whose windows may be in memory at once, without vectors.
 SHARDS_AT_ONCE = 32
-# Windows that are read with their vectors at a time.
+# Windows that are read at a time with their vectors.
 BATCH_ROWS = 8192
 
 
-def which_are_stored(files: Names, shards: list[str]) -> Truth:
-    """``[files]``: which have windows in these shards."""
-    wanted = pa.array(files, pa.string())
+def find_stored(files: Names, shards: list[str]) -> Booleans:
+    """Return which recordings have windows in these shards, as ``[files]``."""
+    labelled = pa.array(files, pa.string())
     is_stored = np.zeros(len(files), bool)
-    for found in map_in_threads(_files, [(uri, wanted) for uri in shards]):
-        is_stored[found] = True
+    for positions in map_in_threads(_find_files, [(uri, labelled) for uri in shards]):
+        is_stored[positions] = True
     return is_stored
 
 
-def _files(uri: str, wanted: pa.Array) -> NDArray[np.int64]:
-    with open_shard(uri, KEY_RANGE_BYTES) as opened:
-        names = opened.read(columns=["file"], use_threads=False)["file"]
-    return _index_in(names.unique(), wanted).drop_null().to_numpy()
+def _find_files(uri: str, labelled: pa.Array) -> Integers:
+    """Return the positions in ``labelled`` of the recordings in a shard."""
+    with open_shard(uri, KEY_RANGE_BYTES) as shard:
+        files = shard.read(columns=["file"], use_threads=False)["file"]
+    return _index_in(files.unique(), labelled).drop_null().to_numpy()
 
 
-def _index_in(names: pa.Array, wanted: pa.Array) -> pa.Array:
-    return pc.index_in(names, wanted)  # type: ignore[attr-defined]
+def _index_in(files: pa.Array, labelled: pa.Array) -> pa.Array:
+    return pc.index_in(files, labelled)  # type: ignore[attr-defined]
 
 
-def first_file(shard: str) -> str:
+def first_file(uri: str) -> str:
     """Return the name of the first recording in a shard."""
-    with open_shard(shard, KEY_RANGE_BYTES) as opened:
-        return next(opened.iter_batches(1, columns=["file"]))["file"][0].as_py()
+    with open_shard(uri, KEY_RANGE_BYTES) as shard:
+        return next(shard.iter_batches(1, columns=["file"]))["file"][0].as_py()
 
 
-def draw(labels: Labels, is_test: Truth, shards: list[str], limit: int, seed: int) -> tuple[Sample, Sample]:
-    """Draw windows to learn from, and windows for the test.
+def sample_windows(
+    labels: Labels, is_test: Booleans, shards: list[str], limit: int, seed: int
+) -> tuple[StratifiedSample, StratifiedSample]:
+    """Draw windows for training, and windows for the test.
 
-    Windows to learn from have equal numbers of each class; a window of several classes counts as one of the rarest.
+    Windows for training have equal numbers of each class; a window of several classes counts as one of the rarest.
     Windows for the test are drawn from all, so that classes keep their shares.
 
     Args:
         labels: the labels.
         is_test: ``[recordings]``, the recordings for the test.
-        shards: the shards.
-        limit: most windows on each side.
-        seed: of the random numbers.
+        shards: URIs of the shards.
+        limit: largest number of windows in each sample.
+        seed: seed of the random numbers.
 
     Returns:
-        Two samples with COLUMNS, ``recording`` (index into the files of ``labels``), ``shard`` (index into ``shards``)
-        and ``row`` (in the shard).
+        Two samples with WINDOW_KEYS, ``recording`` (index into the files of ``labels``), ``shard`` (index into
+        ``shards``) and ``row`` (in the shard).
     """
-    wanted = pa.array(labels.files, pa.string())
+    labelled = pa.array(labels.files, pa.string())
     rng = np.random.default_rng(seed)
-    train, test = Sample(limit, rng), Sample(limit, rng)
+    train, test = StratifiedSample(limit, rng), StratifiedSample(limit, rng)
     n_annotations = np.bincount(labels.label, minlength=len(labels.classes))
-    rarity = np.argsort(np.argsort(n_annotations, kind="stable"))  # 0 of the rarest class
-    for windows in _of_shards(shards, wanted):
-        is_for_test = is_test[windows["recording"].to_numpy()]
-        for_test, to_learn = windows.filter(pa.array(is_for_test)), windows.filter(pa.array(~is_for_test))
-        test.add(for_test, np.zeros(len(for_test), np.int64))
-        window, annotation = labels.pairs(*places(to_learn))
-        stratum = np.full(len(to_learn), len(rarity))  # without a label
+    rarity = np.argsort(np.argsort(n_annotations, kind="stable"))  # 0 for the rarest class
+    for windows in _read_labelled_windows(shards, labelled):
+        is_test_window = is_test[windows["recording"].to_numpy()]
+        test_windows, train_windows = (windows.filter(pa.array(which)) for which in (is_test_window, ~is_test_window))
+        test.add(test_windows, np.zeros(len(test_windows), np.int64))
+        window, annotation = labels.match_windows(*recording_and_times(train_windows))
+        stratum = np.full(len(train_windows), len(rarity))  # the last stratum: windows without a label
         np.minimum.at(stratum, window, rarity[labels.label[annotation]])
-        train.add(to_learn, stratum)
+        train.add(train_windows, stratum)
     return train, test
 
 
-def places(windows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """``recording``, ``start_time`` and ``end_time``: arrays ``[windows]``."""
+def recording_and_times(windows: pa.Table) -> tuple[Integers, Floats, Floats]:
+    """Return the columns ``recording``, ``start_time`` and ``end_time`` as arrays."""
     recording, start_s, end_s = (windows[name].to_numpy() for name in ("recording", "start_time", "end_time"))
     return recording, start_s, end_s
 
 
-def _of_shards(shards: list[str], wanted: pa.Array) -> Iterator[pa.Table]:
+def _read_labelled_windows(shards: list[str], labelled: pa.Array) -> Iterator[pa.Table]:
     for first in range(0, len(shards), SHARDS_AT_ONCE):
-        some = range(first, min(first + SHARDS_AT_ONCE, len(shards)))
-        yield from map_in_threads(_windows, [(shards[number], number, wanted) for number in some])
+        numbers = range(first, min(first + SHARDS_AT_ONCE, len(shards)))
+        yield from map_in_threads(_read_shard, [(shards[number], number, labelled) for number in numbers])
 
 
-def _windows(uri: str, number: int, wanted: pa.Array) -> pa.Table:
-    with open_shard(uri, KEY_RANGE_BYTES) as opened:
-        table = opened.read(columns=["file", *COLUMNS], use_threads=False)
-    recording = _index_in(table["file"].combine_chunks(), wanted)
-    windows = table.select(COLUMNS).replace_schema_metadata(None)
-    of_shard = {
+def _read_shard(uri: str, number: int, labelled: pa.Array) -> pa.Table:
+    """Return the windows of labelled recordings in a shard, without vectors; ``number`` is the shard's index."""
+    with open_shard(uri, KEY_RANGE_BYTES) as shard:
+        table = shard.read(columns=["file", *WINDOW_KEYS], use_threads=False)
+    recording = _index_in(table["file"].combine_chunks(), labelled)
+    windows = table.select(WINDOW_KEYS).replace_schema_metadata(None)
+    origin = {
         "recording": recording.cast(pa.int64()),
         "shard": pa.array(np.full(len(windows), number, np.int32)),
         "row": pa.array(np.arange(len(windows))),
     }
-    for name, values in of_shard.items():
+    for name, values in origin.items():
         windows = windows.append_column(name, values)
     return windows.filter(recording.is_valid())
 
 
-def once(windows: pa.Table) -> pa.Table:
-    """Without the rows that are there twice."""
+def drop_repeated(windows: pa.Table) -> pa.Table:
+    """Return the first row of each window, in order."""
     keys = np.column_stack([windows["file_id"].to_numpy(), windows["window_index"].to_numpy()])
     _, first = np.unique(keys, axis=0, return_index=True)
     return windows.take(pa.array(np.sort(first)))
 
 
-def vectors_of(windows: pa.Table, shards: list[str], column: str) -> NDArray[np.float32]:
-    """``[windows, dim]``, of rows of ``draw`` in the order of their shards and rows.
+def read_vectors(windows: pa.Table, shards: list[str], column: str) -> NDArray[np.float32]:
+    """Read the vectors of windows.
+
+    Args:
+        windows: rows of a sample of ``sample_windows``, in the order of shards and rows.
+        shards: URIs of the shards.
+        column: the column of vectors.
+
+    Returns:
+        ``[windows, dim]``.
 
     Raises:
         OSError: the storage failed.
-        RequestError: a shard is damaged, or its vectors are not there, of another length, or not finite.
+        RequestError: a shard is damaged, or its vectors are missing, of another length, or not finite.
     """
     shard, row = windows["shard"].to_numpy(), windows["row"].to_numpy()
-    found = np.empty((0, 0), np.float32)
+    vectors = np.empty((0, 0), np.float32)
     for number in np.unique(shard):
-        own = np.arange(*np.searchsorted(shard, (number, number + 1)))
-        for first, batch in _batches(shards[number], column):
-            if not found.size:
-                found = np.empty((len(windows), batch.shape[1]), np.float32)
-            if batch.shape[1] != found.shape[1]:
+        in_shard = np.arange(*np.searchsorted(shard, (number, number + 1)))
+        for first_row, batch in _read_batches(shards[number], column):
+            if not vectors.size:
+                vectors = np.empty((len(windows), batch.shape[1]), np.float32)
+            if batch.shape[1] != vectors.shape[1]:
                 raise RequestError(f"{shards[number]} holds vectors of another length than the shards before it")
-            some = own[slice(*np.searchsorted(row[own], (first, first + len(batch))))]
-            found[some] = batch[row[some] - first]
-        if not np.isfinite(found[own]).all():
+            in_batch = in_shard[slice(*np.searchsorted(row[in_shard], (first_row, first_row + len(batch))))]
+            vectors[in_batch] = batch[row[in_batch] - first_row]
+        if not np.isfinite(vectors[in_shard]).all():
             raise RequestError(f"{shards[number]} holds vectors that are not finite: {EMBED_AGAIN}")
-    return found
+    return vectors
 
 
-def _batches(uri: str, column: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The vectors of a shard, some thousand at a time, each time with the row they begin at."""
-    first = 0
-    with open_shard(uri, vectors=column) as opened:
-        for batch in opened.iter_batches(BATCH_ROWS, columns=[column]):
+def _read_batches(uri: str, column: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the vectors of a shard in batches, each with the row of its first vector."""
+    first_row = 0
+    with open_shard(uri, vectors=column) as shard:
+        for batch in shard.iter_batches(BATCH_ROWS, columns=[column]):
             vectors = matrix(pa.chunked_array([batch[column]]))
-            yield first, vectors
-            first += len(vectors)
+            yield first_row, vectors
+            first_row += len(vectors)

@@ -1,4 +1,4 @@
-"""Which labels recordings and windows have: arrays only."""
+"""Labels of recordings and windows: arrays only."""
 
 from dataclasses import dataclass, replace
 
@@ -10,75 +10,107 @@ TRAIN, TEST = "train", "test"
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Names = NDArray[np.object_]
-Truth = NDArray[np.bool_]
+Booleans = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Recordings, and what they are labelled with.
+    """Recordings and their annotations.
 
-    An annotation says that a recording has a label from ``start_s`` to ``end_s``: minus and plus infinity where it
-    holds throughout.
+    An annotation gives a recording a label from ``start_s`` to ``end_s``; these are minus and plus infinity for a label
+    of the whole recording.
+
+    Attributes:
+        files: ``[recordings]``, in order.
+        groups: ``[recordings]``; recordings of the same group are all for training or all for the test.
+        splits: ``[recordings]``, TRAIN or TEST; None if the manifest has no split.
+        classes: ``[classes]``, in order.
+        recording: ``[annotations]``, indices into ``files``, in order.
+        label: ``[annotations]``, indices into ``classes``.
+        start_s: ``[annotations]``, seconds from the start of the recording.
+        end_s: ``[annotations]``, seconds from the start of the recording.
     """
 
-    files: Names  # [recordings], in order
-    groups: Names  # [recordings], what stays on one side of the split
-    sides: Names | None  # [recordings], TRAIN or TEST, where the manifest says it
-    classes: Names  # [classes], in order
-    recording: Integers  # [annotations], into files, in order
-    label: Integers  # [annotations], into classes
-    start_s: Floats  # [annotations]
+    files: Names
+    groups: Names
+    splits: Names | None
+    classes: Names
+    recording: Integers
+    label: Integers
+    start_s: Floats
     end_s: Floats
 
-    def only(self, kept: Truth) -> "Labels":
-        """Return the labels of these recordings (``[recordings]``) alone, with the classes that they have."""
-        is_own = kept[self.recording]
-        of_kept, label = np.unique(self.label[is_own], return_inverse=True)
+    def restrict_to(self, kept: Booleans) -> "Labels":
+        """Return the labels of the recordings in ``kept`` (``[recordings]``) alone, with their classes alone."""
+        is_kept = kept[self.recording]
+        kept_classes, label = np.unique(self.label[is_kept], return_inverse=True)
         return replace(
             self,
             files=self.files[kept],
             groups=self.groups[kept],
-            sides=None if self.sides is None else self.sides[kept],
-            classes=self.classes[of_kept],
-            recording=(np.cumsum(kept) - 1)[self.recording[is_own]],
+            splits=None if self.splits is None else self.splits[kept],
+            classes=self.classes[kept_classes],
+            recording=(np.cumsum(kept) - 1)[self.recording[is_kept]],
             label=label,
-            start_s=self.start_s[is_own],
-            end_s=self.end_s[is_own],
+            start_s=self.start_s[is_kept],
+            end_s=self.end_s[is_kept],
         )
 
-    def of_recordings(self) -> Truth:
-        """``[recordings, classes]``: which has which label anywhere."""
-        has = np.zeros((len(self.files), len(self.classes)), bool)
-        has[self.recording, self.label] = True
-        return has
+    def label_recordings(self) -> Booleans:
+        """Return the labels of each recording, anywhere in it, as ``[recordings, classes]``."""
+        truth = np.zeros((len(self.files), len(self.classes)), bool)
+        truth[self.recording, self.label] = True
+        return truth
 
-    def of_windows(self, recording: Integers, start_s: Floats, end_s: Floats) -> Truth:
-        """``[windows, classes]``: which window has which label; of arrays ``[windows]``, ``recording`` into files."""
-        has = np.zeros((len(recording), len(self.classes)), bool)
-        window, annotation = self.pairs(recording, start_s, end_s)
-        has[window, self.label[annotation]] = True
-        return has
+    def label_windows(self, recording: Integers, start_s: Floats, end_s: Floats) -> Booleans:
+        """Return the labels of windows.
 
-    def pairs(self, recording: Integers, start_s: Floats, end_s: Floats) -> tuple[Integers, Integers]:
-        """Each window with each annotation that it overlaps: arrays ``[pairs]``."""
+        A window has a label if both share at least half of the shorter one.
+
+        Args:
+            recording: ``[windows]``, indices into ``files``.
+            start_s: ``[windows]``, seconds from the start of the recording.
+            end_s: ``[windows]``, seconds from the start of the recording.
+
+        Returns:
+            ``[windows, classes]``.
+        """
+        truth = np.zeros((len(recording), len(self.classes)), bool)
+        window, annotation = self.match_windows(recording, start_s, end_s)
+        truth[window, self.label[annotation]] = True
+        return truth
+
+    def match_windows(self, recording: Integers, start_s: Floats, end_s: Floats) -> tuple[Integers, Integers]:
+        """Return all pairs of a window and an annotation that share at least half of the shorter one.
+
+        Args:
+            recording: ``[windows]``, indices into ``files``.
+            start_s: ``[windows]``, seconds from the start of the recording.
+            end_s: ``[windows]``, seconds from the start of the recording.
+
+        Returns:
+            Indices of windows and indices of annotations, both ``[pairs]``.
+        """
         order = np.lexsort((start_s, recording))
         recording, start_s, end_s = recording[order], start_s[order], end_s[order]
-        # Recordings one after the other on one axis, so that one search finds the windows of all annotations.
+        # All recordings lie one after the other on one axis, so that one search finds the windows of all annotations.
         length_s = end_s.max(initial=0.0) + 1
-        at_s, annotated_s = recording * length_s, self.recording * length_s
-        reach_s = np.maximum.accumulate(at_s + end_s)
-        first = np.searchsorted(reach_s, annotated_s + np.clip(self.start_s, 0, length_s), "left")
-        last = np.searchsorted(at_s + start_s, annotated_s + np.clip(self.end_s, 0, length_s), "right")
+        window_offset_s, annotation_offset_s = recording * length_s, self.recording * length_s
+        latest_end_s = np.maximum.accumulate(window_offset_s + end_s)
+        first = np.searchsorted(latest_end_s, annotation_offset_s + np.clip(self.start_s, 0, length_s), "left")
+        last = np.searchsorted(
+            window_offset_s + start_s, annotation_offset_s + np.clip(self.end_s, 0, length_s), "right"
+        )
         n = np.maximum(0, last - first)
         annotation = np.repeat(np.arange(len(n)), n)
         window = np.arange(len(annotation)) - np.repeat(np.cumsum(n) - n, n) + np.repeat(first, n)
-        kept = (recording[window] == self.recording[annotation]) & overlap(
+        matches = (recording[window] == self.recording[annotation]) & overlap_by_half(
             start_s[window], end_s[window], self.start_s[annotation], self.end_s[annotation]
         )
-        return order[window[kept]], annotation[kept]
+        return order[window[matches]], annotation[matches]
 
 
-def overlap(start_s: Floats, end_s: Floats, other_start_s: Floats, other_end_s: Floats) -> Truth:
-    """Return whether two intervals share at least half of the shorter one; arrays of one shape."""
+def overlap_by_half(start_s: Floats, end_s: Floats, other_start_s: Floats, other_end_s: Floats) -> Booleans:
+    """Return whether two intervals share at least half of the shorter one; all arrays have one shape."""
     shared_s = np.minimum(end_s, other_end_s) - np.maximum(start_s, other_start_s)
     return shared_s >= 0.5 * np.minimum(end_s - start_s, other_end_s - other_start_s)

@@ -3,7 +3,7 @@
 OUTPUT/probes/NAME/weights.npz           weight [classes, dim], bias [classes], classes
 OUTPUT/probes/NAME/predictions.parquet   one row per window of the test
 OUTPUT/probes/NAME/split.parquet         one row per recording: a manifest that splits the same way again
-OUTPUT/probes/NAME/probe.json            how good it is, and where it comes from; written last
+OUTPUT/probes/NAME/probe.json            metrics and origin; written last
 """
 
 import hashlib
@@ -18,143 +18,147 @@ import pyarrow as pa
 from embedding import storage
 from embedding.errors import RequestError
 from embedding.output.store import encode_json, encode_parquet
-from embedding.probing.label_manifest import SPLIT
-from embedding.probing.labelled_windows import COLUMNS
-from embedding.probing.labels import TEST, TRAIN, Names, Truth
-from embedding.probing.logistic_regression import MOST_ITERATIONS, C
+from embedding.probing.label_manifest import SPLIT_COLUMN
+from embedding.probing.labelled_windows import WINDOW_KEYS
+from embedding.probing.labels import TEST, TRAIN, Booleans, Names
+from embedding.probing.logistic_regression import MAX_ITERATIONS, C
 from embedding.probing.metrics import Metrics
-from embedding.probing.probe_result import Result, Side
+from embedding.probing.probe_result import ProbeResult, Subset
 from embedding.schema.vectors import column
 
-FOLDER = "probes"
-VERSIONED = ("avex-batch", "scikit-learn", "numpy")
+PROBES_FOLDER = "probes"
+VERSIONED_PACKAGES = ("avex-batch", "scikit-learn", "numpy")
 
 
-def folder(root: str, name: str) -> str:
+def probe_folder(root: str, name: str) -> str:
     """Return the folder of a probe."""
-    return storage.child(storage.join(root, FOLDER), name)
+    return storage.child(storage.join(root, PROBES_FOLDER), name)
 
 
 def refuse_existing(root: str, name: str) -> None:
     """Refuse to replace a probe.
 
     Raises:
-        RequestError: a probe of this name is there.
+        RequestError: a probe of this name exists.
         OSError: the storage failed.
     """
-    if any(storage.list_names(folder(root, name), "probe.json")):
+    if any(storage.list_names(probe_folder(root, name), "probe.json")):
         raise RequestError(
             f"--name: there is a probe {name!r} in {root} already: add --replace, or choose another --name"
         )
 
 
-def write(result: Result) -> None:
-    """Store a probe, in the place of one of the same name.
+def write_probe(result: ProbeResult) -> None:
+    """Store a probe, in place of a probe of the same name.
 
-    Each file is replaced in one step, once all are made; probe.json, the last, has the digests of the others. Where
-    the process dies between two files, the digests tell that they are of two probes: the same command again mends that.
+    Each file is replaced in one step, after the content of all files is made. probe.json, the last, has the digests of
+    the other files. If the process dies between two files, the digests show that the files belong to two probes; the
+    same command again repairs that.
+
+    Raises:
+        OSError: the storage failed.
     """
-    where = folder(result.wanted.root, result.wanted.name)
+    folder = probe_folder(result.options.root, result.options.name)
     contents = {
-        "weights.npz": _weights(result),
-        "predictions.parquet": encode_parquet(_predictions(result)),
-        "split.parquet": encode_parquet(_split(result)),
+        "weights.npz": _encode_weights(result),
+        "predictions.parquet": encode_parquet(_make_predictions(result)),
+        "split.parquet": encode_parquet(_make_split(result)),
     }
     digests = {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in contents.items()}
-    about = described(result) | {"files": digests}
-    contents["probe.json"] = encode_json(about)
-    storage.write_together({storage.join(where, name): content for name, content in contents.items()})
+    contents["probe.json"] = encode_json(_describe(result) | {"files": digests})
+    storage.write_together({storage.join(folder, name): content for name, content in contents.items()})
 
 
-def _weights(result: Result) -> bytes:
+def _encode_weights(result: ProbeResult) -> bytes:
     sink = io.BytesIO()
     np.savez(sink, weight=result.probe.weight, bias=result.probe.bias, classes=np.array(result.classes, str))
     return sink.getvalue()
 
 
-def _predictions(result: Result) -> pa.Table:
-    windows, labels = result.test.windows, result.labels
+def _make_predictions(result: ProbeResult) -> pa.Table:
+    test, labels = result.test, result.labels
     return (
-        windows.select(COLUMNS)
-        .add_column(0, "file", pa.array(labels.files[result.test.recording], pa.string()))
-        .append_column("labels", _lists(result.test.truth, labels.classes))
+        test.windows.select(WINDOW_KEYS)
+        .add_column(0, "file", pa.array(labels.files[test.recording], pa.string()))
+        .append_column("labels", _list_labels(test.truth, labels.classes))
         .append_column("scores", column(result.scores.astype(np.float32)))
     )
 
 
-def _split(result: Result) -> pa.Table:
+def _make_split(result: ProbeResult) -> pa.Table:
     labels = result.labels
     return pa.table(
         {
             "file": pa.array(labels.files, pa.string()),
-            result.wanted.column: _lists(labels.of_recordings(), labels.classes),
-            SPLIT: pa.array(np.where(result.is_test, TEST, TRAIN)),
+            result.options.column: _list_labels(labels.label_recordings(), labels.classes),
+            SPLIT_COLUMN: pa.array(np.where(result.is_test, TEST, TRAIN)),
         }
     )
 
 
-def _lists(truth: Truth, classes: Names) -> pa.ListArray:
-    """The labels of each row of ``[rows, classes]``."""
-    _, at = np.nonzero(truth)
+def _list_labels(truth: Booleans, classes: Names) -> pa.ListArray:
+    """Return the names of the labels in each row of ``truth``, ``[rows, classes]``."""
+    _, label = np.nonzero(truth)
     offsets = np.concatenate([[0], np.cumsum(truth.sum(axis=1))])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes[at], pa.string()))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes[label], pa.string()))
 
 
-def described(result: Result) -> dict[str, Any]:
-    """``probe.json``."""
-    wanted, labels, probe = result.wanted, result.labels, result.probe
+def _describe(result: ProbeResult) -> dict[str, Any]:
+    """Return the content of probe.json, except the digests."""
+    options, labels, probe = result.options, result.labels, result.probe
     return {
-        "name": wanted.name,
-        "classes": result.classes,  # of the rows of weight and bias
+        "name": options.name,
+        "classes": result.classes,  # in the order of the rows of weight and bias
         "exclusive": probe.is_exclusive,
-        "metrics": {"windows": result.of_windows.means(), "recordings": result.of_recordings.means()},
-        "chance": {"windows": result.of_windows.chance(), "recordings": result.of_recordings.chance()},
-        "by_class": _by_class(result),
+        "metrics": {"windows": result.window_metrics.means(), "recordings": result.recording_metrics.means()},
+        "chance": {"windows": result.window_metrics.chance(), "recordings": result.recording_metrics.chance()},
+        "by_class": _describe_classes(result),
         "left_out": {
             "rows_without_label": result.manifest.n_without_label,
-            "rows_of_other_splits": result.manifest.n_of_other_splits,
+            "rows_of_other_splits": result.manifest.n_other_splits,
             "recordings_not_stored": len(result.manifest.labels.files) - len(labels.files),
             "classes_not_stored": sorted(set(result.manifest.labels.classes) - set(labels.classes)),
         },
         "split": {
-            "by": wanted.group or "file",
-            "of": "the manifest" if labels.sides is not None else "a draw, stratified by label",
-            "test_share": wanted.test_share,
-            "seed": wanted.seed,
-            TRAIN: _counts(result.train),
-            TEST: _counts(result.test),
+            "by": options.group or "file",
+            "of": "the manifest" if labels.splits is not None else "a draw, stratified by label",
+            "test_share": options.test_share,
+            "seed": options.seed,
+            TRAIN: _count(result.train),
+            TEST: _count(result.test),
         },
         "fit": {
             "model": "logistic regression on standardised vectors",
             "C": C,
-            "max_iterations": MOST_ITERATIONS,
+            "max_iterations": MAX_ITERATIONS,
             "converged": probe.has_converged,
         },
-        "layer": wanted.layer,
-        "labels": {"manifest": wanted.labels, "column": wanted.column},
+        "layer": options.layer,
+        "labels": {"manifest": options.labels, "column": options.column},
         "settings": result.settings,
-        "versions": {name: metadata.version(name) for name in VERSIONED} | {"python": platform.python_version()},
+        "versions": {name: metadata.version(name) for name in VERSIONED_PACKAGES}
+        | {"python": platform.python_version()},
     }
 
 
-def _counts(side: Side) -> dict[str, int]:
-    return {"recordings": side.n_recordings, "windows": side.n_windows, "windows_used": len(side.windows)}
+def _count(subset: Subset) -> dict[str, int]:
+    return {"recordings": subset.n_recordings, "windows": subset.n_windows, "windows_used": len(subset.windows)}
 
 
-def _by_class(result: Result) -> list[dict[str, Any]]:
-    """Return the measures of each class, None for a class that could not be learnt or measured."""
+def _describe_classes(result: ProbeResult) -> list[dict[str, Any]]:
+    """Return counts and metrics of each class; metrics are None for a class that was not learnt or not measured."""
     return [
         {
             "class": name,
             "train_windows": int(result.train.truth[:, at].sum()),
             "test_windows": int(result.test.truth[:, at].sum()),
-            "windows": _of_class(result.of_windows, at),
-            "recordings": _of_class(result.of_recordings, at),
+            "windows": _class_metrics(result.window_metrics, at),
+            "recordings": _class_metrics(result.recording_metrics, at),
         }
         for at, name in enumerate(result.labels.classes)
     ]
 
 
-def _of_class(metrics: Metrics, at: int) -> dict[str, float | None]:
-    found = {"average_precision": metrics.average_precision[at], "roc_auc": metrics.roc_auc[at]}
-    return {name: None if np.isnan(value) else float(value) for name, value in found.items()}
+def _class_metrics(metrics: Metrics, at: int) -> dict[str, float | None]:
+    values = {"average_precision": metrics.average_precision[at], "roc_auc": metrics.roc_auc[at]}
+    return {name: None if np.isnan(value) else float(value) for name, value in values.items()}

@@ -5,61 +5,96 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedding.probing.label_manifest import Manifest
-from embedding.probing.labels import Floats, Integers, Labels, Truth
+from embedding.probing.label_manifest import LabelManifest
+from embedding.probing.labels import Booleans, Floats, Integers, Labels
 from embedding.probing.logistic_regression import Probe
 from embedding.probing.metrics import Metrics
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The options."""
+class ProbeOptions:
+    """Options of a probe.
+
+    Attributes:
+        root: directory or prefix of the output.
+        labels: URI of the manifest.
+        column: column of the manifest with labels.
+        group: column of the manifest; recordings with the same value are all for training or all for the test.
+        layer: the inner layer whose vectors are learnt from; None for the output of the model.
+        name: name of the probe.
+        test_share: share of the recordings for the test.
+        seed: seed of the random numbers.
+        max_windows: largest number of windows for training, and for the test.
+        replace: replace a probe of the same name.
+    """
 
     root: str
-    labels: str  # URI of the manifest
+    labels: str
     column: str
     group: str | None
-    layer: str | None  # an inner one; None: what the model ends in
+    layer: str | None
     name: str
     test_share: float
     seed: int
-    max_windows: int  # on each side
-    replace: bool = False  # a probe of the same name
+    max_windows: int
+    replace: bool = False
 
 
 @dataclass(frozen=True)
-class Side:
-    """Recordings to learn from, or for the test."""
+class Subset:
+    """The recordings and windows for training, or those for the test.
+
+    Attributes:
+        n_recordings: number of recordings.
+        n_windows: number of stored windows of these recordings.
+        windows: the windows that are used, rows of a sample of ``sample_windows``.
+        truth: ``[windows used, classes]``, the labels.
+    """
 
     n_recordings: int
-    n_windows: int  # that are stored
-    windows: pa.Table  # of them those that are used, as probing.windows has them
-    truth: Truth  # [windows used, classes]
+    n_windows: int
+    windows: pa.Table
+    truth: Booleans
 
     @property
     def recording(self) -> Integers:
-        """``[windows used]``, into the files of the labels."""
+        """``[windows used]``, indices into the files of the labels."""
         return self.windows["recording"].to_numpy()
 
 
 @dataclass(frozen=True)
-class Result:
-    """A probe, where it comes from and how good it is."""
+class ProbeResult:
+    """A probe, its origin and its metrics.
 
-    wanted: Wanted
-    settings: dict[str, Any]  # of the embeddings
-    manifest: Manifest
-    labels: Labels  # of recordings that are stored
-    is_test: Truth  # [recordings]
-    train: Side
-    test: Side
-    is_learnt: Truth  # [classes]: the probe's rows are of these
+    Attributes:
+        options: the options.
+        settings: settings of the embeddings.
+        manifest: the labels of the manifest.
+        labels: the labels of the recordings that are stored.
+        is_test: ``[recordings]``, true for the test.
+        train: what the probe was learnt from.
+        test: what the probe was measured on.
+        is_learnt: ``[classes]``; the rows of the probe are the classes that were learnt.
+        probe: the probe.
+        scores: ``[windows of the test, classes learnt]``.
+        window_metrics: metrics over windows.
+        recording_metrics: metrics over recordings.
+    """
+
+    options: ProbeOptions
+    settings: dict[str, Any]
+    manifest: LabelManifest
+    labels: Labels
+    is_test: Booleans
+    train: Subset
+    test: Subset
+    is_learnt: Booleans
     probe: Probe
-    scores: Floats  # [windows of the test, classes learnt]
-    of_windows: Metrics
-    of_recordings: Metrics
+    scores: Floats
+    window_metrics: Metrics
+    recording_metrics: Metrics
 
     @property
     def classes(self) -> list[str]:
-        """The probe's, in the order of its rows."""
+        """The classes that were learnt, in the order of the probe's rows."""
         return self.labels.classes[self.is_learnt].tolist()

@@ -1,4 +1,4 @@
-"""A bounded sample of rows that come one table after the other."""
+"""A bounded, stratified sample of rows that arrive in several tables."""
 
 from dataclasses import dataclass, field
 
@@ -8,66 +8,79 @@ from numpy.typing import NDArray
 
 
 @dataclass
-class Sample:
-    """At most ``limit`` rows of all that are added: by ``balanced``, however they are spread over tables."""
+class StratifiedSample:
+    """At most ``limit`` of all rows that are added, in equal numbers of each stratum (``select_balanced``).
+
+    The sample does not depend on the way in which rows are divided into tables.
+
+    Attributes:
+        limit: largest number of rows in the sample.
+        rng: source of random numbers.
+        n_added: number of rows that were added.
+    """
 
     limit: int
     rng: np.random.Generator
-    n_seen: int = 0
+    n_added: int = 0
     _tables: list[pa.Table] = field(default_factory=list)
-    _n_rows: int = 0
-    _n_by_stratum: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # of all rows so far
+    _n_rows: int = 0  # in the tables
+    _n_by_stratum: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # of all rows added
 
     def add(self, rows: pa.Table, stratum: NDArray[np.int64]) -> None:
-        """Rows, each of a stratum (0, 1, …)."""
-        lot = self.rng.random(len(rows))
-        self._tables.append(rows.append_column("stratum", pa.array(stratum)).append_column("lot", pa.array(lot)))
-        self.n_seen += len(rows)
-        n_more = np.bincount(stratum, minlength=len(self._n_by_stratum))
-        n_more[: len(self._n_by_stratum)] += self._n_by_stratum
-        self._n_by_stratum = n_more
+        """Add rows to draw from.
+
+        Args:
+            rows: the rows.
+            stratum: ``[rows]``, the stratum of each row: 0, 1, …
+        """
+        draw = self.rng.random(len(rows))
+        self._tables.append(rows.append_column("stratum", pa.array(stratum)).append_column("draw", pa.array(draw)))
+        n_by_stratum = np.bincount(stratum, minlength=len(self._n_by_stratum))
+        n_by_stratum[: len(self._n_by_stratum)] += self._n_by_stratum
+        self._n_by_stratum = n_by_stratum
+        self.n_added += len(rows)
         self._n_rows += len(rows)
         if self._n_rows > 2 * self.limit:
-            self._sieve()
+            self._drop_excess()
 
     def rows(self) -> pa.Table:
-        """Return the rows that were drawn, in the order in which they came."""
-        self._sieve()
-        return self._tables[0].drop_columns(["stratum", "lot"])
+        """Return the rows of the sample, in the order in which they were added."""
+        self._drop_excess()
+        return self._tables[0].drop_columns(["stratum", "draw"])
 
-    def _sieve(self) -> None:
+    def _drop_excess(self) -> None:
         table = pa.concat_tables(self._tables)
-        stratum, lot = table["stratum"].to_numpy(), table["lot"].to_numpy()
-        kept = table.filter(pa.array(balanced(stratum, lot, self.limit, self._n_by_stratum)))
+        stratum, draw = table["stratum"].to_numpy(), table["draw"].to_numpy()
+        kept = table.filter(pa.array(select_balanced(stratum, draw, self.limit, self._n_by_stratum)))
         self._tables, self._n_rows = [kept.combine_chunks()], len(kept)
 
 
-def balanced(
-    stratum: NDArray[np.int64], lot: NDArray[np.float64], limit: int, n_by_stratum: NDArray[np.int64] | None = None
+def select_balanced(
+    stratum: NDArray[np.int64], draw: NDArray[np.float64], limit: int, n_by_stratum: NDArray[np.int64] | None = None
 ) -> NDArray[np.bool_]:
-    """Return the rows that are drawn: the rows of each stratum with the lowest lots.
+    """Select the rows with the lowest random numbers of each stratum.
 
-    Strata give equal numbers of rows, as many as make ``limit`` in all; a smaller stratum gives all of its rows. More
-    rows can only lower that number, so a row that is not drawn now never will be.
+    Each stratum gives the same number of rows, the largest number with at most ``limit`` rows in all; a smaller stratum
+    gives all of its rows. More rows can only lower that number, so a row that is not selected now never will be.
 
     Args:
         stratum: ``[rows]``.
-        lot: ``[rows]``, a random number for each row.
-        limit: most rows to draw.
-        n_by_stratum: rows of each stratum, including those that were left out before; by default those of ``stratum``.
+        draw: ``[rows]``, a random number for each row.
+        limit: largest number of rows to select.
+        n_by_stratum: rows of each stratum, including rows that were dropped before; by default the rows in ``stratum``.
 
     Returns:
-        ``[rows]``.
+        ``[rows]``, true for the rows that are selected.
     """
-    order = np.lexsort((lot, stratum))
+    order = np.lexsort((draw, stratum))
     n = np.bincount(stratum)
     rank = np.empty(len(order), np.int64)  # within its stratum
     rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(n) - n, n)
-    return rank < _each(n if n_by_stratum is None else n_by_stratum, limit)
+    return rank < _rows_per_stratum(n if n_by_stratum is None else n_by_stratum, limit)
 
 
-def _each(n: NDArray[np.int64], limit: int) -> int:
-    """The largest number (at least 1) of which ``minimum(n, number)`` are no more than ``limit`` in all."""
+def _rows_per_stratum(n: NDArray[np.int64], limit: int) -> int:
+    """Return the largest number, at least 1, for which ``minimum(n, number).sum()`` is at most ``limit``."""
     left = limit
     for at, size in enumerate(sorted(n.tolist())):
         if size * (len(n) - at) > left:

@@ -1,8 +1,13 @@
-"""The whole flow.
+"""Training of a probe, on one machine and without Ray.
 
-    manifest ─▶ labels ─▶ split by recording ─▶ windows, a sample ─▶ vectors ─▶ probe ─▶ metrics ─▶ OUTPUT/probes/NAME/
+    1. read the labels of the manifest, and the settings of the output
+    2. keep the labels of recordings that are stored, and split the recordings
+    3. draw windows for training and for the test
+    4. learn the probe
+    5. measure the probe
+    6. store the probe in OUTPUT/probes/NAME/
 
-On one machine and without Ray: of the vectors only those are read that are learnt from or tested.
+Only the vectors of the drawn windows are read.
 """
 
 import numpy as np
@@ -13,135 +18,166 @@ from embedding.output import run_report
 from embedding.output.shard_reading import list_shards, no_embeddings_error
 from embedding.output.store import Store
 from embedding.probing import probe_files
-from embedding.probing.label_manifest import Manifest, read_labels
-from embedding.probing.labelled_windows import draw, first_file, once, places, vectors_of, which_are_stored
-from embedding.probing.labels import Floats, Labels, Truth
+from embedding.probing.label_manifest import LabelManifest, read_labels
+from embedding.probing.labelled_windows import (
+    drop_repeated,
+    find_stored,
+    first_file,
+    read_vectors,
+    recording_and_times,
+    sample_windows,
+)
+from embedding.probing.labels import Booleans, Floats, Labels
 from embedding.probing.logistic_regression import Probe, fit
-from embedding.probing.metrics import Metrics, measure, to_recordings
-from embedding.probing.probe_result import Result, Side, Wanted
-from embedding.probing.stratified_sample import Sample
-from embedding.probing.train_test_split import is_test
+from embedding.probing.metrics import Metrics, measure, pool_by_recording
+from embedding.probing.probe_result import ProbeOptions, ProbeResult, Subset
+from embedding.probing.stratified_sample import StratifiedSample
+from embedding.probing.train_test_split import split_recordings
 from embedding.text import plural
 
 
-def probe(wanted: Wanted, terminal: Terminal) -> Result:
-    """Learn, measure, store.
+def train_probe(options: ProbeOptions, terminal: Terminal) -> ProbeResult:
+    """Learn, measure and store a probe.
+
+    Args:
+        options: the options.
+        terminal: prints what is learnt from, and warnings.
 
     Raises:
-        RequestError: there is nothing to learn from, or nothing to measure on.
-        RunError: the storage failed, or a shard is damaged.
+        RequestError: there is nothing to learn from or to measure on, a shard is damaged, or the probe exists.
+        RunError: the storage failed.
     """
-    manifest = read_labels(wanted.labels, wanted.column, wanted.group)
-    store = Store(wanted.root, "")
+    # 1. Read the labels and the settings.
+    manifest = read_labels(options.labels, options.column, options.group)
+    store = Store(options.root, "")
     settings = store.stored_settings()
     if settings is None:
-        raise no_embeddings_error(wanted.root)
+        raise no_embeddings_error(options.root)
     if not run_report.is_settled(store):
-        terminal.warn("a run of jobs.embed is going on, or died: windows may be missing, or be of former versions")
+        terminal.warn("a run of jobs.embed is in progress or has died: windows may be missing or outdated")
     try:
-        if not wanted.replace:
-            probe_files.refuse_existing(wanted.root, wanted.name)
-        shards = list_shards(wanted.root)
-        vectors = store.column_of(wanted.layer)
-        labels = _of_stored(manifest.labels, shards, wanted)
-        for_test = is_test(labels, wanted.test_share, wanted.seed)
-        _refuse_leaks(labels, for_test)
-        to_learn, to_test = draw(labels, for_test, shards, wanted.max_windows, wanted.seed)
-        train, test = _side(labels, to_learn, ~for_test), _side(labels, to_test, for_test)
-        is_learnt = _learnable(labels, train, test)
-        _tell(manifest, labels, train, test, terminal)
-        is_exclusive = all((side.truth.sum(axis=1) == 1).all() for side in (train, test))
-        learnt = fit(vectors_of(train.windows, shards, vectors), train.truth[:, is_learnt], is_exclusive=is_exclusive)
-        scores = learnt.scores(vectors_of(test.windows, shards, vectors))
-        of_windows, of_recordings = _measured(learnt, scores, train, test, is_learnt)
-        result = Result(
-            wanted=wanted,
+        if not options.replace:
+            probe_files.refuse_existing(options.root, options.name)
+        shards = list_shards(options.root)
+        column = store.column_of(options.layer)
+
+        # 2. Keep the labels of stored recordings, and split the recordings.
+        labels = _restrict_to_stored(manifest.labels, shards, options)
+        is_test = split_recordings(labels, options.test_share, options.seed)
+        _refuse_leaks(labels, is_test)
+
+        # 3. Draw windows.
+        train_sample, test_sample = sample_windows(labels, is_test, shards, options.max_windows, options.seed)
+        train, test = _make_subset(labels, train_sample, ~is_test), _make_subset(labels, test_sample, is_test)
+        is_learnt = _choose_classes(labels, train, test)
+        _print_numbers(manifest, labels, train, test, terminal)
+
+        # 4. Learn.
+        is_exclusive = all((subset.truth.sum(axis=1) == 1).all() for subset in (train, test))
+        probe = fit(read_vectors(train.windows, shards, column), train.truth[:, is_learnt], is_exclusive=is_exclusive)
+
+        # 5. Measure.
+        scores = probe.scores(read_vectors(test.windows, shards, column))
+        window_metrics, recording_metrics = _measure(probe, scores, train, test, is_learnt)
+
+        # 6. Store.
+        result = ProbeResult(
+            options=options,
             settings=settings,
             manifest=manifest,
             labels=labels,
-            is_test=for_test,
+            is_test=is_test,
             train=train,
             test=test,
             is_learnt=is_learnt,
-            probe=learnt,
+            probe=probe,
             scores=scores,
-            of_windows=of_windows,
-            of_recordings=of_recordings,
+            window_metrics=window_metrics,
+            recording_metrics=recording_metrics,
         )
-        probe_files.write(result)
+        probe_files.write_probe(result)
     except OSError as error:
         raise storage_failure(error) from error
     return result
 
 
-def _of_stored(labels: Labels, shards: list[str], wanted: Wanted) -> Labels:
-    """Return the labels of recordings that are stored."""
+def _restrict_to_stored(labels: Labels, shards: list[str], options: ProbeOptions) -> Labels:
+    """Return the labels of recordings that are stored.
+
+    Raises:
+        RequestError: there are none.
+    """
     if not len(labels.files):
-        raise RequestError(f"--labels: manifest {wanted.labels} has no row with a label to use")
-    stored = labels.only(which_are_stored(labels.files, shards))
+        raise RequestError(f"--labels: manifest {options.labels} has no row with a label to use")
+    stored = labels.restrict_to(find_stored(labels.files, shards))
     if not len(stored.files):
         raise RequestError(
-            f"--labels: none of the {plural(len(labels.files), 'recording')} in {wanted.labels} is stored in "
-            f"{wanted.root}: the manifest names {labels.files[0]}, the output {first_file(shards[0])}"
+            f"--labels: none of the {plural(len(labels.files), 'recording')} in {options.labels} is stored in "
+            f"{options.root}: the manifest names {labels.files[0]}, the output {first_file(shards[0])}"
         )
     return stored
 
 
-def _refuse_leaks(labels: Labels, for_test: Truth) -> None:
-    both = np.intersect1d(labels.groups[for_test], labels.groups[~for_test])
-    if len(both):
-        raise RequestError(f"--group: by the manifest's column 'split', {both[0]} is on both sides")
+def _refuse_leaks(labels: Labels, is_test: Booleans) -> None:
+    """Refuse a split of the manifest that divides a group."""
+    divided = np.intersect1d(labels.groups[is_test], labels.groups[~is_test])
+    if len(divided):
+        raise RequestError(f"--group: the manifest's column 'split' puts {divided[0]} into both train and test")
 
 
-def _side(labels: Labels, sample: Sample, is_own: Truth) -> Side:
-    windows = once(sample.rows())
-    return Side(int(is_own.sum()), sample.n_seen, windows, labels.of_windows(*places(windows)))
+def _make_subset(labels: Labels, sample: StratifiedSample, selected: Booleans) -> Subset:
+    windows = drop_repeated(sample.rows())
+    truth = labels.label_windows(*recording_and_times(windows))
+    return Subset(int(selected.sum()), sample.n_added, windows, truth)
 
 
-def _learnable(labels: Labels, train: Side, test: Side) -> Truth:
-    """``[classes]``: which can be learnt.
+def _choose_classes(labels: Labels, train: Subset, test: Subset) -> Booleans:
+    """Return the classes that can be learnt, as ``[classes]``.
 
     Raises:
-        RequestError: none, or none of them can be measured.
+        RequestError: no class can be learnt, or no such class can be measured.
     """
-    for side, what in ((train, "to learn from"), (test, "for the test")):
-        if not len(side.windows):
-            listed = plural(len(labels.files), "recording")
-            raise RequestError(f"--labels: of {listed} none is left {what}: a class takes two, or two groups")
-    has, measurable = train.truth.any(axis=0), test.truth.any(axis=0) & ~test.truth.all(axis=0)
-    is_learnt = np.logical_and(has, ~train.truth.all(axis=0))
+    for subset, purpose in ((train, "for training"), (test, "for the test")):
+        if not len(subset.windows):
+            stored = plural(len(labels.files), "recording")
+            raise RequestError(
+                f"--labels: none of the {stored} is left {purpose}: a class needs two recordings, or two groups"
+            )
+    has_examples = train.truth.any(axis=0)
+    is_learnt = np.logical_and(has_examples, ~train.truth.all(axis=0))
+    is_measurable = test.truth.any(axis=0) & ~test.truth.all(axis=0)
     if not is_learnt.any():
-        what = f"are all {labels.classes[has][0]!r}" if has.any() else "have no label"
-        raise RequestError(f"--column: the windows to learn from {what}: there is nothing to tell apart")
-    if not (is_learnt & measurable).any():
+        state = f"are all {labels.classes[has_examples][0]!r}" if has_examples.any() else "have no label"
+        raise RequestError(f"--column: the windows for training {state}: there is nothing to tell apart")
+    if not (is_learnt & is_measurable).any():
         raise RequestError(
-            f"--column: nothing can be measured, as none of {len(labels.classes):,} classes is on both sides of the "
-            "split: a class takes two recordings, or two groups"
+            f"--column: nothing can be measured, as none of {len(labels.classes):,} classes is both in train and in "
+            "test: a class needs two recordings, or two groups"
         )
     return is_learnt
 
 
-def _measured(probe: Probe, scores: Floats, train: Side, test: Side, is_learnt: Truth) -> tuple[Metrics, Metrics]:
-    """Return the measures over windows, and over recordings."""
+def _measure(probe: Probe, scores: Floats, train: Subset, test: Subset, is_learnt: Booleans) -> tuple[Metrics, Metrics]:
+    """Return the metrics over windows, and over recordings."""
     probabilities = np.zeros(test.truth.shape)
     probabilities[:, is_learnt] = probe.probabilities(scores)
-    of_windows = measure(probabilities, test.truth, train.truth, is_learnt, is_exclusive=probe.is_exclusive)
-    means, truth = to_recordings(test.recording, probabilities, test.truth)
-    _, before = to_recordings(train.recording, train.truth, train.truth)
-    is_exclusive = all((has.sum(axis=1) == 1).all() for has in (before, truth))
-    return of_windows, measure(means, truth, before, is_learnt, is_exclusive=is_exclusive)
+    window_metrics = measure(probabilities, test.truth, train.truth, is_learnt, is_exclusive=probe.is_exclusive)
+    means, truth = pool_by_recording(test.recording, probabilities, test.truth)
+    _, train_truth = pool_by_recording(train.recording, train.truth, train.truth)
+    is_exclusive = all((labels.sum(axis=1) == 1).all() for labels in (train_truth, truth))
+    return window_metrics, measure(means, truth, train_truth, is_learnt, is_exclusive=is_exclusive)
 
 
-def _tell(manifest: Manifest, labels: Labels, train: Side, test: Side, terminal: Terminal) -> None:
-    """Print the numbers of recordings and windows, before learning takes its time."""
-    listed = plural(len(manifest.labels.files), "labelled recording")
-    terminal.say(f"{len(labels.files):,} of {listed} stored · {len(labels.classes):,} classes")
-    for n, what in ((manifest.n_without_label, "without a label"), (manifest.n_of_other_splits, "of another split")):
+def _print_numbers(manifest: LabelManifest, labels: Labels, train: Subset, test: Subset, terminal: Terminal) -> None:
+    """Print the numbers of recordings and windows, because learning takes its time."""
+    labelled = plural(len(manifest.labels.files), "labelled recording")
+    terminal.say(f"{len(labels.files):,} of {labelled} stored · {len(labels.classes):,} classes")
+    for n, kind in ((manifest.n_without_label, "without a label"), (manifest.n_other_splits, "with another split")):
         if n:
-            terminal.say(f"  left out: {plural(n, 'row')} of the manifest {what}")
+            terminal.say(f"  left out: {plural(n, 'row')} of the manifest {kind}")
     terminal.say(
         " · ".join(
-            f"{plural(side.n_recordings, 'recording')}, {plural(side.n_windows, 'window')} {what}"
-            for side, what in ((train, "to learn from"), (test, "for the test"))
+            f"{plural(subset.n_recordings, 'recording')}, {plural(subset.n_windows, 'window')} {purpose}"
+            for subset, purpose in ((train, "for training"), (test, "for the test"))
         )
     )

@@ -23,7 +23,7 @@ from embedding.ray_runtime.liveness import (
     watch_processes,
 )
 from embedding.ray_runtime.system_limits import raise_limits
-from embedding.stopping import kept_handlers
+from embedding.stopping import preserved_handlers
 
 # Blocks in flight are a few hundred MB; Ray's own default, 30 % of the machine, is too much for a laptop in use.
 LOCAL_OBJECT_STORE_BYTES = 2 << 30
@@ -64,7 +64,7 @@ def session(*, verbose: bool) -> Iterator[ClusterResources]:
         raise_limits()
     with nullcontext() if verbose else native_output_hidden():
         try:
-            with kept_handlers():
+            with preserved_handlers():
                 ray.init(address=address or "local", **quiet, **local)
         except ConnectionError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[-1]

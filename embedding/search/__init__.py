@@ -1,1 +1,1 @@
-"""The stored windows that are nearest to a clip, or to one of themselves."""
+"""Search for the stored windows nearest to a clip, or to another stored window."""

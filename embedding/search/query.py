@@ -24,16 +24,16 @@ from embedding.schema.recordings import read_pending
 from embedding.schema.vectors import EMBEDDING, matrix
 from embedding.schema.windows import WindowSpec
 
-# What run.json says of the settings, under the names of the options.
-OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
-# What stands beside the vectors that are compared.
-BESIDE = ("layers", "predict", "labels_digest", "device")
-# Of a clip: a query is a sound, not a recording of a day.
-MOST_WINDOWS = 256
+# Settings in run.json, under the names of the options, with which a clip is encoded.
+ENCODING_OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
+# Settings that may differ from those of the output: they do not change the vectors that are compared.
+IGNORED_SETTINGS = ("layers", "predict", "labels_digest", "device")
+# A query is a sound, not the recording of a day.
+MAX_CLIP_WINDOWS = 256
 
 
-def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.float32]:
-    """Return a vector for each window of a clip, ``[windows, dim]``, computed as the vectors of an output.
+def encode_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.float32]:
+    """Return a vector for each window of a clip, computed as the vectors of an output.
 
     Args:
         clip: absolute path or URI.
@@ -41,86 +41,109 @@ def of_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray[np.
         column: the column of vectors.
         n_threads: threads of the encoder.
 
+    Returns:
+        ``[windows, dim]``, without windows whose vectors are not finite.
+
     Raises:
-        RequestError: the clip cannot be read, or the output's weights cannot be had.
+        RequestError: the clip cannot be read, or the weights of the output cannot be loaded.
     """
+    # 1. Take the settings of the output.
     run = store.read_json("run.json")
     if run is None:
-        raise RequestError(f"{store.root} has no run.json, so nothing says how to encode a clip: search with --like")
-    options = {name: run["settings"].get(name) for name in OPTIONS}
+        raise RequestError(f"{store.root} has no run.json, which says how to encode a clip: search with --like")
+    options = {name: run["settings"].get(name) for name in ENCODING_OPTIONS}
     if column != EMBEDDING:
         options["layers"] = run["settings"].get("layers")
     settings = Settings.of(make_config(options | {"input": [clip], "output": store.root}))
-    store.refuse_other_settings({name: value for name, value in settings.guarded().items() if name not in BESIDE})
-    # torch and avex take seconds.
-    from embedding.encoding.devices import Cpu
+    store.refuse_other_settings(
+        {name: value for name, value in settings.guarded().items() if name not in IGNORED_SETTINGS}
+    )
+
+    # 2. Decode the clip.
+    with native_output_hidden():  # libmpg123 warns of every damaged frame
+        windows = _decode_clip(clip, settings.windows)
+    if len(windows) > MAX_CLIP_WINDOWS:
+        raise RequestError(f"--clip: {clip} has more than {MAX_CLIP_WINDOWS} windows: cut out the sound to search for")
+
+    # 3. Encode its windows.
+    from embedding.encoding.devices import Cpu  # torch and avex take seconds to import
     from embedding.encoding.encoder import load_encoders
 
-    with native_output_hidden():  # libmpg123 warns of every damaged frame
-        windows = _windows(clip, settings.windows)
-    if len(windows) > MOST_WINDOWS:
-        raise RequestError(f"--clip: {clip} has more than {MOST_WINDOWS} windows: cut out the sound to search for")
-    spec = settings.windows
-    n_audio = spec.audio_samples(windows["start_time"].to_numpy(), windows["end_time"].to_numpy())
-    if settings.precision in GPU_PRECISIONS:  # the nearest that a CPU computes in
-        settings = replace(settings, precision="fp32")
+    if settings.precision in GPU_PRECISIONS:
+        settings = replace(settings, precision="fp32")  # the nearest precision that CPUs have
     (encoder,) = load_encoders([settings], Cpu(), n_threads)
-    vectors = encoder.encode(matrix(windows[window_column(spec.rate_hz)]), n_audio)[column]
+    spec = settings.windows
+    n_audio_samples = spec.audio_samples(windows["start_time"].to_numpy(), windows["end_time"].to_numpy())
+    vectors = encoder.encode(matrix(windows[window_column(spec.rate_hz)]), n_audio_samples)[column]
     return vectors[np.isfinite(vectors).all(axis=1)]
 
 
-def _recording(clip: str) -> pa.Table:
-    """The clip as a listing of one."""
+def _list_clip(clip: str) -> pa.Table:
+    """Return the listing of the clip, with one row.
+
+    Raises:
+        RequestError: the clip does not exist, or is a folder or a pattern.
+    """
     try:
-        found = list_recordings([clip]).recordings
+        recordings = list_recordings([clip]).recordings
     except RequestError as error:
         raise RequestError(str(error).replace("--input", "--clip", 1)) from error
-    if found["file"].to_pylist() != [clip]:
+    if recordings["file"].to_pylist() != [clip]:
         raise RequestError(f"--clip: {clip} is not one recording")
-    return found
+    return recordings
 
 
-def _windows(clip: str, spec: WindowSpec) -> pa.Table:
+def _decode_clip(clip: str, spec: WindowSpec) -> pa.Table:
     """Return the windows of the clip.
 
     Raises:
-        RequestError: the clip cannot be read, or not all of it.
+        RequestError: the clip, or a part of it, cannot be read.
     """
-    for event in decode(read_pending(_recording(clip), 1), [spec], MOST_WINDOWS + 1):
+    for event in decode(read_pending(_list_clip(clip), 1), [spec], MAX_CLIP_WINDOWS + 1):
         if isinstance(event, Failed):
             raise RequestError(f"--clip: {clip}: {event.failure.kind}: {event.failure.message}")
         if isinstance(event, Windows):
             return event.table
-    raise RequestError(f"--clip: {clip}: no audio in it")
+    raise RequestError(f"--clip: {clip}: the file has no audio")
 
 
-def of_window(file: str, at_s: float, shards: list[str], column: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """The vector ``[1, dim]`` in ``column`` of the stored window of ``file`` in which ``at_s`` lies, and its row.
+def find_window(file: str, at_s: float, shards: list[str], column: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Find the stored window of a recording at a time.
+
+    Args:
+        file: the recording, as listed.
+        at_s: seconds from the start of the recording.
+        shards: URIs of the shards.
+        column: the column of vectors.
+
+    Returns:
+        The vector of the window, ``[1, dim]``, and its row with WINDOW_COLUMNS.
 
     Raises:
-        RequestError: there is none.
+        RequestError: no such window is stored.
     """
-    found = [table for table in map_in_threads(_read, [(uri, file, column) for uri in shards]) if table is not None]
-    if not found:
+    tables = map_in_threads(_read_windows, [(uri, file, column) for uri in shards])
+    tables = [table for table in tables if table is not None]
+    if not tables:
         raise RequestError(f"--like: no window of {file} is stored")
-    windows = pa.concat_tables(found).sort_by("start_time")
+    windows = pa.concat_tables(tables).sort_by("start_time")
     start_s, end_s = windows["start_time"].to_numpy(), windows["end_time"].to_numpy()
-    within = np.flatnonzero((start_s <= at_s) & (at_s < end_s))
-    if not len(within):
+    rows = np.flatnonzero((start_s <= at_s) & (at_s < end_s))
+    if not len(rows):
         stored = f"whose windows begin at {start_s[0]:g} s and end before {end_s[-1]:g} s"
         raise RequestError(f"--at: no window holds {at_s:g} s of {file}, {stored}")
-    window = windows.slice(within[0], 1)
+    window = windows.slice(rows[0], 1)
     return matrix(window[column]), window.select([name for name, _ in WINDOW_COLUMNS]).to_pylist()[0]
 
 
-def _read(uri: str, file: str, column: str) -> pa.Table | None:
-    """The windows of ``file`` in a shard; the vectors of a shard that has none are not read."""
+def _read_windows(uri: str, file: str, column: str) -> pa.Table | None:
+    """Return the windows of a recording in a shard, with their vectors; None if there are none."""
     with open_shard(uri, vectors=column) as shard:
         names = shard.read(columns=["file"], use_threads=False)["file"].combine_chunks()
-        is_own = pc.equal(names, file)  # type: ignore[attr-defined]
-        if not is_own.true_count:
-            return None
-        wanted = [*(name for name, _ in WINDOW_COLUMNS), column]
-        windows = shard.read(columns=wanted, use_threads=False).filter(is_own).replace_schema_metadata(None)
+        is_of_file = pc.equal(names, file)  # type: ignore[attr-defined]
+        if not is_of_file.true_count:
+            return None  # without reading vectors
+        columns = [*(name for name, _ in WINDOW_COLUMNS), column]
+        windows = shard.read(columns=columns, use_threads=False).filter(is_of_file).replace_schema_metadata(None)
         check_values(uri, windows)
         return windows

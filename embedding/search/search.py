@@ -1,6 +1,11 @@
-"""The whole flow: every shard is read once, on all nodes, and gives its own K best.
+"""The search for the windows of an output that are nearest to a query, exact, with Ray Data.
 
-shards ─▶ the K nearest of each ─▶ the K nearest
+    1. find the shards and the column of vectors
+    2. turn the query into vectors: encode a clip, or look a stored window up
+    3. find the K nearest windows of each shard, on all nodes, and merge them to the K nearest of all
+    4. leave out the stored window that is the query
+
+In step 3 each shard is read once.
 """
 
 import os
@@ -9,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from embedding.errors import RequestError, storage_failure
@@ -16,72 +22,113 @@ from embedding.output.shard_reading import list_shards, open_shard
 from embedding.output.shard_schema import EMBED_AGAIN
 from embedding.output.store import Store
 from embedding.schema.vectors import as_embedding
-from embedding.search.nearest_windows import HITS, best, nearest
-from embedding.search.query import of_clip, of_window
+from embedding.search.nearest_windows import HITS, find_nearest, merge_hits
+from embedding.search.query import encode_clip, find_window
 
 
 @dataclass(frozen=True)
-class Search:
-    """Options of a search: for the windows of a clip, or for the stored window of ``like`` at ``at_s``."""
+class SearchOptions:
+    """Options of a search, either for a clip or for a stored window.
+
+    Attributes:
+        root: directory or prefix of the output.
+        clip: absolute path or URI of a sound file; None for a stored window.
+        like: the recording of the stored window, as listed; None for a clip.
+        at_s: a time in the stored window, in seconds from the start of its recording.
+        k: number of hits.
+        layer: the inner layer whose vectors are compared; None for the output of the model.
+    """
 
     root: str
     clip: str | None
     like: str | None
     at_s: float
     k: int
-    layer: str | None = None  # an inner one; None: what the model ends in
+    layer: str | None = None
 
 
-def search(wanted: Search, *, verbose: bool = False) -> pa.Table:
-    """The K nearest windows (HITS), the nearest first; of a stored window others than itself.
+def search(options: SearchOptions, *, verbose: bool = False) -> pa.Table:
+    """Return the windows nearest to a query.
+
+    Args:
+        options: the query, and where to search.
+        verbose: print the log lines of Ray.
+
+    Returns:
+        A table of HITS, the nearest first. A stored window that is the query is not among its own hits.
 
     Raises:
-        RequestError: there is nothing to search, or nothing to search for.
+        RequestError: there are no embeddings, or the query cannot be found or encoded.
         RunError: the storage or the cluster failed.
     """
-    store = Store(wanted.root, "")
+    store = Store(options.root, "")
     try:
-        shards = list_shards(wanted.root)
-        column = store.column_of(wanted.layer)
-        itself: dict[str, Any] = {}
-        if wanted.like is not None:
-            query, itself = of_window(wanted.like, wanted.at_s, shards, column)
+        # 1. Find the shards and the column of vectors.
+        shards = list_shards(options.root)
+        column = store.column_of(options.layer)
+
+        # 2. Turn the query into vectors.
+        query_window: dict[str, Any] | None = None
+        if options.like is not None:
+            query, query_window = find_window(options.like, options.at_s, shards, column)
         else:
-            query = of_clip(str(wanted.clip), store, column, os.cpu_count() or 1)
+            query = encode_clip(str(options.clip), store, column, os.cpu_count() or 1)
         query = query[np.linalg.norm(query, axis=1) > 0]
         if not len(query):
-            raise RequestError("the query's vectors are zero: nothing is near to them")
-        hits = _hits(shards, column, query, wanted.k + bool(itself), verbose=verbose)
+            raise RequestError("the vectors of the query are zero: no window is near to them")
+
+        # 3. Find the nearest windows; a stored query is one of them, and costs a place.
+        k = options.k if query_window is None else options.k + 1
+        hits = _search_on_ray(shards, column, query, k, verbose=verbose)
     except OSError as error:
         raise storage_failure(error) from error
-    is_itself = [
-        (row["file_id"], row["window_index"]) == (itself.get("file_id"), itself.get("window_index"))
-        for row in hits.to_pylist()
-    ]
-    return hits.filter(pa.array([not each for each in is_itself], pa.bool_())).slice(0, wanted.k)
+
+    # 4. Leave the query out.
+    if query_window is not None:
+        is_other_recording = pc.field("file_id") != query_window["file_id"]
+        hits = hits.filter(is_other_recording | (pc.field("window_index") != query_window["window_index"]))
+    return hits.slice(0, options.k)
 
 
-def _hits(shards: list[str], column: str, query: NDArray[np.float32], k: int, *, verbose: bool) -> pa.Table:
+def _search_on_ray(shards: list[str], column: str, query: NDArray[np.float32], k: int, *, verbose: bool) -> pa.Table:
     from embedding.ray_runtime.session import session  # Ray takes seconds to import
     from embedding.ray_runtime.worker_errors import raise_worker_errors
 
     with session(verbose=verbose), raise_worker_errors():
         from embedding.ray_runtime.datasets import stream
 
-        found = best([], k)
-        for some in stream(search_shards, pa.table({"uri": shards}), column, query, k, verbose=verbose):
-            found = best([found, some], k)
-        return found
+        hits = HITS.empty_table()
+        for hits_of_task in stream(search_shards, pa.table({"uri": shards}), column, query, k, verbose=verbose):
+            hits = merge_hits([hits, hits_of_task], k)
+        return hits
 
 
 def search_shards(shards: pa.Table, column: str, query: NDArray[np.float32], k: int) -> pa.Table:
-    """The K best windows (HITS) of these shards (column ``uri``), by the vectors in ``column``."""
-    return best([nearest(_read(uri, column, query.shape[1]), query, k) for uri in shards["uri"].to_pylist()], k)
+    """Return the nearest windows of some shards: the task of a worker.
+
+    Args:
+        shards: a table with the column ``uri``.
+        column: the column of vectors.
+        query: ``[queries, dim]``.
+        k: number of hits.
+
+    Returns:
+        A table of HITS, the nearest first.
+
+    Raises:
+        OSError: the storage failed.
+        RequestError: a shard is damaged, or has vectors of another length than the query.
+    """
+    windows = (_read_shard(uri, column, query.shape[1]) for uri in shards["uri"].to_pylist())
+    return merge_hits([find_nearest(table, query, k) for table in windows], k)
 
 
-def _read(uri: str, column: str, dim: int) -> pa.Table:
+def _read_shard(uri: str, column: str, dim: int) -> pa.Table:
+    """Return the windows of a shard, with the vectors as ``embedding``."""
     with open_shard(uri, vectors=column) as shard:
         length = shard.schema_arrow.field(column).type.list_size
         if length != dim:
-            raise RequestError(f"{uri} holds vectors of {length:,} numbers, and the query's has {dim:,}: {EMBED_AGAIN}")
+            raise RequestError(
+                f"{uri} holds vectors of {length:,} numbers, but those of the query have {dim:,}: {EMBED_AGAIN}"
+            )
         return as_embedding(shard.read(columns=[*HITS.names[:-1], column], use_threads=False), column)

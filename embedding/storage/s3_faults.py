@@ -1,6 +1,6 @@
-"""Which faults of S3 pass, and waiting until they have: exponential back-off with full jitter.
+"""Retries of transient S3 faults, with exponential back-off and full jitter.
 
-Ours are the only retries. s3fs and botocore, left to themselves, multiply theirs (docs/decisions.md has the figures).
+These are the only retries: retries of s3fs and botocore would multiply with them (docs/decisions.md has the figures).
 """
 
 import logging
@@ -10,64 +10,65 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-# S3 splits a prefix that is asked too much within seconds to a minute. The window a wait is drawn from doubles from 1 s
-# up to 30 s: 91 s at most over 8 tries, 45 s on average.
+# S3 splits a prefix with too many requests within seconds to a minute. Each wait is drawn from an interval that doubles
+# from 1 s up to 30 s: at most 91 s over 8 tries, 45 s on average.
 TRIES = 8
 FIRST_WAIT_S = 1
 LONGEST_WAIT_S = 30
-# Where nobody answers (refused, no such name, a time-out), the address is wrong more often than the server restarts.
-# 15 s of waits at most; with the client's time-outs 40 s for a connection, 115 s for a server that takes requests and
-# stays silent. Counted in tries, not in seconds: a large write may take minutes before it is cut off.
+# Where no server answers (connection refused, unknown host, time-out), a wrong address is more likely than a restart of
+# the server. At most 15 s of waits; with the client's time-outs 40 s until no connection was made, 115 s for a server
+# that accepts requests and never answers. The limit is a number of tries, not of seconds, because a large write may
+# take minutes before its connection breaks.
 UNANSWERED_TRIES = 5
 
-# Answers below 500 that say "again", not "never": throttling, a slow or damaged upload, another writer this moment.
-_PASSING_CODES = {
+# Error codes below status 500 that are transient: throttling, a slow or damaged upload, another writer at this moment.
+_TRANSIENT_CODES = {
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "429"),
     *("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"),
     *("OperationAborted", "ConditionalRequestConflict"),
 }
-_NEVER_STATUS = {501, 505}  # not implemented, version not supported
+_PERMANENT_STATUS = {501, 505}  # not implemented, version not supported
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
 class ShortBodyError(OSError):
-    """Fewer bytes came than were asked for, and the server took them for all."""
+    """The body of an answer has fewer bytes than requested, and the server reports no error."""
 
 
-def whole(body: bytes, n_bytes: int) -> bytes:
-    """``body``, unless it is shorter than ``n_bytes``.
+def check_length(body: bytes, n_bytes: int) -> bytes:
+    """Return ``body``.
 
     Raises:
-        ShortBodyError: it is.
+        ShortBodyError: ``body`` is shorter than ``n_bytes``.
     """
     if len(body) < n_bytes:
-        raise ShortBodyError(f"{len(body):,} of {n_bytes:,} bytes came")
+        raise ShortBodyError(f"received {len(body):,} of {n_bytes:,} bytes")
     return body
 
 
 def as_os_error(error: BaseException) -> OSError:
-    """``error`` itself if it is one, otherwise one whose message is its name and what it says, in one line."""
+    """Return an OSError unchanged, and any other error as an OSError with its name and its message in one line."""
     if isinstance(error, OSError):
         return error
-    made = OSError(f"{type(error).__name__}: {' '.join(str(error).split())}")
-    made.__cause__ = error
-    return made
+    os_error = OSError(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    os_error.__cause__ = error
+    return os_error
 
 
 @contextmanager
-def service_errors() -> Iterator[None]:
-    """Raise errors of botocore and aiohttp that s3fs lets through (no credentials, no route, time-outs) as OSErrors."""
+def convert_service_errors() -> Iterator[None]:
+    """Convert errors of botocore and aiohttp that s3fs does not convert (credentials, routes, time-outs) to OSError."""
     from aiohttp import ClientError as HttpError
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
     try:
         yield
-    except OSError as error:  # of s3fs; and some of aiohttp's are
+    except OSError as error:  # errors of s3fs, and some errors of aiohttp
         if _is_without_reason(error):
-            reason = "S3 answers 400 Bad Request and gives no reason, as it does to credentials that have expired"
+            reason = "S3 answered 400 Bad Request without a reason, as it answers to expired credentials"
             raise OSError(error.errno, reason) from error.__cause__
         raise
     except (BotoCoreError, ClientError, HttpError, ResponseParserError) as error:
@@ -75,33 +76,37 @@ def service_errors() -> Iterator[None]:
 
 
 def _is_without_reason(error: OSError) -> bool:
-    """The answer to a HEAD has no body to say why."""
+    """Return whether an answer has no body with the reason, like every answer to a HEAD request."""
     response = getattr(error.__cause__, "response", {})
     return response.get("Error", {}).get("Code") == "400"
 
 
-def patiently(action: Callable[[], _T], uris: list[str]) -> _T:
-    """Return the result of ``action``, tried again while faults pass; ``uris`` (which it may change) are for the log.
+def retry(action: Callable[[], _T], uris: list[str]) -> _T:
+    """Call ``action`` until it succeeds or fails permanently, and return its result.
+
+    Args:
+        action: the call.
+        uris: objects that the call concerns, for the log; ``action`` may change the list.
 
     Raises:
-        OSError: the fault that does not pass, or that has not within the patience of the constants above.
+        OSError: the permanent fault, or a transient fault that lasts longer than the constants above allow.
     """
 
     def attempt() -> _T:
-        with service_errors():
+        with convert_service_errors():
             return action()
 
     def warn(state: RetryCallState) -> None:
-        if state.attempt_number >= 2:  # one failure is everyday
-            named = uris[0] if len(uris) == 1 else f"{uris[0]} and {len(uris) - 1} more"
+        if state.attempt_number >= 2:  # a single failure is common
+            objects = uris[0] if len(uris) == 1 else f"{uris[0]} and {len(uris) - 1} more"
             error = _error(state)
             reason = error.strerror or error
-            _log.warning("%s: %s; try %d in %.1f s", named, reason, state.attempt_number + 1, state.upcoming_sleep)
+            _log.warning("%s: %s; try %d in %.1f s", objects, reason, state.attempt_number + 1, state.upcoming_sleep)
 
     return Retrying(
-        retry=retry_if_exception(passes),
+        retry=retry_if_exception(is_transient),
         wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
-        stop=_out_of_patience,
+        stop=_is_last_try,
         before_sleep=warn,
         reraise=True,
     )(attempt)
@@ -114,27 +119,28 @@ def _error(state: RetryCallState) -> OSError:
     return error
 
 
-def _out_of_patience(state: RetryCallState) -> bool:
+def _is_last_try(state: RetryCallState) -> bool:
     return state.attempt_number >= (UNANSWERED_TRIES if _is_unanswered(_error(state)) else TRIES)
 
 
-def passes(fault: object) -> bool:
+def is_transient(fault: object) -> bool:
     """Return whether the same request may succeed a little later.
 
-    It may after throttling, an error of the server's (5xx), a time-out, a lost connection, or a body that came short or
-    damaged. It will not where something is missing, forbidden or misnamed, without credentials, or after any other
-    refusal (4xx): asking again would only keep a person waiting.
+    Transient faults are throttling, errors of the server (5xx), time-outs, lost connections, and short or damaged
+    bodies. A missing or forbidden object, a wrong name, missing credentials and any other 4xx are permanent: a retry
+    would only make the user wait.
     """
     from aiohttp import ClientConnectionError, ClientPayloadError
     from botocore import exceptions as botocore
     from botocore.parsers import ResponseParserError
 
-    cause = getattr(fault, "__cause__", None) or fault  # s3fs's and our own OSErrors have the service's for a cause
+    cause = getattr(fault, "__cause__", None) or fault  # OSErrors of s3fs and as_os_error
     if isinstance(cause, botocore.ClientError):
         status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return cause.response["Error"].get("Code") in _PASSING_CODES or (status >= 500 and status not in _NEVER_STATUS)
+        code = cause.response["Error"].get("Code")
+        return code in _TRANSIENT_CODES or (status >= 500 and status not in _PERMANENT_STATUS)
     if isinstance(cause, botocore.HTTPClientError) and isinstance(cause.kwargs.get("error"), ValueError):
-        return False  # the request itself makes no sense (an endpoint with a login in it), whoever would answer
+        return False  # the request itself is invalid, for example an endpoint with a login in it
     lost = (TimeoutError, ConnectionError, ClientConnectionError, botocore.HTTPClientError, botocore.ConnectionError)
     short = (ShortBodyError, ClientPayloadError, botocore.IncompleteReadError)
     damaged = (ResponseParserError, botocore.FlexibleChecksumError)
@@ -142,9 +148,9 @@ def passes(fault: object) -> bool:
 
 
 def _is_unanswered(error: OSError) -> bool:
-    """Return whether there was no connection, or no answer in time.
+    """Return whether no connection was made, or no answer came in time.
 
-    Not whether one broke, which botocore calls an EndpointConnectionError, too.
+    A connection that broke does not count, although botocore raises EndpointConnectionError for it, too.
     """
     from aiohttp import ClientConnectorError
     from botocore.exceptions import BotoCoreError, ConnectTimeoutError, ReadTimeoutError

@@ -1,4 +1,4 @@
-"""A cluster scaled from zero by Ray's own autoscaler, whose nodes are processes of this machine."""
+"""A cluster that Ray's autoscaler scales from zero; its nodes are processes on this machine."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_small_clusters import GPUS, archive, assert_done, job, until  # noqa: F401 — archive is a fixture
-from tests.support.clusters import Nodes
+from tests.support.cluster_jobs import ON_GPUS, assert_complete, read_until, run_on_cluster, write_archive
+from tests.support.clusters import LocalCluster
 from tests.support.commands import environment
 
 
@@ -26,8 +26,8 @@ def free_port() -> int:
 
 
 IDLE_MINUTES = 0.1
-# What the launcher would fill in.
-NOTHING = (
+# Lists that the launcher would fill in.
+EMPTY_LISTS = (
     "cluster_synced_files",
     "rsync_exclude",
     "rsync_filter",
@@ -42,21 +42,21 @@ NOTHING = (
 
 @pytest.fixture
 def short_path() -> Iterator[str]:
-    """Pytest's own are too long for the names of Ray's sockets."""
+    """A folder with a short name: sockets of Ray cannot have the long names of pytest's folders."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         yield folder
 
 
 @pytest.fixture
-def autoscaled(tmp_path: Path, short_path: str) -> Iterator[Nodes]:
-    """A head that runs no work, and an autoscaler that may bring nodes: of a CPU, or of a CPU and a GPU."""
+def autoscaled(tmp_path: Path, short_path: str) -> Iterator[LocalCluster]:
+    """A head that runs no work, and an autoscaler that adds nodes: with a CPU, or with a CPU and a GPU."""
     address = f"127.0.0.1:{free_port()}"
     config = {
         "cluster_name": "fake",
         "max_workers": 4,
         "provider": {
             "type": "fake_multinode",
-            "use_node_id_as_ip": True,  # all nodes have this machine's, by which they would be told apart
+            "use_node_id_as_ip": True,  # all nodes have the address of this machine, which cannot identify them
             "disable_launch_config_check": True,
             "disable_node_updaters": True,
             "gcs_address": address,
@@ -73,7 +73,7 @@ def autoscaled(tmp_path: Path, short_path: str) -> Iterator[Nodes]:
         "docker": {},
         "file_mounts": {},
         "file_mounts_sync_continuously": False,
-        **{name: [] for name in NOTHING},
+        **{name: [] for name in EMPTY_LISTS},
     }
     path = tmp_path / "autoscaling.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
@@ -86,7 +86,7 @@ def autoscaled(tmp_path: Path, short_path: str) -> Iterator[Nodes]:
             command,
             env=environment(
                 RAY_FAKE_CLUSTER="1",
-                RAY_enable_autoscaler_v2="0",  # its fake provider wants a file that is not in the wheel
+                RAY_enable_autoscaler_v2="0",  # the fake provider of version 2 needs a file that is not in the wheel
                 AUTOSCALER_UPDATE_INTERVAL_S="1",
                 PYTHONUNBUFFERED="1",
             ),
@@ -96,35 +96,36 @@ def autoscaled(tmp_path: Path, short_path: str) -> Iterator[Nodes]:
         ) as process,
     ):
         try:
-            until_s = time.monotonic() + 60
-            while "Ray runtime started" not in (said := (tmp_path / "ray.log").read_text()):
-                assert time.monotonic() < until_s, said
-                assert process.poll() is None, said
+            deadline_s = time.monotonic() + 60
+            while "Ray runtime started" not in (log_text := (tmp_path / "ray.log").read_text()):
+                assert time.monotonic() < deadline_s, log_text
+                assert process.poll() is None, log_text
                 time.sleep(0.2)
-            yield Nodes(address, "", StringIO(), StringIO())  # nodes come by themselves
+            yield LocalCluster(address, "", StringIO(), StringIO())  # the autoscaler, not the test, adds nodes
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-# Prints how many nodes are left once it is only one, or after so many seconds.
-LEFT = """
+# Waits until one node is left, at most for some seconds, and prints the number of nodes.
+WAIT_FOR_ONE_NODE = """
 import sys, time
 import ray
 
 ray.init(sys.argv[1], log_to_driver=False)
-until_s = time.monotonic() + float(sys.argv[2])
-while (n := sum(node["Alive"] for node in ray.nodes())) > 1 and time.monotonic() < until_s:
+deadline_s = time.monotonic() + float(sys.argv[2])
+while (n := sum(node["Alive"] for node in ray.nodes())) > 1 and time.monotonic() < deadline_s:
     time.sleep(0.5)
 print(n)
 """
-GONE_S = 120
+WAIT_S = 120
 
 
 @pytest.mark.long
-def test_nodes_come_for_the_job_and_go_after_it(autoscaled: Nodes, archive: Path, tmp_path: Path) -> None:  # noqa: F811
-    with job(autoscaled, archive, tmp_path / "out", *GPUS, "--actors", 2) as process:
-        until(process, "not all workers fit yet")
-        assert_done(process, tmp_path / "out")
-    command = [sys.executable, "-c", LEFT, autoscaled.address, str(GONE_S)]
-    left = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    assert left.stdout.split()[-1] == "1", (tmp_path / "ray.log").read_text()
+def test_nodes_are_added_for_the_job_and_removed_after_it(autoscaled: LocalCluster, tmp_path: Path) -> None:
+    archive, output = write_archive(tmp_path / "archive"), tmp_path / "out"
+    with run_on_cluster(autoscaled, archive, output, *ON_GPUS, "--actors", 2) as process:
+        read_until(process, "not all workers fit yet")
+        assert_complete(process, output)
+    command = [sys.executable, "-c", WAIT_FOR_ONE_NODE, autoscaled.address, str(WAIT_S)]
+    nodes = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert nodes.stdout.split()[-1] == "1", (tmp_path / "ray.log").read_text()

@@ -1,4 +1,4 @@
-"""docker-compose.yml, and the start commands of cluster.yaml. Read only: a test machine may have no Docker."""
+"""docker-compose.yml, and the start commands of cluster.yaml, without Docker: the tests only read the files."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import pytest
 import yaml
 from ray.scripts.scripts import start
 
-from tests.deploy.test_image import image_env
 from tests.support.commands import ROOT
+from tests.support.dockerfile import image_env
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def compose() -> dict[str, Any]:
 
 
 def ray_options(command: str) -> dict[str, Any]:
-    """Return the options of a `ray start` as Ray's own command line parses them.
+    """Return the options of a `ray start` command, parsed by Ray's command line.
 
     Raises:
-        click.UsageError: an option that Ray does not have.
+        click.UsageError: Ray does not have an option of the command.
     """
     name, verb, *arguments = shlex.split(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", command))
     assert (name, verb) == ("ray", "start")
@@ -42,13 +42,14 @@ def test_ray_accepts_the_start_commands_of_cluster_yaml() -> None:
 def test_the_services_start_ray_as_cluster_yaml_does(compose: dict[str, Any]) -> None:
     """The head does no work, workers find the head, and the ports are those of cluster.yaml."""
     cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    head, worker = (ray_options(compose["services"][name]["command"]) for name in ("head", "worker"))
-    there_head, there_worker = (ray_options(cluster[f"{kind}_start_ray_commands"][-1]) for kind in ("head", "worker"))
+    names = ("head", "worker")
+    head, worker = (ray_options(compose["services"][name]["command"]) for name in names)
+    cluster_head, cluster_worker = (ray_options(cluster[f"{name}_start_ray_commands"][-1]) for name in names)
     for name in ("head", "port", "metrics_export_port"):
-        assert head[name] == there_head[name]
+        assert head[name] == cluster_head[name]
     assert head["num_cpus"] == cluster["available_node_types"]["head"]["resources"]["CPU"] == 0
     assert worker["address"] == f"head:{head['port']}"
-    assert worker["metrics_export_port"] == there_worker["metrics_export_port"]
+    assert worker["metrics_export_port"] == cluster_worker["metrics_export_port"]
     assert head["block"]
     assert worker["block"]  # a container ends with its command
     assert compose["services"]["worker"]["depends_on"]["head"]["condition"] == "service_healthy"
@@ -60,7 +61,7 @@ def test_the_object_stores_fit_in_shared_memory(compose: dict[str, Any]) -> None
         assert shared_bytes > ray_options(service["command"])["object_store_memory"]
 
 
-def test_only_this_machine_reaches_the_head_and_only_with_the_token(compose: dict[str, Any]) -> None:
+def test_only_clients_on_this_machine_with_the_token_reach_the_head(compose: dict[str, Any]) -> None:
     """Compose refuses to start without RAY_AUTH_TOKEN."""
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
@@ -69,7 +70,7 @@ def test_only_this_machine_reaches_the_head_and_only_with_the_token(compose: dic
     assert image_env()["RAY_AUTH_MODE"] == "token"
 
 
-def test_all_services_run_the_one_image(compose: dict[str, Any]) -> None:
+def test_all_services_run_the_same_image(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert len({service["image"] for service in services.values()}) == 1
     assert {service["platform"] for service in services.values()} == {"linux/amd64"}
@@ -77,7 +78,7 @@ def test_all_services_run_the_one_image(compose: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif("COMPOSE_SCHEMA" not in os.environ, reason="COMPOSE_SCHEMA: the specification's compose-spec.json")
-def test_the_file_is_valid_to_the_compose_specification(compose: dict[str, Any]) -> None:
+def test_the_file_is_valid_for_the_compose_specification(compose: dict[str, Any]) -> None:
     schema = json.loads(Path(os.environ["COMPOSE_SCHEMA"]).read_text())
     jsonschema.validate(compose, schema)
     compose["services"]["head"]["comand"] = "ray start"

@@ -1,4 +1,4 @@
-"""cluster.yaml and deploy/, checked against Ray, KubeRay and the job itself. The image: test_image.py."""
+"""Checks of cluster.yaml and deploy/ with Ray, KubeRay and the job itself; test_image.py checks the image."""
 
 import json
 import os
@@ -35,16 +35,16 @@ def rayjob() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "deploy/rayjob.yaml").read_text())
 
 
-def test_the_launchers_configuration_is_valid_to_ray(cluster: dict[str, Any]) -> None:
+def test_the_launchers_configuration_is_valid_for_ray(cluster: dict[str, Any]) -> None:
     prepared = prepare_config(cluster)
     validate_config(prepared)
     assert prepared["head_node_type"] == "head"
-    # What an empty list is for: prepare_config fills in a Ray of its own where nothing is said.
+    # The lists are empty because prepare_config fills in an installation of Ray where a list is missing.
     assert prepared["setup_commands"] == prepared["head_setup_commands"] == prepared["worker_setup_commands"] == []
 
 
-def test_an_invalid_one_is_not(cluster: dict[str, Any]) -> None:
-    """The test above can fail."""
+def test_an_invalid_configuration_is_not_valid_for_ray(cluster: dict[str, Any]) -> None:
+    """The validation of the test above can fail."""
     cluster["available_node_types"]["cpu"]["min_worker"] = 1
     with pytest.raises(jsonschema.ValidationError):
         validate_config(prepare_config(cluster))
@@ -60,7 +60,7 @@ def test_workers_are_spot_machines_from_zero_and_the_head_does_no_work(cluster: 
         assert types[name]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
 
 
-def test_a_machine_has_the_cores_and_gpus_that_the_file_states(cluster: dict[str, Any]) -> None:
+def test_machines_have_the_cores_and_gpus_that_the_file_states(cluster: dict[str, Any]) -> None:
     """Ray trusts the resources in the file: a wrong number overloads a machine or leaves cores idle."""
     gpus = {"cpu": None, "gpu-l4": "L4", "gpu-a10g": "A10G", "gpu-h100": "H100"}
     for name in WORKERS:
@@ -70,8 +70,10 @@ def test_a_machine_has_the_cores_and_gpus_that_the_file_states(cluster: dict[str
         assert described["VCpuInfo"]["DefaultCores"] == 8  # the arithmetic of cluster.yaml and docs/cluster.md
         assert "x86_64" in described["ProcessorInfo"]["SupportedArchitectures"]
         assert "spot" in described["SupportedUsageClasses"]
-        there = [gpu["Name"] for gpu in described.get("GpuInfo", {}).get("Gpus", []) for _ in range(gpu["Count"])]
-        assert there == [gpus[name]] * node["resources"].get("GPU", 0)
+        described_gpus = [
+            gpu["Name"] for gpu in described.get("GpuInfo", {}).get("Gpus", []) for _ in range(gpu["Count"])
+        ]
+        assert described_gpus == [gpus[name]] * node["resources"].get("GPU", 0)
 
 
 def test_the_most_expensive_gpu_has_the_lowest_priority(cluster: dict[str, Any]) -> None:
@@ -86,10 +88,10 @@ def test_credentials_come_from_the_instance(cluster: dict[str, Any]) -> None:
     assert not re.search(r"AKIA|aws_secret|AWS_ACCESS_KEY|KeyName", (ROOT / "cluster.yaml").read_text(), re.IGNORECASE)
 
 
-def test_all_stages_fit_on_its_nodes(cluster: dict[str, Any]) -> None:
+def test_all_stages_fit_on_the_nodes(cluster: dict[str, Any]) -> None:
     types = cluster["available_node_types"]
     resources = [types[name]["resources"] for name in WORKERS]
-    now = ClusterResources(
+    cluster_resources = ClusterResources(
         n_cpus=sum(node["CPU"] for node in resources),
         n_gpus=sum(node.get("GPU", 0) for node in resources),
         memory_bytes=100 << 30,
@@ -97,12 +99,12 @@ def test_all_stages_fit_on_its_nodes(cluster: dict[str, Any]) -> None:
         n_nodes=len(resources),
         is_own=False,
     )
-    placed = plan_placement(now, "auto", "auto")
+    placed = plan_placement(cluster_resources, "auto", "auto")
     assert (placed.device, placed.n_actors) == ("cuda", len(GPU_WORKERS))
 
 
-def test_the_kubernetes_job_asks_for_what_the_job_has(rayjob: dict[str, Any]) -> None:
-    """Its command line is parsed by the job's own parser; its Ray is the one that is locked."""
+def test_the_kubernetes_job_has_a_valid_command_line_and_the_locked_ray(rayjob: dict[str, Any]) -> None:
+    """The parser of the job parses the command line."""
     spec = rayjob["spec"]
     words = shlex.split(spec["entrypoint"].replace("\\\n", " "))
     python, option, module, *arguments = words[words.index("avex-batch") + 1 :]
@@ -116,7 +118,7 @@ def test_the_kubernetes_job_asks_for_what_the_job_has(rayjob: dict[str, Any]) ->
 
 
 def pods(rayjob: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the pod templates of the submitter, the head, and each group of workers."""
+    """Return the pod templates of the submitter, the head and each group of workers."""
     cluster = rayjob["spec"]["rayClusterSpec"]
     groups = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
     submitter = rayjob["spec"].get("submitterPodTemplate", {})
@@ -124,42 +126,43 @@ def pods(rayjob: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("pod", "machine", "beside"),
+    ("pod", "machine", "autoscaler_gib"),
     [("head", "m7i.2xlarge", 0.5), ("cpu", "c7i.4xlarge", 0), ("gpu", "g6.4xlarge", 0), ("gpu", "g5.4xlarge", 0)],
 )
-def test_a_pod_fits_on_the_node_that_is_named_for_it(
-    rayjob: dict[str, Any], pod: str, machine: str, beside: float
+def test_a_pod_fits_on_the_machine_that_the_file_names(
+    rayjob: dict[str, Any], pod: str, machine: str, autoscaler_gib: float
 ) -> None:
-    """The rest is EKS' reserve, half a GiB of daemon sets, and ``beside``: GiB of KubeRay's autoscaler in the pod."""
+    """Beside the pod there is room for EKS' reserve, 0.5 GiB of daemon sets, and KubeRay's autoscaler in the pod."""
     described = instance_type(machine)
     network = described["NetworkInfo"]
     most_pods = network["MaximumNetworkInterfaces"] * (network["Ipv4AddressesPerInterface"] - 1) + 2
     allocatable_mib = described["MemoryInfo"]["SizeInMiB"] * 0.925 - (255 + 11 * most_pods) - 100
-    asked = pods(rayjob)[pod]["spec"]["containers"][0]["resources"]
-    assert asked["requests"]["memory"] == asked["limits"]["memory"]
-    assert float(asked["limits"]["memory"].removesuffix("Gi")) + beside + 0.5 <= allocatable_mib / 1024
-    assert float(asked["requests"]["cpu"]) + 1 <= described["VCpuInfo"]["DefaultVCpus"]
+    resources = pods(rayjob)[pod]["spec"]["containers"][0]["resources"]
+    assert resources["requests"]["memory"] == resources["limits"]["memory"]
+    assert float(resources["limits"]["memory"].removesuffix("Gi")) + autoscaler_gib + 0.5 <= allocatable_mib / 1024
+    assert float(resources["requests"]["cpu"]) + 1 <= described["VCpuInfo"]["DefaultVCpus"]
 
 
-def test_every_pod_is_on_the_architecture_of_the_image(rayjob: dict[str, Any]) -> None:
+def test_every_pod_selects_the_architecture_of_the_image(rayjob: dict[str, Any]) -> None:
     assert set(pods(rayjob)) == {"submitter", "head", "cpu", "gpu"}
     for template in pods(rayjob).values():
         assert template["spec"]["nodeSelector"] == {"kubernetes.io/arch": "amd64"}
 
 
-def test_autoscalers_do_not_evict_the_head_and_the_submitter(rayjob: dict[str, Any]) -> None:
+def test_autoscalers_do_not_evict_the_head_or_the_submitter(rayjob: dict[str, Any]) -> None:
     for name in ("head", "submitter"):
         annotations = pods(rayjob)[name]["metadata"]["annotations"]
         assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
         assert annotations["karpenter.sh/do-not-disrupt"] == "true"
-        assert not [each for each in pods(rayjob)[name]["spec"].get("tolerations", []) if each["key"] == "spot"]
+        tolerations = pods(rayjob)[name]["spec"].get("tolerations", [])
+        assert not [toleration for toleration in tolerations if toleration["key"] == "spot"]
 
 
-def test_kuberay_makes_a_token_for_the_cluster(rayjob: dict[str, Any]) -> None:
+def test_kuberay_creates_a_token_for_the_cluster(rayjob: dict[str, Any]) -> None:
     assert rayjob["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
 
-# `ray job submit -- WORDS` joins the words, and Ray's head gives the line to a shell.
+# `ray job submit -- WORDS` joins the words, and Ray's head runs the line in a shell.
 SUBMIT = "import os, shlex, sys; os.execlp('sh', 'sh', '-c', shlex.join(sys.argv[1:]))"
 
 
@@ -197,7 +200,7 @@ def submit(entrypoint: str, folder: Path, *, code: int, is_stopped: bool = False
     return done.returncode, done.stdout + done.stderr, calls.read_text()
 
 
-def test_a_complete_run_on_kubernetes_ends(rayjob: dict[str, Any], tmp_path: Path) -> None:
+def test_a_complete_run_on_kubernetes_ends_without_a_retry(rayjob: dict[str, Any], tmp_path: Path) -> None:
     code, log, calls = submit(rayjob["spec"]["entrypoint"], tmp_path, code=0)
     assert (code, calls) == (0, "")
     words = shlex.split(rayjob["spec"]["entrypoint"].replace("\\\n", " "))
@@ -218,16 +221,16 @@ def test_retries_on_kubernetes_last_a_weekend(rayjob: dict[str, Any], tmp_path: 
     sleep, seconds = calls.split()
     assert sleep == "sleep"
     assert rayjob["spec"]["backoffLimit"] * int(seconds) >= 60 * 3600
-    assert rayjob["spec"]["submitterConfig"]["backoffLimit"] > 2  # KubeRay's own
+    assert rayjob["spec"]["submitterConfig"]["backoffLimit"] > 2  # KubeRay's default
 
 
-def test_a_run_on_kubernetes_that_is_stopped_ends_at_once(rayjob: dict[str, Any], tmp_path: Path) -> None:
+def test_a_stopped_run_on_kubernetes_ends_at_once(rayjob: dict[str, Any], tmp_path: Path) -> None:
     code, _, calls = submit(rayjob["spec"]["entrypoint"], tmp_path, code=1, is_stopped=True)
     assert (code, calls) == (1, "")
 
 
 @pytest.mark.skipif("KUBERAY_CRDS" not in os.environ, reason="KUBERAY_CRDS: a folder with KubeRay's published CRDs")
-def test_the_kubernetes_job_is_valid_to_kuberay(rayjob: dict[str, Any]) -> None:
+def test_the_kubernetes_job_is_valid_for_kuberay(rayjob: dict[str, Any]) -> None:
     crd = yaml.safe_load((Path(os.environ["KUBERAY_CRDS"]) / "ray.io_rayjobs.yaml").read_text())
     (schema,) = (
         version["schema"]["openAPIV3Schema"]
@@ -242,22 +245,22 @@ def test_the_kubernetes_job_is_valid_to_kuberay(rayjob: dict[str, Any]) -> None:
 
 
 def strict(schema: Any) -> Any:
-    """The schema with unknown fields refused, as ``kubectl apply`` refuses them."""
+    """Return the schema without unknown fields, which ``kubectl apply`` refuses."""
     if isinstance(schema, list):
-        return [strict(each) for each in schema]
+        return [strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {key: strict(value) for key, value in schema.items()}
-    if made.get("x-kubernetes-int-or-string"):
-        made.pop("format", None)
-    is_closed = made.get("type") == "object" and isinstance(made.get("properties"), dict)
-    if is_closed and "additionalProperties" not in made and not made.get("x-kubernetes-preserve-unknown-fields"):
-        names = made["properties"]
-        made["additionalProperties"] = not names or ("metadata" in names and names["metadata"] == {"type": "object"})
-    return made
+    result = {key: strict(value) for key, value in schema.items()}
+    if result.get("x-kubernetes-int-or-string"):
+        result.pop("format", None)
+    is_closed = result.get("type") == "object" and isinstance(result.get("properties"), dict)
+    if is_closed and "additionalProperties" not in result and not result.get("x-kubernetes-preserve-unknown-fields"):
+        names = result["properties"]
+        result["additionalProperties"] = not names or ("metadata" in names and names["metadata"] == {"type": "object"})
+    return result
 
 
-def test_the_dashboard_draws_metrics_that_there_are() -> None:
+def test_the_dashboard_draws_all_metrics_and_no_others() -> None:
     dashboard = json.loads((ROOT / "deploy/grafana.json").read_text())
     drawn = {
         name
@@ -265,5 +268,5 @@ def test_the_dashboard_draws_metrics_that_there_are() -> None:
         for target in panel["targets"]
         for name in re.findall(r"ray_(avex_batch_\w+?)(?:_total|_bucket|_sum|_count)?\b", target["expr"])
     }
-    there = {name for name, _ in metrics.COUNTERS.values()} | {metrics.FAILURES, metrics.BUSY, metrics.BATCH_FILL}
-    assert drawn == there
+    existing = {name for name, _ in metrics.COUNTERS.values()} | {metrics.FAILURES, metrics.BUSY, metrics.BATCH_FILL}
+    assert drawn == existing

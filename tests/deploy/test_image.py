@@ -1,7 +1,6 @@
-"""The image, held against what Ray's cluster launcher, KubeRay and NVIDIA's runtime need. No Docker: files are read."""
+"""The image has all that Ray's cluster launcher, KubeRay and NVIDIA's runtime need. Without Docker: files are read."""
 
 import re
-import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,69 +9,47 @@ import pytest
 import yaml
 
 from tests.support.commands import ROOT
-from tests.support.launcher import bring_up, programs_here, programs_in_container
+from tests.support.dockerfile import image_env, installed_packages, instructions
+from tests.support.launcher import bring_up, programs_in_container, programs_on_caller
 
-# Debian's package of each program that is not in the base image.
+# The Debian package of each program that is not in the base image.
 PACKAGES = {"ssh": "openssh-client", "rsync": "rsync"}
 # python:3.11-slim-bookworm has Debian's essential packages: bash, coreutils.
 BASE_IMAGE = {"bash", "/bin/bash", "cat", "ls", "mkdir", "printenv", "whoami"}
 LOCKED_PACKAGES = {"ray"}
 
 
-def instructions() -> list[tuple[str, str]]:
-    """Keyword and arguments of each instruction of the Dockerfile."""
-    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
-    return [(keyword, rest) for keyword, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
-
-
-def image_env() -> dict[str, str]:
-    pairs = [word.partition("=") for keyword, rest in instructions() if keyword == "ENV" for word in shlex.split(rest)]
-    return {name: value for name, _, value in pairs}
-
-
-def installed() -> set[str]:
-    """Debian packages that the Dockerfile installs."""
-    found = set()
-    for keyword, rest in instructions():
-        for command in rest.split("&&") if keyword == "RUN" else []:
-            words = command.split()
-            if words[:2] == ["apt-get", "install"]:
-                found.update(word for word in words[2:] if not word.startswith("-"))
-    return found
-
-
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """cluster.yaml on an operator's machine that has a token."""
+    """Return cluster.yaml, on an operator's machine with a token."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("a token")
     return yaml.safe_load((ROOT / "cluster.yaml").read_text())
 
 
-def test_the_image_is_for_amd64_whatever_builds_it() -> None:
+def test_the_image_is_for_amd64_on_every_build_machine() -> None:
     sources = [rest for keyword, rest in instructions() if keyword == "FROM"]
     assert sources == ["--platform=linux/amd64 python:3.11-slim-bookworm"]
 
 
 def test_the_head_has_the_programs_that_start_workers(cluster: dict[str, Any]) -> None:
-    """The head's autoscaler runs in the head's container, and reaches a worker by ssh and rsync."""
-    needed = programs_here(bring_up(cluster, image_env(), is_head=False))
+    """The autoscaler runs in the head's container, and connects to a worker by ssh and rsync."""
+    needed = programs_on_caller(bring_up(cluster, image_env(), is_head=False))
     assert needed == {"ssh", "rsync"}
-    assert {PACKAGES[program] for program in needed} <= installed()
+    assert {PACKAGES[program] for program in needed} <= installed_packages()
 
 
 def test_the_image_has_every_program_that_the_launcher_runs_in_it(cluster: dict[str, Any], tmp_path: Path) -> None:
     worker = bring_up(cluster, image_env(), is_head=False)
-    for name in ("ray_bootstrap_config.yaml", "ray_bootstrap_key.pem"):  # `ray up` also brings these to the head
+    for name in ("ray_bootstrap_config.yaml", "ray_bootstrap_key.pem"):  # `ray up` also copies these files to the head
         (tmp_path / name).touch()
         cluster.setdefault("file_mounts", {})[f"~/{name}"] = f"~/{name}"
     head = bring_up(cluster, image_env(), is_head=True)
-    needed = programs_in_container(head) | programs_in_container(worker) | programs_here(worker)
+    needed = programs_in_container(head) | programs_in_container(worker) | programs_on_caller(worker)
     assert needed >= {"/bin/bash", "cat", "ray", "rsync", "ssh"}
     missing = needed - BASE_IMAGE - LOCKED_PACKAGES
-    assert {PACKAGES[program] for program in missing} <= installed()
+    assert {PACKAGES[program] for program in missing} <= installed_packages()
 
 
 @pytest.mark.parametrize("is_head", [True, False])
@@ -88,7 +65,7 @@ def test_the_token_is_mounted_where_ray_looks_for_it(cluster: dict[str, Any], is
     assert any(f"--mode=700 --owner={user} --group={user} /home/{user}/.ray" in rest for _, rest in instructions())
 
 
-def test_the_container_sees_the_gpus(cluster: dict[str, Any]) -> None:
+def test_the_container_has_access_to_the_gpus(cluster: dict[str, Any]) -> None:
     run = next(line for line in map(" ".join, bring_up(cluster, image_env(), is_head=False)) if "docker run" in line)
     assert "--runtime=nvidia" in run
     assert image_env()["NVIDIA_VISIBLE_DEVICES"] == "all"
@@ -96,8 +73,8 @@ def test_the_container_sees_the_gpus(cluster: dict[str, Any]) -> None:
 
 
 def test_triton_finds_a_compiler() -> None:
-    """Triton (runtime/build.py) compiles C against the headers of Python and libc; a slim image lacks those of libc."""
-    assert installed() >= {"gcc", "libc6-dev"}
+    """Triton (runtime/build.py) compiles C with the headers of Python and libc; a slim image has no headers of libc."""
+    assert installed_packages() >= {"gcc", "libc6-dev"}
 
 
 def test_a_node_without_the_token_does_not_start() -> None:
@@ -105,15 +82,15 @@ def test_a_node_without_the_token_does_not_start() -> None:
     assert not [name for name in image_env() if name.startswith("RAY_AUTH_TOKEN")]
 
 
-def test_the_image_holds_every_module_and_the_locked_packages() -> None:
+def test_the_image_contains_every_module_and_the_locked_packages() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert "--require-hashes -r requirements.lock" in dockerfile
-    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    not_ignored = (ROOT / ".dockerignore").read_text().splitlines()
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = [pattern.rstrip("*") for pattern in setuptools["packages"]["find"]["include"]]
     assert packages == ["embedding", "jobs"]
     for package in packages:
         assert f"COPY {package} {package}" in dockerfile
-        assert f"!{package}/**/*.py" in kept
+        assert f"!{package}/**/*.py" in not_ignored
     (source,) = (rest for keyword, rest in instructions() if keyword == "FROM")
     assert "python:3.11-" in source

@@ -1,4 +1,4 @@
-"""The job as a cluster gets it: ``ray job submit`` from a machine that has nothing but Ray and an options file."""
+"""The job on a cluster: ``ray job submit`` from a machine that has only Ray and an options file."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import pytest
 
 from embedding.ray_runtime import metrics
 from tests.support.audio import tone, write_audio
-from tests.support.clusters import Nodes, cluster_of
+from tests.support.clusters import LocalCluster, local_cluster
 from tests.support.commands import environment
 from tests.support.models import EFFICIENTNET
 
@@ -22,24 +22,24 @@ N_RECORDINGS = 24
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    """A head with a job server that runs no work, and two nodes."""
-    with cluster_of(1, 1, include_dashboard=True, dashboard_port=0) as nodes:
-        wait_for_job_server(nodes)
-        yield nodes
+def cluster() -> Iterator[LocalCluster]:
+    """A head with a job server and without work, and two nodes."""
+    with local_cluster(1, 1, include_dashboard=True, dashboard_port=0) as cluster:
+        wait_for_job_server(cluster)
+        yield cluster
 
 
-def wait_for_job_server(nodes: Nodes) -> None:
-    """The dashboard answers before the agent that starts jobs is there."""
-    until_s = time.monotonic() + 180  # Ray gives a busy machine its time
+def wait_for_job_server(cluster: LocalCluster) -> None:
+    """Wait for the agent that starts jobs; the dashboard answers before this agent runs."""
+    deadline_s = time.monotonic() + 180  # a busy machine may need minutes
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--no-wait"]
-    command += ["--address", f"http://{nodes.dashboard}", "--", "true"]
+    command += ["--address", f"http://{cluster.dashboard}", "--", "true"]
     while True:
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
         if done.returncode == 0:
             return
         assert "No available agent" in done.stderr
-        assert time.monotonic() < until_s
+        assert time.monotonic() < deadline_s
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +47,22 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     for seed in range(N_RECORDINGS):
         write_audio(folder / f"{seed:02d}.wav", tone(60.0, 16_000, seed=seed), 16_000)
-    (folder / "0-broken.wav").write_text("not audio")  # the first of them
+    (folder / "0-broken.wav").write_text("not audio")  # the first recording in the order of names
     return folder
 
 
-Ray = Callable[..., subprocess.Popen[str]]
+RayJob = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def ray(nodes: Nodes, tmp_path: Path) -> Iterator[Ray]:
-    """``ray job VERB …`` in an empty directory on the client's side."""
+def ray_job(cluster: LocalCluster, tmp_path: Path) -> Iterator[RayJob]:
+    """A function that runs ``ray job VERB …`` in an empty directory of the client."""
     client = tmp_path / "client"
     client.mkdir()
     started: list[subprocess.Popen[str]] = []
 
     def run(verb: str, *arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "job", verb, "--address", f"http://{nodes.dashboard}"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "job", verb, "--address", f"http://{cluster.dashboard}"]
         started.append(
             subprocess.Popen(
                 [*command, *map(str, arguments)],
@@ -82,80 +82,80 @@ def ray(nodes: Nodes, tmp_path: Path) -> Iterator[Ray]:
 
 
 def options(archive: Path, output: Path, **more: object) -> str:
-    """A job.yaml. Windows overlap so much that a run takes a while."""
+    """Return the content of an options file."""
     values = {"input": [str(archive)], "output": str(output), "model": EFFICIENTNET, "checkpoint": "random"}
     return json.dumps(values | {"window_s": 5, "shard_rows": 64} | more)  # JSON is YAML
 
 
-def submit(ray: Ray, tmp_path: Path, config: str) -> subprocess.Popen[str]:
+def submit(ray_job: RayJob, tmp_path: Path, config: str) -> subprocess.Popen[str]:
     (tmp_path / "client" / "job.yaml").write_text(config)
     entrypoint = [sys.executable, "-m", "jobs.embed", "--config", "job.yaml"]
-    return ray("submit", "--working-dir", ".", "--", *entrypoint)
+    return ray_job("submit", "--working-dir", ".", "--", *entrypoint)
 
 
-def assert_metrics_are_there(nodes: Nodes) -> None:
-    """All of them, on the nodes' own pages, with what they count."""
-    wanted = {name for name, _ in metrics.COUNTERS.values()} | {metrics.FAILURES, metrics.BUSY, metrics.BATCH_FILL}
-    until_s = time.monotonic() + 60
+def assert_metrics_are_exported(cluster: LocalCluster) -> None:
+    """Check that the pages of the nodes have all metrics, with values above 0."""
+    missing = {name for name, _ in metrics.COUNTERS.values()} | {metrics.FAILURES, metrics.BUSY, metrics.BATCH_FILL}
+    deadline_s = time.monotonic() + 60
     kinds, stages = set(), set()
-    while wanted or stages != {"decode", "encode", "write"}:
-        text = "\n".join(urlopen(url, timeout=10).read().decode() for url in nodes.metrics_urls())
-        wanted -= set(re.findall(r"^ray_(avex_batch_\w+?)(?:_total|_count)\{.*\} [\d.]*[1-9]", text, re.MULTILINE))
+    while missing or stages != {"decode", "encode", "write"}:
+        text = "\n".join(urlopen(url, timeout=10).read().decode() for url in cluster.metrics_urls())
+        missing -= set(re.findall(r"^ray_(avex_batch_\w+?)(?:_total|_count)\{.*\} [\d.]*[1-9]", text, re.MULTILINE))
         kinds |= set(re.findall(r'^ray_avex_batch_failures_total\{.*kind="(\w+)"', text, re.MULTILINE))
         stages |= set(re.findall(r'^ray_avex_batch_busy_seconds_total\{.*stage="(\w+)"', text, re.MULTILINE))
-        assert time.monotonic() < until_s, f"missing {wanted}, of stages {stages}"
+        assert time.monotonic() < deadline_s, f"missing {missing}, of stages {stages}"
         time.sleep(0.5)
     assert kinds == {"corrupt"}
 
 
-def test_failed_job_is_a_failed_job(ray: Ray, archive: Path, tmp_path: Path) -> None:
-    process = submit(ray, tmp_path, options(archive, tmp_path / "out", model="esp_aves2_effnet"))
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert "avex-batch: --model: no avex model 'esp_aves2_effnet'; did you mean" in said
-    assert "exit code 2" in said
+def test_a_run_that_fails_is_a_failed_job(ray_job: RayJob, archive: Path, tmp_path: Path) -> None:
+    process = submit(ray_job, tmp_path, options(archive, tmp_path / "out", model="esp_aves2_effnet"))
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, printed
+    assert "avex-batch: --model: no avex model 'esp_aves2_effnet'; did you mean" in printed
+    assert "exit code 2" in printed
 
 
 @pytest.mark.long  # two jobs on three nodes: minutes
-def test_stopped_job_lands_what_it_has_and_is_done_when_submitted_again(
-    ray: Ray, nodes: Nodes, archive: Path, tmp_path: Path
+def test_a_stopped_job_stores_finished_windows_and_completes_when_it_is_submitted_again(
+    ray_job: RayJob, cluster: LocalCluster, archive: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    config = options(archive, output, hop_s=1, max_failure_rate=0.1)
-    process = submit(ray, tmp_path, config)
+    config = options(archive, output, hop_s=1, max_failure_rate=0.1)  # windows overlap, so that the run takes longer
+    process = submit(ray_job, tmp_path, config)
     assert process.stdout is not None
-    said = ""
+    printed = ""
     job_id = None
     for line in process.stdout:
-        said += line
+        printed += line
         job_id = job_id or re.search(r"raysubmit_\w+", line)
         if " × real time" in line:  # the first line of progress
             assert job_id is not None
-            assert_metrics_are_there(nodes)
-            stop = ray("stop", job_id[0])
+            assert_metrics_are_exported(cluster)
+            stop = ray_job("stop", job_id[0])
             stopped, _ = stop.communicate(timeout=120)
             assert stop.returncode == 0, stopped
             break
     else:
-        pytest.fail(said)
-    said += process.communicate(timeout=120)[0]
-    assert "finishing open shards" in said
-    status, _ = ray("status", job_id[0]).communicate(timeout=60)
+        pytest.fail(printed)
+    printed += process.communicate(timeout=120)[0]
+    assert "finishing open shards" in printed
+    status, _ = ray_job("status", job_id[0]).communicate(timeout=60)
     assert "was stopped" in status
     report = json.loads((output / "report.json").read_text())
     assert report["state"] == "stopped"
     n_before = pq.read_table(output / "embeddings").num_rows
     assert n_before > 0
 
-    # As docs/cluster.md has it: with the same files in it Ray may take the directory away, whose first job has ended.
+    # As in docs/cluster.md: Ray may delete a working directory with the same files, because its first job has ended.
     (tmp_path / "client" / "submitted").write_text("again")
-    process = submit(ray, tmp_path, config)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert "2 actors on cpu" in said
-    assert "done in" in said
-    assert "1 failed before" in said
-    assert "succeeded" in said
+    process = submit(ray_job, tmp_path, config)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    assert "2 actors on cpu" in printed
+    assert "done in" in printed
+    assert "1 failed before" in printed
+    assert "succeeded" in printed
     table = pq.read_table(output / "embeddings", columns=["file_id", "window_index"])
     assert table.num_rows == len(table.group_by(["file_id", "window_index"]).aggregate([])) == N_RECORDINGS * 60
     runs = json.loads((output / "report.json").read_text())["runs"]

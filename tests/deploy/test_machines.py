@@ -1,4 +1,4 @@
-"""The machines of cluster.yaml on a simulated AWS: who reaches them, and how they end. The guide is docs/cluster.md."""
+"""The machines of cluster.yaml on a simulated AWS: access and shutdown. The guide is docs/cluster.md."""
 
 import json
 import os
@@ -14,25 +14,24 @@ import yaml
 from moto import mock_aws
 
 from tests.support.aws import KEYS, REGION
+from tests.support.cluster_guide import BLOCKS, GUIDE
 from tests.support.commands import ROOT
 from tests.support.launcher import bootstrap_aws, prepare_config
 
-GUIDE = (ROOT / "docs" / "cluster.md").read_text()
-BLOCKS = re.findall(r"```\n(.*?)```", GUIDE, re.S)
 OPERATOR = "203.0.113.7"
 
 
 @pytest.fixture
 def ec2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes the key for SSH there
-    # Other tests' S3 server, which would answer for EC2, too, and remembers groups from test to test.
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes the SSH key into this folder
+    # The S3 server of other tests would also answer for EC2, and would keep groups from test to test.
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():
         yield boto3.client("ec2", region_name=REGION, **KEYS)
 
 
 def filled_in(folder: Path, **names: str) -> dict[str, Any]:
-    """Return cluster.yaml, filled in by the guide's own command."""
+    """Return cluster.yaml, filled in by the command of the guide."""
     (command,) = re.findall(r"^sed -e .*?> my-cluster\.yaml$", GUIDE, re.M | re.S)
     (folder / "cluster.yaml").write_text((ROOT / "cluster.yaml").read_text())
     known = {"IMAGE": "1.dkr.ecr.amazonaws.com/avex-batch:0.1.0", "ACCOUNT": "123456789012", "REGION": REGION} | names
@@ -41,7 +40,7 @@ def filled_in(folder: Path, **names: str) -> dict[str, Any]:
 
 
 def bootstrapped(ec2: Any, folder: Path, group: str) -> dict[str, Any]:
-    """Return the launcher's configuration as it is before the first machine starts."""
+    """Return the launcher's configuration before the first machine starts."""
     image = ec2.describe_images()["Images"][0]["ImageId"]
     return bootstrap_aws(prepare_config(filled_in(folder, AMI=image, SECURITY_GROUP=group)))
 
@@ -52,14 +51,15 @@ def reachable_from(ec2: Any, group: str) -> list[tuple[int | None, list[str], li
     return [
         (
             rule.get("FromPort"),
-            [each["CidrIp"] for each in rule["IpRanges"]] + [each["CidrIpv6"] for each in rule["Ipv6Ranges"]],
-            [each["GroupId"] for each in rule["UserIdGroupPairs"]],
+            [ip_range["CidrIp"] for ip_range in rule["IpRanges"]]
+            + [ip_range["CidrIpv6"] for ip_range in rule["Ipv6Ranges"]],
+            [pair["GroupId"] for pair in rule["UserIdGroupPairs"]],
         )
         for rule in described["IpPermissions"]
     ]
 
 
-def test_only_the_operator_reaches_the_machines_and_only_by_ssh(ec2: Any, tmp_path: Path) -> None:
+def test_only_the_operator_reaches_the_machines_by_ssh(ec2: Any, tmp_path: Path) -> None:
     vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
     group = ec2.create_security_group(GroupName="avex-batch", Description="a test", VpcId=vpc)["GroupId"]
     (text,) = re.findall(r"cat > rules\.json <<JSON\n(.*?)\nJSON", GUIDE, re.S)
@@ -72,7 +72,7 @@ def test_only_the_operator_reaches_the_machines_and_only_by_ssh(ec2: Any, tmp_pa
 
 
 def test_rules_in_the_file_itself_would_leave_ssh_open_to_all(ec2: Any, tmp_path: Path) -> None:
-    """Why cluster.yaml names a group that exists. When this fails, Ray has changed, and the file may hold the rules."""
+    """Ray's behaviour is the reason that cluster.yaml names an existing group; if Ray changes, this test fails."""
     config = filled_in(tmp_path, AMI=ec2.describe_images()["Images"][0]["ImageId"], SECURITY_GROUP="none")
     for node in config["available_node_types"].values():
         node["node_config"].pop("SecurityGroupIds", None)
@@ -89,8 +89,8 @@ def test_aws_accepts_every_type_and_terminates_workers_that_shut_down(ec2: Any, 
     group = ec2.create_security_group(GroupName="avex-batch", Description="a test", VpcId=vpc)["GroupId"]
     for name, node in bootstrapped(ec2, tmp_path, group)["available_node_types"].items():
         config = dict(node["node_config"])
-        subnet = config.pop("SubnetIds")[0]  # Ray's own key
-        del config["IamInstanceProfile"]  # of the account
+        subnet = config.pop("SubnetIds")[0]  # a key of Ray
+        del config["IamInstanceProfile"]  # exists only in a real account
         (started,) = ec2.run_instances(**config, SubnetId=subnet, MinCount=1, MaxCount=1)["Instances"]
         end = ec2.describe_instance_attribute(
             InstanceId=started["InstanceId"], Attribute="instanceInitiatedShutdownBehavior"
@@ -99,35 +99,35 @@ def test_aws_accepts_every_type_and_terminates_workers_that_shut_down(ec2: Any, 
 
 
 def cloud_configs() -> dict[str, dict[str, Any]]:
-    """Return the configuration that cloud-init reads on each type of worker."""
+    """Return the configuration for cloud-init of each type of worker."""
     types = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
     texts = {name: types[name]["node_config"].get("UserData", "") for name in types if name != "head"}
     assert all(text.startswith("#cloud-config\n") for text in texts.values())
     return {name: yaml.safe_load(text) for name, text in texts.items()}
 
 
-# Answers from the first digit of the file `minutes`, and removes the digit.
+# Removes the first digit of the file `minutes`, and succeeds if the digit is 1.
 PGREP = """[ "$*" = "-x raylet" ] || exit 2
 now=$(cut -c1 minutes)
 cut -c2- minutes > rest; mv rest minutes
 [ "$now" = 1 ]"""
 
 
-def watch(folder: Path, ray_is_there: str) -> list[str]:
-    """Run the watchdog's script with stand-ins for what it calls.
+def run_watchdog(folder: Path, minutes_of_ray: str) -> list[str]:
+    """Run the script of the watchdog with stand-ins for the programs that it calls.
 
     Args:
-        folder: the folder of the stand-ins.
-        ray_is_there: for each minute ``1`` if Ray runs, ``0`` if not. After the last digit Ray is gone.
+        folder: an empty folder for the stand-ins.
+        minutes_of_ray: for each minute ``1`` if Ray runs, ``0`` if not. After the last digit Ray does not run.
 
     Returns:
         Command lines that the script called, without the checks for Ray.
     """
-    files = {Path(each["path"]).name: each for each in cloud_configs()["cpu"]["write_files"]}
+    files = {Path(file["path"]).name: file for file in cloud_configs()["cpu"]["write_files"]}
     script = folder / "avex-batch-watchdog"
     script.write_text(files[script.name]["content"])
     script.chmod(int(files[script.name]["permissions"], 8))
-    (folder / "minutes").write_text(ray_is_there)
+    (folder / "minutes").write_text(minutes_of_ray)
     calls = folder / "calls"
     calls.touch()
     programs = {
@@ -144,20 +144,20 @@ def watch(folder: Path, ray_is_there: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("ray_is_there", "minutes"),
+    ("minutes_of_ray", "minutes"),
     [("", 20), ("0" * 5 + "1" * 30, 55), ("1" + "0" * 19 + "1", 41)],
-    ids=["Ray never starts", "Ray starts late", "Ray is away for nineteen minutes"],
+    ids=["Ray never starts", "Ray starts late", "Ray is absent for nineteen minutes"],
 )
-def test_a_worker_shuts_down_twenty_minutes_after_ray_was_last_seen(
-    tmp_path: Path, ray_is_there: str, minutes: int
+def test_a_worker_shuts_down_after_twenty_minutes_without_ray(
+    tmp_path: Path, minutes_of_ray: str, minutes: int
 ) -> None:
-    assert watch(tmp_path, ray_is_there) == ["sleep 60"] * minutes + ["shutdown -h now"]
+    assert run_watchdog(tmp_path, minutes_of_ray) == ["sleep 60"] * minutes + ["shutdown -h now"]
 
 
 def test_every_worker_has_one_watchdog_that_starts_with_the_machine() -> None:
     assert len(cloud_configs()) == 4
     for config in cloud_configs().values():
-        files = {each["path"]: each["content"] for each in config["write_files"]}
+        files = {file["path"]: file["content"] for file in config["write_files"]}
         assert config["runcmd"] == [["systemctl", "enable", "--now", "avex-batch-watchdog.service"]]
         unit = files["/etc/systemd/system/avex-batch-watchdog.service"]
         (started,) = re.findall(r"^ExecStart=(.*)$", unit, re.M)
@@ -167,7 +167,7 @@ def test_every_worker_has_one_watchdog_that_starts_with_the_machine() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_each_block_of_the_guide_parses_as_shell(number: int) -> None:
+def test_each_block_of_the_guide_is_valid_shell(number: int) -> None:
     done = subprocess.run(["bash", "-n"], input=BLOCKS[number], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -180,8 +180,8 @@ def test_the_guide_fills_in_every_name(tmp_path: Path) -> None:
     assert {node["node_config"]["ImageId"] for node in config["available_node_types"].values()} == {"ami-1"}
 
 
-def test_the_guide_asks_for_every_quota_that_the_machines_need() -> None:
-    """The table and the commands name each code."""
+def test_the_guide_requests_every_quota_that_the_machines_need() -> None:
+    """The table and the commands contain each code."""
     for code in ("L-1216C47A", "L-34B43A08", "L-3819A6DF", "L-7212CCBC"):
         assert f"| `{code}` |" in GUIDE
         assert f"--quota-code {code} --desired-value" in GUIDE

@@ -1,126 +1,86 @@
-"""Work on clusters whose nodes are small, late or too few; and the paths that nodes need.
+"""Runs on clusters whose nodes are small, late or too few, or do not see files of the driver.
 
-No GPU is at hand: nodes are said to have some, the plan asks for them, and the encoder then computes on the CPU.
+There is no GPU: nodes claim to have GPUs, the placement requests them, and the encoder then computes on CPUs.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.support.audio import tone, write_audio
-from tests.support.clusters import Nodes, cluster_of
-from tests.support.commands import ROOT, environment, running
+from tests.support.cluster_jobs import ON_GPUS, assert_complete, read_until, run_on_cluster, write_archive
+from tests.support.clusters import LocalCluster, local_cluster
 from tests.support.models import EFFICIENTNET
-
-# The job with everything as it is, but for the device that the encoder is told.
-ON_CPUS = """
-import dataclasses, sys
-import embedding.cli.progress_display, embedding.driver
-from jobs.embed import main
-
-plan = embedding.driver.plan_placement
-embedding.driver.plan_placement = lambda *arguments, **more: dataclasses.replace(plan(*arguments, **more), device="cpu")
-embedding.cli.progress_display.QUIET_S = 3.0
-sys.exit(main())
-"""
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("archive")
-    for seed in range(6):
-        write_audio(folder / f"{seed}.wav", tone(30.0, 16_000, seed=seed), 16_000)
-    return folder
+    return write_archive(tmp_path_factory.mktemp("archive"))
 
 
-def job(
-    nodes: Nodes, archive: Path | str, output: Path, *options: object
-) -> AbstractContextManager[subprocess.Popen[str]]:
-    arguments = ["--input", archive, "--output", output, "--model", EFFICIENTNET, "--window-s", 5, *options]
-    env = environment(RAY_ADDRESS=nodes.address, PYTHONPATH=str(ROOT))
-    cwd = ROOT if isinstance(archive, Path) else output.parent
-    return running([sys.executable, "-c", ON_CPUS, *arguments], env, cwd=cwd)
-
-
-def until(process: subprocess.Popen[str], *texts: str) -> str:
-    """Return the output up to a line with all of ``texts``."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if all(text in line for text in texts):
-            return said
-    pytest.fail(f"it never said {texts}:\n{said}")
-
-
-def assert_done(process: subprocess.Popen[str], output: Path) -> None:
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    assert pq.read_table(output / "embeddings").num_rows == 36
-
-
-GPUS = ("--checkpoint", "random", "--device", "cuda")
-
-
-@pytest.mark.long  # for the sake of ten minutes
-def test_gpus_that_come_late_and_too_few_are_waited_for_and_used(archive: Path, tmp_path: Path) -> None:
-    with cluster_of(1) as nodes, job(nodes, archive, tmp_path / "out", *GPUS, "--actors", 2) as process:
-        until(process, "not all workers fit yet")
-        until(process, "no window for", "0 of 2 encoders have loaded; Ray has 1 CPUs and 0 GPUs on 1 node")
-        nodes.add(num_cpus=1, num_gpus=1)
-        assert_done(process, tmp_path / "out")
+@pytest.mark.long  # keeps `make test` within ten minutes
+def test_a_run_waits_for_late_gpus_and_uses_fewer_than_requested(archive: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with local_cluster(1) as cluster, run_on_cluster(cluster, archive, output, *ON_GPUS, "--actors", 2) as process:
+        read_until(process, "not all workers fit yet")
+        read_until(process, "no window for", "0 of 2 encoders have loaded; Ray has 1 CPUs and 0 GPUs on 1 node")
+        cluster.add(num_cpus=1, num_gpus=1)
+        assert_complete(process, output)
 
 
 @pytest.mark.long
 def test_several_encoders_share_a_gpu(archive: Path, tmp_path: Path) -> None:
-    with cluster_of() as nodes:
-        nodes.add(num_cpus=1, num_gpus=1)
-        with job(nodes, archive, tmp_path / "out", *GPUS, "--gpus-per-actor", 0.5) as process:
-            until(process, "2 actors on cpu")
-            assert_done(process, tmp_path / "out")
+    with local_cluster() as cluster:
+        cluster.add(num_cpus=1, num_gpus=1)
+        with run_on_cluster(cluster, archive, tmp_path / "out", *ON_GPUS, "--gpus-per-actor", 0.5) as process:
+            read_until(process, "2 actors on cpu")
+            assert_complete(process, tmp_path / "out")
 
 
-def test_cluster_scaled_to_zero_is_told_how_to_begin(archive: Path, tmp_path: Path) -> None:
-    with cluster_of() as nodes, job(nodes, archive, tmp_path / "out", "--checkpoint", "random") as process:
-        said, _ = process.communicate(timeout=120)
+def test_a_cluster_without_workers_is_refused_with_a_hint(archive: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with local_cluster() as cluster, run_on_cluster(cluster, archive, output, "--checkpoint", "random") as process:
+        printed, _ = process.communicate(timeout=120)
         assert process.returncode == 2
-        assert "avex-batch: --actors: this cluster has no worker yet" in said
+        assert "avex-batch: --actors: this cluster has no worker yet" in printed
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The nodes'."""
+def node_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache folder of the nodes."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def elsewhere(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """Nodes that see another folder than the driver where both say /proc/self/cwd."""
-    with cluster_of(1, cwd=tmp_path_factory.mktemp("nodes"), env={"XDG_CACHE_HOME": str(cache)}) as nodes:
-        yield nodes
+def separate_cluster(node_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A cluster for whose nodes /proc/self/cwd is another folder than for the driver."""
+    env = {"XDG_CACHE_HOME": str(node_cache)}
+    with local_cluster(1, cwd=tmp_path_factory.mktemp("nodes"), env=env) as cluster:
+        yield cluster
 
 
-def test_recordings_that_only_the_driver_sees_are_refused_before_work_starts(elsewhere: Nodes, tmp_path: Path) -> None:
+def test_recordings_that_only_the_driver_sees_are_refused_before_work_starts(
+    separate_cluster: LocalCluster, tmp_path: Path
+) -> None:
     write_audio(tmp_path / "a.wav", tone(5.0, 16_000), 16_000)
-    with job(elsewhere, "/proc/self/cwd/a.wav", tmp_path / "out", "--checkpoint", "random") as process:
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 2, said
-        assert "has no such recording as /proc/self/cwd/a.wav" in said
-        assert "every node has mounted" in said
+    with run_on_cluster(
+        separate_cluster, "/proc/self/cwd/a.wav", tmp_path / "out", "--checkpoint", "random"
+    ) as process:
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == 2, printed
+        assert "has no such recording as /proc/self/cwd/a.wav" in printed
+        assert "every node has mounted" in printed
 
 
-@pytest.mark.long  # likewise: tests/unit/encoding/test_checkpoints.py has how they are kept
-def test_weights_that_only_the_driver_has_reach_the_nodes(
-    elsewhere: Nodes, cache: Path, archive: Path, tmp_path: Path, checkpoints: dict[str, Path]
+@pytest.mark.long  # tests/unit/encoding/test_checkpoints.py tests the cache of checkpoints quickly
+def test_weights_that_only_the_driver_has_are_sent_to_the_nodes(
+    separate_cluster: LocalCluster, node_cache: Path, archive: Path, tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
     (tmp_path / "w.safetensors").symlink_to(checkpoints[EFFICIENTNET])
     output = tmp_path / "out"
-    with job(elsewhere, str(archive), output, "--checkpoint", "/proc/self/cwd/w.safetensors") as process:
-        assert_done(process, output)
-    (kept,) = cache.glob("avex-batch/*.safetensors")
-    assert kept.read_bytes() == checkpoints[EFFICIENTNET].read_bytes()
+    checkpoint = "/proc/self/cwd/w.safetensors"
+    with run_on_cluster(separate_cluster, str(archive), output, "--checkpoint", checkpoint) as process:
+        assert_complete(process, output)
+    (cached,) = node_cache.glob("avex-batch/*.safetensors")
+    assert cached.read_bytes() == checkpoints[EFFICIENTNET].read_bytes()

@@ -1,4 +1,4 @@
-"""Token authentication, as the image and docs/cluster.md set it up: only clients with the cluster's token get in."""
+"""Token authentication as in the image and docs/cluster.md: only clients with the cluster's token are accepted."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_image import image_env
-from tests.deploy.test_machines import BLOCKS
+from tests.support.cluster_guide import BLOCKS
 from tests.support.commands import running
+from tests.support.dockerfile import image_env
 
 BIN = Path(sys.executable).parent
 PROGRAM = """
@@ -22,7 +22,7 @@ sys.stdin.read()
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Return the environment of a separate machine: its own home, and no variable of Ray except ``more``."""
+    """Return the environment of a separate machine: another home, and no variables of Ray except ``more``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return kept | {"HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"} | more
 
@@ -31,7 +31,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The operator's home after the guide's commands, and a node's home with the token that the launcher copies."""
     operator, node = tmp_path_factory.mktemp("operator"), tmp_path_factory.mktemp("node")
-    (block,) = (each for each in BLOCKS if "ray get-auth-token" in each)
+    (block,) = (text for text in BLOCKS if "ray get-auth-token" in text)
     subprocess.run(["bash", "-euc", block], env=environment(operator), check=True, capture_output=True, timeout=120)
     token = operator / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
@@ -63,28 +63,28 @@ def list_jobs(dashboard: str, home: Path, **more: str) -> tuple[int, str]:
 
 
 def test_a_client_with_the_token_is_accepted(dashboard: str, homes: tuple[Path, Path]) -> None:
-    code, said = list_jobs(dashboard, homes[0], RAY_AUTH_MODE="token")
-    assert code == 0, said
+    code, printed = list_jobs(dashboard, homes[0], RAY_AUTH_MODE="token")
+    assert code == 0, printed
 
 
 def test_a_client_without_a_token_is_refused(dashboard: str, tmp_path: Path) -> None:
-    code, said = list_jobs(dashboard, tmp_path)
+    code, printed = list_jobs(dashboard, tmp_path)
     assert code != 0
-    assert "no authentication token was found" in said
+    assert "no authentication token was found" in printed
 
 
 def test_a_client_without_auth_mode_is_refused_although_it_has_the_token(
     dashboard: str, homes: tuple[Path, Path]
 ) -> None:
-    code, said = list_jobs(dashboard, homes[0])
+    code, printed = list_jobs(dashboard, homes[0])
     assert code != 0
-    assert "RAY_AUTH_MODE is currently 'disabled'" in said
+    assert "RAY_AUTH_MODE is currently 'disabled'" in printed
 
 
 def test_a_client_with_another_token_is_refused(dashboard: str, tmp_path: Path) -> None:
-    code, said = list_jobs(dashboard, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="another")
+    code, printed = list_jobs(dashboard, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="another")
     assert code != 0
-    assert "the authentication token is invalid" in said
+    assert "the authentication token is invalid" in printed
 
 
 def test_a_node_without_the_token_does_not_start(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from local_ray import ray_of
 from tests.support import faulty_s3
 from tests.support.audio import tone
 from tests.support.commands import Outcome, run_embed
-from tests.support.faulty_s3 import faulty
+from tests.support.faulty_s3 import faulty_s3_proxy
 from tests.support.models import EFFICIENTNET
 
 # As many reads as it takes for each kind of fault to have its turn, six times one in ten.
@@ -54,16 +54,16 @@ def test_a_store_that_fails_now_and_then_changes_nothing(s3_server: str, s3_api:
             env={"RAY_ADDRESS": address, "AWS_ENDPOINT_URL": proxy.url},
         )
 
-    with faulty(s3_server) as proxy, pytest.MonkeyPatch.context() as environment:
+    with faulty_s3_proxy(s3_server) as proxy, pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", proxy.url)
         # A Ray of its own: workers take the AWS environment from the process that starts them.
         with ray_of(2) as address:
             calm = run(address, "calm")
-            proxy.choose = faulty_s3.every(10)
+            proxy.choose = faulty_s3.fail_every(10)
             rough = run(address, "rough")
     assert (calm.code, rough.code) == (0, 0), rough.stderr
     for verb in ("GET", "PUT"):
-        assert set(faulty_s3.PASSING[verb]) <= proxy.done.keys(), (proxy.done, proxy.asked)
+        assert set(faulty_s3.TRANSIENT[verb]) <= proxy.n_faults.keys(), (proxy.n_faults, proxy.n_requests)
     assert not list(storage.list_names(f"s3://{bucket}/rough/failures", ""))
     expected, found = vectors(f"s3://{bucket}/calm"), vectors(f"s3://{bucket}/rough")
     assert found.keys() == expected.keys()

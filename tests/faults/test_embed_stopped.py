@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, Outcome, environment, run_embed
-from tests.support.faulty_s3 import EXPIRED, always, faulty
+from tests.support.faulty_s3 import EXPIRED, fail_always, faulty_s3_proxy
 from tests.support.file_systems import small_file_system
 from tests.support.kills import N_WINDOWS, Job, make_archive, wait_for
 from tests.support.models import EFFICIENTNET
@@ -51,7 +51,7 @@ def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
     lines = said.splitlines()
     assert any(line.startswith(f"{name}: finishing open shards") for line in lines)
     assert lines[-1] == (
-        f"avex-batch: stopped by {name}; what is stored stays valid, and the same command again goes on from there"
+        f"avex-batch: stopped by {name}; what is stored stays valid, run the same command again to go on"
     )
     assert "Traceback" not in said
     report = json.loads((job.output / "report.json").read_text())
@@ -198,11 +198,11 @@ def test_a_bucket_that_vanishes_is_one_line(s3_api: Any, bucket: str, archive: P
 def test_credentials_that_expire_are_one_line_and_leave_what_is_stored(
     s3_server: str, s3_api: Any, bucket: str, archive: Path, tmp_path: Path
 ) -> None:
-    with faulty(s3_server) as proxy, pytest.MonkeyPatch.context() as environment:
+    with faulty_s3_proxy(s3_server) as proxy, pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", proxy.url)
 
         def expire() -> None:
-            proxy.choose = always(EXPIRED)
+            proxy.choose = fail_always(EXPIRED)
 
         said = interrupted(archive, f"s3://{bucket}/out", lambda: bool(shards_in(s3_api, bucket)), expire)
     assert "credentials that have expired" in said or "The provided token has expired" in said

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from local_ray import ray_of
-from tests.jobs.test_probe import calls, csv, species
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, Outcome, environment
 from tests.support.models import EFFICIENTNET
 from tests.support.pages import write_finished_output
+from tests.support.probing import species_vectors, write_species_labels
 
 ERRNOS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 N_RECORDINGS = 6
@@ -45,7 +45,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """An output that jobs may read, without failures."""
-    recordings = {file: np.asarray(vectors) for file, vectors in calls().items()}
+    recordings = {file: np.asarray(vectors) for file, vectors in species_vectors().items()}
     write_finished_output(tmp_path / "out", recordings, [])
     return tmp_path / "out"
 
@@ -100,7 +100,7 @@ def test_a_run_that_cannot_begin(
 READERS = {
     "report": (),
     "pool": (),
-    "search": ("--like", next(iter(calls())), "--at", "5"),
+    "search": ("--like", next(iter(species_vectors())), "--at", "5"),
     "export": ("--to", "npy", "{}/npy"),
     "probe": ("--labels", "{}/labels.csv"),
     "embed": (),
@@ -121,7 +121,7 @@ READERS = {
 def test_shards_that_cannot_be_read(
     shim: Path, archive: Path, output: Path, tmp_path: Path, *, job: str, call: str, number: int
 ) -> None:
-    csv(tmp_path / "labels.csv", *((file, species(file)) for file in calls()))
+    write_species_labels(tmp_path / "labels.csv")
     arguments = [each.format(tmp_path) for each in READERS[job]]
     given = embed_options(archive, output) if job == "embed" else (output, *arguments)
     assert_one_line(run(job, *given, env=failing(shim, call, "/out/embeddings/s", number)), number)
@@ -139,7 +139,7 @@ def test_shards_that_cannot_be_read(
 def test_results_that_cannot_be_written(
     shim: Path, output: Path, tmp_path: Path, *, job: str, arguments: tuple[str, ...], path: str, call: str, number: int
 ) -> None:
-    csv(tmp_path / "labels.csv", *((file, species(file)) for file in calls()))
+    write_species_labels(tmp_path / "labels.csv")
     given = [each.format(tmp_path) for each in arguments]
     assert_one_line(run(job, output, *given, env=failing(shim, call, path, number)), number)
     assert not [each for each in tmp_path.rglob("*") if each.name.startswith(".tmp-") or "page.html" in each.name]

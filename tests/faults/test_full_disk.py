@@ -16,11 +16,11 @@ import pytest
 from embedding.search import search as searching
 from embedding.search.nearest_windows import HITS
 from jobs import export, pool, probe, report, search
-from tests.jobs.test_probe import SETTINGS, calls, csv, species
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, environment
 from tests.support.file_systems import small_file_system
 from tests.support.pages import write_finished_output
+from tests.support.probing import SETTINGS, write_species_labels, write_species_output
 from tests.support.shards import write_output
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -93,8 +93,8 @@ def assert_all_or_nothing(job: Job, disk: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first", "in the place of an earlier one"])
 def test_a_probe(disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, is_first: bool) -> None:
-    write_output(str(disk / "out"), calls(), SETTINGS)
-    labels = csv(tmp_path / "labels.csv", *((file, species(file)) for file in calls()))
+    write_species_output(disk / "out")
+    labels = write_species_labels(tmp_path / "labels.csv")
 
     def job(seed: int = 1) -> int:
         return probe.main([str(disk / "out"), "--labels", str(labels), "--seed", str(seed), "--replace"])
@@ -161,7 +161,7 @@ def pool_in_process(root: Path) -> int:
 
 
 def test_pooling_on_a_disk_that_takes_no_claim(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_output(str(disk / "out"), calls(), SETTINGS)
+    write_species_output(disk / "out")
     with read_only(disk):
         assert refused(lambda: pool_in_process(disk / "out"), disk, capsys)
     with with_free(disk, 0):

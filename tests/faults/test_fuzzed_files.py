@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from embedding.config_file import read_config_file
 from embedding.encoding import label_map
 from embedding.errors import RequestError
-from embedding.exporting.destination import taking
+from embedding.exporting.destination import replace_folder
 from embedding.listing.listing import list_recordings
 from embedding.output import claim
 from embedding.output.claim import ClaimHolder, hold_claim
@@ -207,7 +207,7 @@ def check_export(folder: Path, content: bytes) -> None:
     (destination / "export.json").write_bytes(content)
 
     def replace() -> None:
-        with taking(destination, "npy") as new:
+        with replace_folder(destination, "npy") as new:
             (new / "export.json").write_bytes(content)
 
     refused_or(replace)

@@ -18,15 +18,20 @@ import pytest
 
 from embedding import storage
 from embedding.errors import RunError
-from embedding.exporting.destination import taking
-from embedding.pooling.pooled_output import Pooled
+from embedding.exporting.destination import replace_folder
+from embedding.pooling.pooled_output import PooledOutput
 from embedding.probing import probe_files
-from embedding.probing.probe_result import Result
+from embedding.probing.probe_result import ProbeResult
 from jobs.probe import main as probe
-from tests.jobs.test_probe import SPECIES, archive, output, stored  # noqa: F401 — fixtures
+from tests.support.probing import SPECIES, read_probe, write_species_output
 
 STEPS = [(Path, "rename"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (shutil, "rmtree"), (os, "fsync")]
 MOST_STEPS = 60
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return write_species_output(tmp_path / "output")
 
 
 class Killed(BaseException):
@@ -75,7 +80,7 @@ def once(request: pytest.FixtureRequest) -> bool:
 
 
 def export_to(destination: Path, content: str) -> None:
-    with taking(destination, "npy") as folder:
+    with replace_folder(destination, "npy") as folder:
         (folder / "vectors.npy").write_text(content)
         (folder / "export.json").write_text('{"format": "npy", "names": ["export.json", "vectors.npy"]}')
 
@@ -99,7 +104,7 @@ def test_an_export_that_was_killed_in_the_exchange_comes_back_even_if_the_next_o
     export_to(tmp_path / "npy", "earlier")
     (tmp_path / ".tmp-npy").mkdir()
     (tmp_path / "npy").rename(tmp_path / ".tmp-npy" / "former")
-    with pytest.raises(ZeroDivisionError), taking(tmp_path / "npy", "npy"):
+    with pytest.raises(ZeroDivisionError), replace_folder(tmp_path / "npy", "npy"):
         raise ZeroDivisionError
     assert (tmp_path / "npy" / "vectors.npy").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["npy"]
@@ -143,26 +148,26 @@ def test_a_page_or_its_predecessor_is_there(tmp_path: Path, name: str, *, once: 
 
     def check() -> None:
         assert page.read_text() in ("earlier", "later")
-        storage.sweep(str(tmp_path))
+        storage.remove_unfinished_writes(str(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == [page.name]
 
     at_every_step(lambda: storage.write_bytes(str(page), b"later"), check, once=once)
 
 
 def test_pooled_rows_are_there_before_others_go(tmp_path: Path, *, once: bool) -> None:
-    pooled = Pooled(str(tmp_path), ("mean",), "{}")
+    pooled = PooledOutput(str(tmp_path), ("mean",), "{}")
     pooled.write(pa.table({"file_id": [1, 2]}), "a")
-    (uri,) = pooled.files()
+    (uri,) = pooled.read_file_ids()
 
     def check() -> None:
-        assert pooled.files()[uri].tolist() in ([1, 2], [2])
+        assert pooled.read_file_ids()[uri].tolist() in ([1, 2], [2])
         pooled.write(pa.table({"file_id": [1, 2]}), "a")
 
-    at_every_step(lambda: pooled.keep(uri, np.array([2])), check, once=once)
+    at_every_step(lambda: pooled.keep_rows(uri, np.array([2])), check, once=once)
 
 
 def test_the_files_of_a_probe_are_whole_and_say_if_they_are_of_two(
-    output: Path,  # noqa: F811
+    output: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     *,
@@ -180,10 +185,10 @@ def test_the_files_of_a_probe_are_whole_and_say_if_they_are_of_two(
         return {name: blake2b((folder / name).read_bytes(), digest_size=16).hexdigest() for name in names}
 
     earlier = digests()
-    assert stored(output)["files"] == earlier
-    result: list[Result] = []
+    assert read_probe(output)["files"] == earlier
+    result: list[ProbeResult] = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(probe_files, "write", result.append)
+        patched.setattr(probe_files, "write_probe", result.append)
         assert probe([*arguments, "--seed", "2", "--replace"]) == 0
 
     def check() -> None:
@@ -194,6 +199,6 @@ def test_the_files_of_a_probe_are_whole_and_say_if_they_are_of_two(
         np.load(folder / "weights.npz")
         pq.read_table(folder / "predictions.parquet")
 
-    at_every_step(lambda: probe_files.write(result[0]), check, once=once)
-    assert stored(output)["files"] == digests() != earlier
+    at_every_step(lambda: probe_files.write_probe(result[0]), check, once=once)
+    assert read_probe(output)["files"] == digests() != earlier
     capsys.readouterr()

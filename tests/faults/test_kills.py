@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.support.clusters import cluster_of
+from tests.support.clusters import local_cluster
 from tests.support.kills import (
     Job,
     Kill,
@@ -77,7 +77,7 @@ def test_the_driver_may_die_at_any_time(
 
 @pytest.mark.long
 def test_nodes_may_die_at_any_time(archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
-    with cluster_of(1, 1, 1) as nodes:
+    with local_cluster(1, 1, 1) as nodes:
         job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": nodes.address})
         killed = kill_nodes(job, nodes, 1, (5.0, 10.0), random.Random(3))
     assert killed
@@ -109,7 +109,7 @@ def test_many_drivers_may_die(seed: int, archive: Path, expected: pa.Table, kill
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(9))
 def test_many_nodes_may_die(seed: int, archive: Path, expected: pa.Table, kills: list[Kill], tmp_path: Path) -> None:
-    with cluster_of(1, 1, 1) as nodes:
+    with local_cluster(1, 1, 1) as nodes:
         job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": nodes.address}, shard_rows=64)
         killed = kill_nodes(job, nodes, 7, (3.0, 8.0), random.Random(300 + seed))
     assert_same(job.output, expected)

@@ -10,8 +10,8 @@ import soundfile as sf
 
 from embedding import storage
 from embedding.errors import RequestError
-from embedding.exporting.destination import taking
-from embedding.search.hit_clips import save
+from embedding.exporting.destination import replace_folder
+from embedding.search.hit_clips import save_clip
 from jobs.report import main as report
 from jobs.search import main as search
 from tests.support.shards import write_output
@@ -31,7 +31,7 @@ def test_a_clip_replaces_a_link_of_its_name(tmp_path: Path, victim: Path) -> Non
     link = tmp_path / "clips" / "001_0.500_a_0.0s.wav"
     link.symlink_to(victim / "new" / "mine.txt")
     hit = {"file": str(tmp_path / "a.wav"), "score": 0.5, "start_time": 0.0, "end_time": 1.0, "sample_rate": 8000}
-    assert save(hit, 1, tmp_path / "clips") == link
+    assert save_clip(hit, 1, tmp_path / "clips") == link
     assert not link.is_symlink()
     assert sf.info(link).frames == 8000
     assert (victim / "new" / "mine.txt").read_text() == "mine"
@@ -46,7 +46,7 @@ def test_a_page_replaces_a_link_of_its_name(tmp_path: Path, victim: Path) -> Non
 
 def test_an_export_does_not_work_in_a_folder_that_a_link_leads_to(tmp_path: Path, victim: Path) -> None:
     (tmp_path / ".tmp-npy").symlink_to(victim)
-    with pytest.raises(RequestError, match=r"\.tmp-npy is a link, and the"), taking(tmp_path / "npy", "npy"):
+    with pytest.raises(RequestError, match=r"\.tmp-npy is a link, and the"), replace_folder(tmp_path / "npy", "npy"):
         pass
     assert (victim / "new" / "mine.txt").read_text() == "mine"
 
@@ -56,7 +56,7 @@ def test_an_export_does_not_follow_a_link_in_its_own_folder(tmp_path: Path, vict
     (tmp_path / ".tmp-npy").mkdir()
     (tmp_path / ".tmp-npy" / name).symlink_to(victim)
     try:
-        with taking(tmp_path / "npy", "npy") as folder:
+        with replace_folder(tmp_path / "npy", "npy") as folder:
             (folder / "export.json").write_text('{"format": "npy", "names": ["export.json"]}')
     except OSError as error:
         assert "File exists" in str(error)  # noqa: PT017 — an export may also succeed
@@ -92,7 +92,7 @@ def test_files_have_the_mode_that_the_umask_leaves_and_the_group_of_their_folder
         write_output(str(shared), {"/a/1.wav": np.ones((2, 4), np.float32)}, {"model": "m"}, 1)
         storage.write_bytes(str(shared / "run.json"), b"{}")
         storage.create_bytes(str(shared / "claim.json"), b"{}")
-        with taking(shared / "npy", "npy") as new:
+        with replace_folder(shared / "npy", "npy") as new:
             (new / "vectors.npy").write_text("new")
     finally:
         os.umask(before)

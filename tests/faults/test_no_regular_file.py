@@ -94,7 +94,7 @@ def test_options_labels_and_exports_that_are_no_files_are_named(
         assert probe([str(output), "--labels", str(tmp_path / name)]) == 2
         assert f"cannot read manifest {tmp_path}/{name}: a pipe" in capsys.readouterr().err
     assert export([str(output), "--to", "npy", str(tmp_path / "there")]) == 2
-    assert "is there and no earlier export to npy" in capsys.readouterr().err
+    assert "exists and is no earlier export to npy" in capsys.readouterr().err
 
 
 HANGS = """
@@ -103,7 +103,7 @@ from embedding import stopping
 from embedding.cli.exit_codes import run_job
 from embedding.output.inventory import map_in_threads
 
-stopping.GRACE_S, stopping.LEAVE_S = 1.0, 1.0
+stopping.GRACE_S, stopping.EXIT_S = 1.0, 1.0
 
 def hang():
     print("hangs", flush=True)
@@ -121,7 +121,7 @@ IN_A_POOL_THAT_IS_WAITED_FOR = """
         pool.submit(hang).result()
 """
 IN_THE_GRACE = """
-    with stopping.on_signals(ends_process=True) as stop, stop.gracefully():
+    with stopping.stop_on_signals(ends_process=True) as stop, stop.gracefully():
         try:
             hang()
         finally:

@@ -273,7 +273,7 @@ def test_an_input_without_recordings_is_refused(tmp_path: Path) -> None:
     outcome = run_embed("--input", tmp_path / "in", "--output", tmp_path / "out", env={})
     assert outcome.code == 2
     assert "no recording found" in outcome.stderr
-    assert "left out: 1 .txt" in outcome.stderr
+    assert "ignored: 1 .txt" in outcome.stderr
     assert not (tmp_path / "out").exists()
 
 

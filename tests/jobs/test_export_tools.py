@@ -1,4 +1,4 @@
-"""Exports opened by tools that bring much along, each in an environment of its own."""
+"""Exports opened by tools with many dependencies, each tool in an environment of its own."""
 
 import json
 import subprocess
@@ -28,11 +28,11 @@ def vectors() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory, vectors: dict[str, np.ndarray]) -> Path:
-    """Recordings, and in ``output`` beside them their vectors."""
+    """A folder of recordings; their vectors are in the folder ``output`` beside it."""
     folder = tmp_path_factory.mktemp("archive") / "recordings"
     for seed, name in enumerate(NAMES):
         write_audio(folder / name, tone(N_WINDOWS * WINDOW_S, RATE_HZ, 300.0 * (seed + 1), seed=seed), RATE_HZ)
-    files = {str(folder / name): own for name, own in vectors.items()}
+    files = {str(folder / name): vectors_of_file for name, vectors_of_file in vectors.items()}
     write_output(str(folder.parent / "output"), files, SETTINGS, window_s=WINDOW_S)
     return folder
 
@@ -42,7 +42,7 @@ def export(python: Path, archive: Path, to: str, folder: Path) -> None:
     subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=600)
 
 
-def ask(python: Path, program: str, *arguments: object) -> Any:
+def run_program(python: Path, program: str, *arguments: object) -> Any:
     """Return the last line of a program, read as JSON."""
     command = [python, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=600)
@@ -60,15 +60,15 @@ from perch_hoplite.db.sqlite_usearch_impl import SQLiteUSearchDB
 database = SQLiteUSearchDB.create(sys.argv[1])
 sources = AudioSources.from_config_dict(database.get_metadata("audio_sources"))
 load = make_filepath_loader(sources, sample_rate_hz=16_000, window_size_s=1.0)
-deployments = {each.id: each for each in database.get_all_deployments()}
-recordings = {each.id: each for each in database.get_all_recordings()}
+deployments = {deployment.id: deployment for deployment in database.get_all_deployments()}
+recordings = {recording.id: recording for recording in database.get_all_recordings()}
 windows = database.get_all_windows(include_embedding=True)
 query = np.array(json.loads(sys.argv[2]), np.float32)
 hits = [database.search(query, 3, approximate=approximate) for approximate in (True, False)]
 print(json.dumps({
     "n": database.count_embeddings(),
     "projects": list(database.get_all_projects()),
-    "deployments": sorted(each.name for each in deployments.values()),
+    "deployments": sorted(deployment.name for deployment in deployments.values()),
     "model": database.get_metadata("model_config").to_dict(),
     "windows": [
         {
@@ -82,18 +82,18 @@ print(json.dumps({
         }
         for window in windows
     ],
-    "nearest": [[int(hit.window_id) for hit in each] for each in hits],
+    "nearest": [[int(hit.window_id) for hit in of_search] for of_search in hits],
 }))
 """
 
 
-def test_hoplite_opens_searches_and_hears_what_was_exported(
+def test_hoplite_opens_and_searches_an_export_and_loads_its_audio(
     python_with: Callable[[str], Path], archive: Path, vectors: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     python = python_with("hoplite")
     export(python, archive, "hoplite", tmp_path / "hoplite")
     query = vectors[NAMES[2]][1]
-    found = ask(python, HOPLITE, tmp_path / "hoplite", json.dumps(query.tolist()))
+    found = run_program(python, HOPLITE, tmp_path / "hoplite", json.dumps(query.tolist()))
     assert found["n"] == len(NAMES) * N_WINDOWS
     assert found["projects"] == ["recordings"]
     assert found["deployments"] == ["north", "recordings", "süd"]
@@ -108,10 +108,10 @@ def test_hoplite_opens_searches_and_hears_what_was_exported(
         assert window["file_id"] == 1000 + NAMES.index(name)
         assert np.array_equal(np.float16(window["embedding"]), vectors[name][at].astype(np.float16))
         audio = tone(N_WINDOWS * WINDOW_S, RATE_HZ, 300.0 * (NAMES.index(name) + 1), seed=NAMES.index(name))
-        own = audio[at * RATE_HZ : (at + 1) * RATE_HZ]
-        assert abs(own[window["loudest"]]) == pytest.approx(np.abs(own).max(), abs=1e-3)
+        window_audio = audio[at * RATE_HZ : (at + 1) * RATE_HZ]
+        assert abs(window_audio[window["loudest"]]) == pytest.approx(np.abs(window_audio).max(), abs=1e-3)
     products = {window["id"]: float(query @ np.array(window["embedding"])) for window in found["windows"]}
-    expected = sorted(products, key=lambda each: -products[each])[:3]
+    expected = sorted(products, key=lambda window_id: -products[window_id])[:3]
     assert found["nearest"] == [expected, expected]
 
 
@@ -134,20 +134,20 @@ print(json.dumps({
     "index": bool(ours.index.equals(theirs.index)),
     "levels": [str(level.dtype) for level in ours.index.levels] == [str(level.dtype) for level in theirs.index.levels],
     "columns": list(ours.columns) == list(theirs.columns)[: ours.shape[1]],
-    "heard": bool(np.isfinite(theirs.to_numpy()).all()),
+    "finite": bool(np.isfinite(theirs.to_numpy()).all()),
     "rows": [[*index, row.tolist()] for index, row in zip(ours.index, ours.to_numpy())],
 }))
 """
 
 
-def test_opensoundscape_takes_the_table_for_one_of_its_own(
+def test_the_csv_has_the_form_of_opensoundscapes_own_and_trains_a_classifier(
     python_with: Callable[[str], Path], archive: Path, vectors: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     python = python_with("opensoundscape")
     export(python, archive, "opensoundscape", tmp_path / "oss")
-    found = ask(python, OPENSOUNDSCAPE, tmp_path / "oss" / "embeddings.csv", tmp_path / "theirs.csv")
+    found = run_program(python, OPENSOUNDSCAPE, tmp_path / "oss" / "embeddings.csv", tmp_path / "theirs.csv")
     rows = found.pop("rows")
-    assert found == {"names": True, "index": True, "levels": True, "columns": True, "heard": True}
+    assert found == {"names": True, "index": True, "levels": True, "columns": True, "finite": True}
     assert len(rows) == len(NAMES) * N_WINDOWS
     for file, start_s, end_s, row in rows:
         name = str(Path(file).relative_to(archive))

@@ -9,7 +9,7 @@ from embedding.config import make_config
 from embedding.errors import RequestError
 from embedding.job import Target, describe_run, described
 from embedding.output.store import Store
-from embedding.search.query import of_clip
+from embedding.search.query import encode_clip
 from tests.support.audio import tone, write_audio
 from tests.support.models import EFFICIENTNET
 from tests.support.shards import shard
@@ -83,6 +83,6 @@ def test_a_clip_is_encoded_in_fp32_where_cpus_lack_the_precision(tmp_path: Path)
     for precision in ("fp32", "fp16"):
         output = tmp_path / precision
         write_vectors(output, precision, "cuda")
-        vectors[precision] = of_clip(str(clip), Store(str(output), ""), "embedding", 1)
+        vectors[precision] = encode_clip(str(clip), Store(str(output), ""), "embedding", 1)
     assert vectors["fp16"].shape == (1, 1280)
     assert np.array_equal(vectors["fp16"], vectors["fp32"])

@@ -14,7 +14,7 @@ from embedding.output.store import Store
 from embedding.storage import TEMPORARY_PREFIX
 from jobs.embed import main as embed
 from tests.support.audio import tone, write_audio
-from tests.support.listings import listing, make
+from tests.support.listings import list_inputs, make_files
 from tests.support.models import EFFICIENTNET
 from tests.support.shards import listing as listing_of
 from tests.support.shards import write_output
@@ -30,23 +30,23 @@ def read_files(root: Path) -> dict[str, bytes]:
 def test_no_recording_is_removed_when_input_and_output_are_the_same_folder(tmp_path: Path) -> None:
     unfinished = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}.json"
     kept = ["a.wav", ".tmp-a.wav", f"{TEMPORARY_PREFIX}notes", "embeddings/.tmp-b.wav"]
-    make(tmp_path, *kept, unfinished, f"embeddings/{TEMPORARY_PREFIX}{uuid.uuid4().hex}.parquet")
+    make_files(tmp_path, *kept, unfinished, f"embeddings/{TEMPORARY_PREFIX}{uuid.uuid4().hex}.parquet")
     Store(str(tmp_path), "{}").remove_unfinished_writes()
     assert sorted(read_files(tmp_path)) == sorted(kept)
 
 
 @pytest.mark.parametrize(("inside", "outside"), [("in", "in"), ("in/out", "in"), (".", "in")])
 def test_files_of_an_output_are_no_recordings(tmp_path: Path, inside: str, outside: str) -> None:
-    make(tmp_path, f"{outside}/a.wav")
+    make_files(tmp_path, f"{outside}/a.wav")
     write_output(str(tmp_path / inside), {"/a/1.wav": np.ones((2, 4), np.float32)}, {"model": "m"}, 1)
-    listed = listing(tmp_path / outside)
+    listed = list_inputs(tmp_path / outside)
     assert listed.recordings["file"].to_pylist() == [f"{tmp_path}/{outside}/a.wav"]
-    assert set(listed.left_out) <= {".parquet"}
+    assert set(listed.ignored) <= {".parquet"}
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "nothing", "nothing/below", "device"])
 def test_an_output_that_is_no_folder_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    make(tmp_path, "a.wav", "file")
+    make_files(tmp_path, "a.wav", "file")
     (tmp_path / "nothing").symlink_to("gone/away")
     (tmp_path / "device").symlink_to("/dev/null")
     arguments = ["--input", f"{tmp_path}/a.wav", "--output", f"{tmp_path}/{name}", "--model", EFFICIENTNET]

@@ -178,10 +178,10 @@ def test_models_are_named_by_one_option_or_by_several(models: list[str]) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": [BEATS, BEATS]}, f"--model: {BEATS}, {BEATS} names the same twice"),
-        ({"model": [BEATS, WIDE], "checkpoint": "w.safetensors"}, "--checkpoint: 1 for 2 models; give one for each"),
+        ({"model": [BEATS, BEATS]}, f"--model: {BEATS}, {BEATS} names a model twice"),
+        ({"model": [BEATS, WIDE], "checkpoint": "w.safetensors"}, "--checkpoint: 1 for 2 models; name one for each"),
         ({"model": [BEATS, WIDE], "checkpoint": ["a", "b", "c"]}, "--checkpoint: 3 for 2 models"),
-        ({"model": [str(i) for i in range(17)]}, "--model: 17 models, and a run takes 16 at most"),
+        ({"model": [str(i) for i in range(17)]}, "--model: 17 models; a run takes at most 16"),
         (
             {"model": [BEATS, WIDE], "hop_s": 0.33333},
             "a whole number of samples at 16000 and 32000",

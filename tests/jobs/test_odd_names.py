@@ -18,7 +18,7 @@ from jobs.probe import main as probe
 from jobs.report import main as report
 from tests.support.audio import tone, write_audio
 from tests.support.decoding import RATE_HZ, SECOND, EventRecord, decode
-from tests.support.listings import below, listing
+from tests.support.listings import list_inputs, listed_below
 from tests.support.models import EFFICIENTNET
 from tests.support.shards import write_output
 
@@ -47,9 +47,9 @@ def archive(tmp_path: Path) -> Path:
 
 def test_recordings_with_odd_names_are_listed_and_decoded(archive: Path) -> None:
     Path(os.fsdecode(os.fsencode(archive) + b"/not-utf8-\xff.wav")).write_bytes(b"x")
-    assert below(archive) == sorted(NAMES)
-    listed = listing(archive)
-    assert listed.left_out == {"with a name that is not UTF-8": 1}
+    assert listed_below(archive) == sorted(NAMES)
+    listed = list_inputs(archive)
+    assert listed.ignored == {"with a name that is not UTF-8": 1}
     record = EventRecord()
     tables = list(decode(listed.recordings.cast(RECORDINGS), [SECOND], 32, record))
     assert [Path(file).name for table in tables for file in table["file"].to_pylist()] == sorted(NAMES)
@@ -62,7 +62,7 @@ def test_odd_names_are_stored_unchanged_and_printed_without_control_characters(
     for name in NAMES:
         (archive / name).write_bytes(b"no audio")
     record = EventRecord()
-    assert not list(decode(listing(archive).recordings, [SECOND], 32, record))
+    assert not list(decode(list_inputs(archive).recordings, [SECOND], 32, record))
     output = tmp_path / "out"
     write_output(str(output), {"/a/1.wav": np.ones((1, 4), np.float32)}, {"model": "m"}, 1)
     failures = [event for event in record.events if not isinstance(event, str)]
@@ -106,7 +106,7 @@ def test_messages_hide_credentials_in_file_names(tmp_path: Path, capsys: pytest.
     name = f"x{query}4.wav"
     (tmp_path / name).write_bytes(b"no audio")
     record = EventRecord()
-    assert not list(decode(listing(tmp_path / name).recordings, [SECOND], 4, record))
+    assert not list(decode(list_inputs(tmp_path / name).recordings, [SECOND], 4, record))
     Store(out, "{}").write_failures([event for event in record.events if not isinstance(event, str)], "0000000000aa")
     report([out])
     assert SECRET not in "".join(capsys.readouterr())

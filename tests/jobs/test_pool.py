@@ -1,4 +1,4 @@
-"""Pooling an output to one row per recording, as a user runs it."""
+"""Pooling of an output to one row per recording, as a user runs it."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from embedding.output.shard_schema import SETTINGS_KEY
 from embedding.output.store import Store, embeddings_schema
 from embedding.pooling import pooled_output
 from embedding.pooling.pool import pool_shards
-from embedding.pooling.pooled_output import Pooled, complete, plan
+from embedding.pooling.pooled_output import PooledOutput, complete_recordings, find_backlog
 from embedding.schema.vectors import column, matrix
 from local_ray import ray_of
 from tests.support.commands import ROOT, Outcome, environment
@@ -31,10 +31,20 @@ DIM = 5
 SETTINGS = '{"model": "a model"}'
 
 
-def write(root: str, rows: list[tuple[int, int]], n_windows: dict[int, int], n_shards: int, prefix: str = "s") -> None:
-    """An output with rows (recording, window) that are spread over shards as they come."""
+def write_windows(
+    root: str, windows: list[tuple[int, int]], n_windows: dict[int, int], n_shards: int, prefix: str = "s"
+) -> None:
+    """Store windows, given as (recording, index), in shards of equal size.
+
+    Args:
+        root: the output.
+        windows: the windows, in the order of the shards.
+        n_windows: number of windows by recording.
+        n_shards: number of shards.
+        prefix: of the names of the shards.
+    """
     store = Store(root, SETTINGS)
-    for at, part in enumerate(np.array_split(np.array(rows), n_shards)):
+    for number, part in enumerate(np.array_split(np.array(windows), n_shards)):
         ids, index = part[:, 0], part[:, 1]
         n = np.array([n_windows[i] for i in ids])
         columns: dict[str, Any] = {
@@ -47,26 +57,31 @@ def write(root: str, rows: list[tuple[int, int]], n_windows: dict[int, int], n_s
             "sample_rate": np.full(len(ids), 48_000),
             "channels": np.full(len(ids), 2),
             "duration": n * 5.0,
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors(part).reshape(-1)), DIM),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(make_vectors(part).reshape(-1)), DIM),
         }
-        store.write_shard(pa.table(columns).cast(embeddings_schema(DIM)), f"{prefix}{at}")
+        store.write_shard(pa.table(columns).cast(embeddings_schema(DIM)), f"{prefix}{number}")
 
 
-def vectors(rows: np.ndarray) -> np.ndarray:
-    """Return the vector of each (recording, window)."""
-    return np.stack([np.random.default_rng(abs(hash((int(i), int(w))))).standard_normal(DIM) for i, w in rows]).astype(
-        np.float32
-    )
+def make_vectors(windows: np.ndarray) -> np.ndarray:
+    """Return the vector of each window, given as (recording, index)."""
+    seeds = [abs(hash((int(file_id), int(index)))) for file_id, index in windows]
+    return np.stack([np.random.default_rng(seed).standard_normal(DIM) for seed in seeds]).astype(np.float32)
 
 
-def windows_of(file_id: int, n: int) -> np.ndarray:
-    return vectors(np.array([(file_id, w) for w in range(n)]))
+def vectors_of(file_id: int, n: int) -> np.ndarray:
+    """Return the vectors of a recording, ``[windows, dim]``."""
+    return make_vectors(np.array([(file_id, index) for index in range(n)]))
 
 
 def shuffled(n_windows: dict[int, int]) -> list[tuple[int, int]]:
-    rows = [(i, w) for i, n in n_windows.items() for w in range(n)]
-    np.random.default_rng(0).shuffle(rows)
-    return rows
+    """Return all windows of recordings in a random order."""
+    windows = [(file_id, index) for file_id, n in n_windows.items() for index in range(n)]
+    np.random.default_rng(0).shuffle(windows)
+    return windows
+
+
+def pooled_rows(output: Path, pooling: str = "mean") -> list[dict[str, Any]]:
+    return pq.read_table(output / "recordings" / pooling).to_pylist()
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +100,8 @@ N_WINDOWS = {3: 7, 8: 1, 5: 40, 11: 12, 900: 3}
 
 
 @pytest.mark.parametrize("pooling", ["mean", "std+max"])
-def test_recordings_are_numpys_answer_over_their_windows(
-    pooling: str, pool: Callable[..., Outcome], tmp_path: Path
-) -> None:
-    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 4)
+def test_pooled_vectors_are_those_of_numpy(pooling: str, pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write_windows(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 4)
     done = pool(tmp_path, "--pooling", pooling)
     assert (done.code, done.stderr) == (0, "")
     assert "5 recordings in 4 shards · 0 pooled before, 5 to do" in done.stdout
@@ -96,122 +109,122 @@ def test_recordings_are_numpys_answer_over_their_windows(
     rows = duckdb.connect().execute(query).df().set_index("file_id")
     assert sorted(rows.index) == sorted(N_WINDOWS)
     for id_, n in N_WINDOWS.items():
-        row, own = rows.loc[id_], windows_of(id_, n).astype(np.float64)
-        expected = np.concatenate([getattr(np, name)(own, axis=0) for name in pooling.split("+")])
+        row, vectors = rows.loc[id_], vectors_of(id_, n).astype(np.float64)
+        expected = np.concatenate([getattr(np, name)(vectors, axis=0) for name in pooling.split("+")])
         assert np.allclose(row["embedding"], expected, rtol=1e-6, atol=1e-6)
         assert (row["file"], row["n_windows"], row["duration"]) == (f"/archive/{id_}.wav", n, n * 5.0)
         assert (row["sample_rate"], row["channels"]) == (48_000, 2)
     assert not list(tmp_path.rglob(".parts/*"))
 
 
-def test_the_vectors_of_an_inner_layer_are_pooled_beside_the_others(
-    pool: Callable[..., Outcome], tmp_path: Path
-) -> None:
-    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 4)
+def test_vectors_of_an_inner_layer_have_a_folder_of_their_own(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write_windows(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 4)
     add_columns(tmp_path, lambda windows: {"blocks.3": column(2 * matrix(windows["embedding"])[:, :2])})
     done = pool(tmp_path, "--layer", "blocks.3")
     assert (done.code, done.stderr) == (0, "")
     assert [path.name for path in (tmp_path / "recordings").iterdir()] == ["mean@blocks.3"]
     assert f"read_parquet('{tmp_path}/recordings/mean@blocks.3')" in done.stdout
-    rows = pq.read_table(tmp_path / "recordings" / "mean@blocks.3").to_pylist()
+    rows = pooled_rows(tmp_path, "mean@blocks.3")
     assert sorted(row["file_id"] for row in rows) == sorted(N_WINDOWS)
     for row in rows:
-        expected = 2 * windows_of(row["file_id"], row["n_windows"]).mean(axis=0)[:2]
+        expected = 2 * vectors_of(row["file_id"], row["n_windows"]).mean(axis=0)[:2]
         assert np.allclose(row["embedding"], expected, atol=1e-6)
 
 
 def test_a_sequence_holds_every_window_in_order(pool: Callable[..., Outcome], tmp_path: Path) -> None:
-    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 4)
+    write_windows(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 4)
     assert pool(tmp_path, "--pooling", "sequence").code == 0
-    rows = pq.read_table(tmp_path / "recordings" / "sequence").to_pylist()
+    rows = pooled_rows(tmp_path, "sequence")
     assert sorted(row["file_id"] for row in rows) == sorted(N_WINDOWS)
     for row in rows:
-        assert np.array_equal(np.array(row["embedding"], np.float32), windows_of(row["file_id"], row["n_windows"]))
+        assert np.array_equal(np.array(row["embedding"], np.float32), vectors_of(row["file_id"], row["n_windows"]))
 
 
-def test_what_comes_later_is_added_and_what_is_gone_is_dropped(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_new_recordings_are_added_and_removed_recordings_are_dropped(
+    pool: Callable[..., Outcome], tmp_path: Path
+) -> None:
     half_done = {77: 9}
-    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 3)
-    write(str(tmp_path), [(77, w) for w in range(5)], half_done, 1, prefix="t")
+    write_windows(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 3)
+    write_windows(str(tmp_path), [(77, w) for w in range(5)], half_done, 1, prefix="t")
     done = pool(tmp_path)
     assert done.code == 1
     assert done.stderr.count("\n") == 1
-    assert "1 recording left out, of which not every window is there exactly once" in done.stderr
-    assert pq.read_table(tmp_path / "recordings" / "mean").num_rows == len(N_WINDOWS)
+    assert "1 recording left out, because windows are missing or repeated" in done.stderr
+    assert len(pooled_rows(tmp_path)) == len(N_WINDOWS)
     before = {path.name for path in (tmp_path / "recordings" / "mean").glob("*.parquet")}
 
-    write(str(tmp_path), [(77, w) for w in range(5, 9)], half_done, 1, prefix="u")
+    write_windows(str(tmp_path), [(77, w) for w in range(5, 9)], half_done, 1, prefix="u")
     done = pool(tmp_path)
     assert (done.code, done.stderr) == (0, "")
     assert "5 pooled before, 1 to do" in done.stdout
     assert before < {path.name for path in (tmp_path / "recordings" / "mean").glob("*.parquet")}
-    rows = pq.read_table(tmp_path / "recordings" / "mean").to_pylist()
+    rows = pooled_rows(tmp_path)
     added = next(row for row in rows if row["file_id"] == 77)
-    assert np.allclose(added["embedding"], windows_of(77, 9).mean(axis=0), atol=1e-6)
+    assert np.allclose(added["embedding"], vectors_of(77, 9).mean(axis=0), atol=1e-6)
 
     for prefix in "tu":
         (tmp_path / "embeddings" / f"{prefix}0.parquet").unlink()
     done = pool(tmp_path)
     assert done.code == 0
     assert "5 pooled before, 0 to do" in done.stdout
-    assert sorted(pq.read_table(tmp_path / "recordings" / "mean")["file_id"].to_pylist()) == sorted(N_WINDOWS)
+    assert sorted(row["file_id"] for row in pooled_rows(tmp_path)) == sorted(N_WINDOWS)
 
 
-def test_a_run_that_died_is_gone_on_with(pool: Callable[..., Outcome], tmp_path: Path) -> None:
-    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 3)
+def test_a_run_that_died_is_continued(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write_windows(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 3)
     inventory = Store(str(tmp_path), "").read()
-    mean = Pooled(str(tmp_path), ("mean",), json.dumps(json.loads(SETTINGS), sort_keys=True))
-    todo = plan(mean, inventory, inventory.recordings(), complete(inventory.recordings()))
-    assert len(todo.groups) == 1
-    # Then the machine was switched off.
-    pool_shards(todo.shards.slice(0, 2), mean)
-    parts = list(tmp_path.rglob(".parts/*"))
-    assert len(parts) == 2
-    for shard in sorted((tmp_path / "embeddings").iterdir())[:2]:  # of which nothing but the keys is read any more
+    recordings = inventory.recordings()
+    output = PooledOutput(str(tmp_path), ("mean",), json.dumps(json.loads(SETTINGS), sort_keys=True))
+    backlog = find_backlog(output, inventory, recordings, complete_recordings(recordings))
+    assert len(backlog.groups) == 1
+    # The run dies after two shards.
+    pool_shards(backlog.shards.slice(0, 2), output)
+    assert len(list(tmp_path.rglob(".parts/*"))) == 2
+    for shard in sorted((tmp_path / "embeddings").iterdir())[:2]:  # the vectors of these shards are not read again
         table = pq.read_table(shard)
         zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(len(table) * DIM, np.float32)), DIM)
         pq.write_table(table.set_column(table.column_names.index("embedding"), "embedding", zeros), shard)
     done = pool(tmp_path)
     assert (done.code, done.stderr) == (0, "")
-    rows = pq.read_table(tmp_path / "recordings" / "mean").to_pylist()
+    rows = pooled_rows(tmp_path)
     assert sorted(row["file_id"] for row in rows) == sorted(N_WINDOWS)
     for row in rows:
-        assert np.allclose(row["embedding"], windows_of(row["file_id"], row["n_windows"]).mean(axis=0), atol=1e-6)
+        assert np.allclose(row["embedding"], vectors_of(row["file_id"], row["n_windows"]).mean(axis=0), atol=1e-6)
 
 
-def test_vectors_of_other_settings_are_not_taken_for_these(pool: Callable[..., Outcome], tmp_path: Path) -> None:
-    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 2)
+def test_rows_of_other_settings_are_pooled_again(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write_windows(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 2)
     assert pool(tmp_path).code == 0
-    for shard in (tmp_path / "embeddings").iterdir():  # as after another run of jobs.embed into the emptied folder
+    for shard in (tmp_path / "embeddings").iterdir():  # another run of jobs.embed into the emptied folder
         table = pq.read_table(shard)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(len(table) * DIM, np.float32)), DIM)
-        table = table.set_column(table.column_names.index("embedding"), "embedding", vectors)
+        ones = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(len(table) * DIM, np.float32)), DIM)
+        table = table.set_column(table.column_names.index("embedding"), "embedding", ones)
         pq.write_table(table.replace_schema_metadata({SETTINGS_KEY: '{"model": "another"}'}), shard)
     done = pool(tmp_path)
     assert (done.code, done.stderr) == (0, "")
     assert "0 pooled before, 5 to do" in done.stdout
-    rows = pq.read_table(tmp_path / "recordings" / "mean").to_pylist()
+    rows = pooled_rows(tmp_path)
     assert sorted(row["file_id"] for row in rows) == sorted(N_WINDOWS)
     assert {value for row in rows for value in row["embedding"]} == {1.0}
 
 
-def test_rows_that_are_there_twice_are_left_out_and_said(pool: Callable[..., Outcome], tmp_path: Path) -> None:
-    write(str(tmp_path), [(3, w) for w in range(7)], N_WINDOWS, 1)
-    write(str(tmp_path), [(8, 0)], N_WINDOWS, 1, prefix="t")
-    write(str(tmp_path), [(8, 0)], N_WINDOWS, 1, prefix="u")
+def test_recordings_with_repeated_rows_are_left_out_and_counted(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write_windows(str(tmp_path), [(3, w) for w in range(7)], N_WINDOWS, 1)
+    write_windows(str(tmp_path), [(8, 0)], N_WINDOWS, 1, prefix="t")
+    write_windows(str(tmp_path), [(8, 0)], N_WINDOWS, 1, prefix="u")
     done = pool(tmp_path)
     assert done.code == 1
     assert "1 recording left out" in done.stderr
-    assert pq.read_table(tmp_path / "recordings" / "mean")["file_id"].to_pylist() == [3]
+    assert [row["file_id"] for row in pooled_rows(tmp_path)] == [3]
 
 
-def test_a_damaged_file_is_named_in_one_line(pool: Callable[..., Outcome], tmp_path: Path) -> None:
-    write(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 1)
+def test_a_damaged_shard_is_named_in_one_line(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+    write_windows(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 1)
     shard = tmp_path / "embeddings" / "s0.parquet"
     vectors = pq.ParquetFile(shard).metadata.row_group(0).column(9)
     assert vectors.path_in_schema.startswith("embedding")
     content = bytearray(shard.read_bytes())
-    start = vectors.data_page_offset + 40  # the keys, and the page's own header, can be read
+    start = vectors.data_page_offset + 40  # after the header of the page, so that the keys can be read
     content[start : start + 400] = bytes(400)
     shard.write_bytes(content)
     done = pool(tmp_path)
@@ -221,11 +234,11 @@ def test_a_damaged_file_is_named_in_one_line(pool: Callable[..., Outcome], tmp_p
     assert done.stderr.count("\n") == 1
 
 
-# A Ray of its own takes a quarter of a minute; that storage is S3 or a disk, tests of claim, store and embed_s3 show.
+# Long, because it starts a Ray of its own (15 s). Shorter tests of S3 are those of the claim, the store and jobs.embed.
 @pytest.mark.long
 def test_an_output_in_s3_is_pooled_there(s3_api: Any, bucket: str) -> None:
-    write(f"s3://{bucket}/out", shuffled(N_WINDOWS), N_WINDOWS, 2)
-    with ray_of(2) as address:  # workers take the AWS environment from the process that starts them
+    write_windows(f"s3://{bucket}/out", shuffled(N_WINDOWS), N_WINDOWS, 2)
+    with ray_of(2) as address:  # a new Ray, because workers have the AWS environment of its process
         done = run_pool(address, f"s3://{bucket}/out", "--pooling", "max")
     assert (done.code, done.stderr) == (0, "")
     keys = [item["Key"] for item in s3_api.list_objects_v2(Bucket=bucket, Prefix="out/recordings/")["Contents"]]
@@ -237,19 +250,17 @@ def test_an_output_in_s3_is_pooled_there(s3_api: Any, bucket: str) -> None:
     ("pooling", "reason"),
     [
         ("maen", "'maen' is not one of mean, max, std, sequence (did you mean 'mean'?)"),
-        ("mean+mean", "'mean+mean' names the same twice"),
-        ("mean+sequence", "sequence keeps every window, and is joined with nothing"),
+        ("mean+mean", "'mean+mean' names a pooling twice"),
+        ("mean+sequence", "sequence keeps every window, and cannot be joined with other poolings"),
         ("", "'' is not one of mean, max, std, sequence"),
     ],
 )
-def test_a_pooling_that_is_none_is_refused(
-    pooling: str, reason: str, pool: Callable[..., Outcome], tmp_path: Path
-) -> None:
+def test_an_unknown_pooling_is_refused(pooling: str, reason: str, pool: Callable[..., Outcome], tmp_path: Path) -> None:
     done = pool(tmp_path, "--pooling", pooling)
     assert (done.code, done.stderr) == (2, f"avex-batch: --pooling: {reason}\n")
 
 
-def test_where_there_are_no_embeddings_nothing_is_pooled(pool: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_an_output_without_embeddings_is_refused(pool: Callable[..., Outcome], tmp_path: Path) -> None:
     done = pool(tmp_path)
     assert done.code == 2
     assert "holds no embeddings: write them with jobs.embed" in done.stderr
@@ -262,34 +273,34 @@ def test_where_there_are_no_embeddings_nothing_is_pooled(pool: Callable[..., Out
     seed=st.integers(0, 99),
     group_windows=st.sampled_from([1, 10, 32_768]),
 )
-def test_a_plan_has_every_recording_once(
+def test_a_backlog_has_every_recording_once(
     n_windows: dict[int, int], n_shards: int, seed: int, group_windows: int
 ) -> None:
-    rows = np.array([(i, w, n) for i, n in n_windows.items() for w in range(n)])
-    shard = np.random.default_rng(seed).integers(0, n_shards, len(rows))
-    spans = []
+    windows = np.array([(i, index, n) for i, n in n_windows.items() for index in range(n)])
+    shard = np.random.default_rng(seed).integers(0, n_shards, len(windows))
+    window_ranges = []
     for number in range(n_shards):
-        own = rows[shard == number]
-        keys = {"file_id": own[:, 0], "window_index": own[:, 1], "n_windows": own[:, 2], "duration": own[:, 2] * 1.0}
-        spans.append(find_window_ranges(pa.table(keys), number))
-    inventory = Inventory.of(
-        [f"/out/embeddings/s{at}.parquet" for at in range(n_shards)], spans, pa.table({"file_id": []})
-    )
+        file_id, index, n = windows[shard == number].T
+        keys = {"file_id": file_id, "window_index": index, "n_windows": n, "duration": n * 1.0}
+        window_ranges.append(find_window_ranges(pa.table(keys), number))
+    uris = [f"/out/embeddings/s{number}.parquet" for number in range(n_shards)]
+    inventory = Inventory.of(uris, window_ranges, pa.table({"file_id": []}))
     recordings = inventory.recordings()
-    assert sorted(complete(recordings)) == sorted(n_windows)
+    complete = complete_recordings(recordings)
+    assert sorted(complete) == sorted(n_windows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pooled_output, "GROUP_WINDOWS", group_windows)
-        found = plan(Pooled("/out", ("mean",), "{}"), inventory, recordings, complete(recordings))
-    for group in found.groups.to_pylist():
-        assert len(group["ids"]) == 1 or sum(n_windows[i] for i in group["ids"]) <= 2 * group_windows + 9
-    shards = {row["uri"]: row for row in found.shards.to_pylist()}
-    whole = [i for row in shards.values() for i in row["whole"]]
-    groups = found.groups.to_pylist()
-    assert sorted(whole + [i for group in groups for i in group["ids"]]) == sorted(n_windows)
+        backlog = find_backlog(PooledOutput("/out", ("mean",), "{}"), inventory, recordings, complete)
+    groups = backlog.groups.to_pylist()
+    for group in groups:
+        assert len(group["file_ids"]) == 1 or sum(n_windows[i] for i in group["file_ids"]) <= 2 * group_windows + 9
+    shards = {task["uri"]: task for task in backlog.shards.to_pylist()}
+    whole = [i for task in shards.values() for i in task["whole"]]
+    assert sorted(whole + [i for group in groups for i in group["file_ids"]]) == sorted(n_windows)
     for id_ in n_windows:
-        holds = {f"/out/embeddings/s{at}.parquet" for at in shard[rows[:, 0] == id_]}
-        assert {uri for uri, row in shards.items() if id_ in row["whole"] + row["split"]} == holds
-        assert (id_ in whole) == (len(holds) == 1)
-        group = next((group for group in groups if id_ in group["ids"]), None)
+        holders = {uris[number] for number in shard[windows[:, 0] == id_]}
+        assert {uri for uri, task in shards.items() if id_ in task["whole"] + task["split"]} == holders
+        assert (id_ in whole) == (len(holders) == 1)
+        group = next((group for group in groups if id_ in group["file_ids"]), None)
         if group is not None:
-            assert {shards[uri]["parts"] for uri in holds} <= set(group["parts"])
+            assert {shards[uri]["partials"] for uri in holders} <= set(group["partials"])

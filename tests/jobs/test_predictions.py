@@ -1,4 +1,4 @@
-"""Predictions: the classifier that a checkpoint brings, by its label map, from the pass that gives the embedding."""
+"""Predictions of a checkpoint's classifier, with the names of its label map."""
 
 import json
 from pathlib import Path
@@ -11,24 +11,26 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from embedding.config import EmbedConfig, make_config
-from embedding.encoding.devices import Cpu
 from embedding.encoding.encode_batch import encode_batch
-from embedding.encoding.encoder import Encoder
 from embedding.encoding.models import check_fits, find_model
 from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
-from tests.support.audio import tone
-from tests.support.encoding import windows_table
+from tests.support.encoding import make_encoder, tone_windows, windows_table
 from tests.support.models import BEATS, EFFICIENTNET
 
 MODELS = {BEATS: ("classifier", 768), EFFICIENTNET: ("model.classifier.1", 1280)}
 N_LABELS = 7
 
 
-def write_classifier(
-    folder: Path, features: Path, model: str, n_labels: int = N_LABELS, n_outputs: int = N_LABELS
-) -> Path:
-    """A checkpoint with a classifier, and its label map beside it. Labels are not in the order of their numbers."""
+def write_classifier(folder: Path, features: Path, model: str, n_outputs: int = N_LABELS) -> Path:
+    """Write a checkpoint with a classifier, and its label map; labels are not in the order of their numbers.
+
+    Args:
+        folder: the folder of both files.
+        features: a checkpoint without a classifier.
+        model: name of the model.
+        n_outputs: number of outputs of the classifier.
+    """
     name, dim = MODELS[model]
     random = torch.Generator().manual_seed(5)
     tensors = load_file(features) | {
@@ -42,17 +44,13 @@ def write_classifier(
     return path
 
 
-def config(checkpoint: object, model: str, k: int) -> EmbedConfig:
+def make_request(checkpoint: object, model: str, k: int) -> EmbedConfig:
     request = {"input": "a", "output": "b", "model": model, "checkpoint": str(checkpoint), "window_s": 1.0}
     return make_config(request | {"predict": k})
 
 
-def settings(checkpoint: object, model: str, k: int) -> Settings:
-    return Settings.of(config(checkpoint, model, k))
-
-
-def some_windows(n: int) -> np.ndarray:
-    return np.stack([tone(1.0, 16_000, 200.0 * (i + 1), seed=i) for i in range(n)])
+def make_settings(checkpoint: object, model: str, k: int) -> Settings:
+    return Settings.of(make_request(checkpoint, model, k))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -61,9 +59,8 @@ def test_predictions_are_those_of_avex(
     model: str, options: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     path = write_classifier(tmp_path, checkpoints[model], model)
-    windows = some_windows(4)
-    request = {"input": "a", "output": "b", "model": model, "checkpoint": str(path), "window_s": 1.0, "predict": 3}
-    encoder = Encoder(Settings.of(make_config(request | options)), Cpu(), 2)
+    windows = tone_windows(4)
+    encoder = make_encoder(path, model, predict=3, **options)
     table, failures = encode_batch([encoder], windows_table(windows))
     assert not failures
 
@@ -74,60 +71,67 @@ def test_predictions_are_those_of_avex(
     supervised.eval()
     with torch.inference_mode():
         logits = torch.cat([supervised(torch.from_numpy(row)[None]) for row in windows])
-    by_number = {number: label for label, number in json.loads((tmp_path / "label_map.json").read_text()).items()}
+    names = {number: label for label, number in json.loads((tmp_path / "label_map.json").read_text()).items()}
     best = logits.topk(3)
-    assert table["0.labels"].to_pylist() == [[by_number[i] for i in row] for row in best.indices.tolist()]
+    assert table["0.labels"].to_pylist() == [[names[i] for i in row] for row in best.indices.tolist()]
     assert np.abs(np.array(table["0.scores"].to_pylist()) - best.values.sigmoid().numpy()).max() <= 1e-5
-    assert np.ptp(best.values.numpy(), axis=0).max() > 1e-3  # or any order of windows would do
+    assert np.ptp(best.values.numpy(), axis=0).max() > 1e-3  # otherwise windows in any order would pass
 
 
-def test_random_weights_predict_labels_that_say_so() -> None:
-    table, _ = encode_batch([Encoder(settings("random", EFFICIENTNET, 2), Cpu(), 1)], windows_table(some_windows(2)))
+def test_labels_of_random_weights_are_called_random() -> None:
+    encoder = make_encoder("random", EFFICIENTNET, predict=2)
+    table, _ = encode_batch([encoder], windows_table(tone_windows(2)))
     assert all(len(row) == 2 and row[0].startswith("random label ") for row in table["0.labels"].to_pylist())
 
 
-def test_a_model_without_a_classifier_says_so_before_any_work(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_a_model_without_a_classifier_is_refused_before_work_begins(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
     for name in ("esp_aves2_eat_all", "esp_aves2_naturelm_audio_v1_beats"):
         with pytest.raises(RequestError, match=rf"--predict: {name} has no classifier; leave --predict out"):
-            settings("random", name, 1)
+            make_settings("random", name, 1)
     with pytest.raises(RequestError, match=r"--predict: esp_aves2_sed_birdcode_beats_encoder has no classifier, and"):
-        settings(checkpoints[BEATS], "esp_aves2_sed_birdcode_beats_encoder", 1)
+        make_settings(checkpoints[BEATS], "esp_aves2_sed_birdcode_beats_encoder", 1)
     (tmp_path / "label_map.json").write_text('{"a": 0}')
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(checkpoints[BEATS]), bare)
     with pytest.raises(RequestError, match=r"--predict: .*bare.safetensors holds no classifier \(classifier.weight\)"):
-        settings(bare, BEATS, 1)
+        make_settings(bare, BEATS, 1)
 
 
-def test_its_own_weights_given_by_hand_bring_no_classifier_either() -> None:
-    own = find_model("esp_aves2_eat_all")
+def test_a_models_own_checkpoint_named_as_an_option_has_no_classifier() -> None:
+    model = find_model("esp_aves2_eat_all")
     with pytest.raises(RequestError, match=r"--predict: esp_aves2_eat_all has no classifier; leave --predict out"):
-        check_fits(own, config(own.checkpoint, own.name, 1), 16_000)
+        check_fits(model, make_request(model.checkpoint, model.name, 1), 16_000)
 
 
-def test_a_checkpoint_of_the_hub_brings_the_label_map_beside_it(
+def test_the_label_map_beside_a_checkpoint_of_the_hub_is_used(
     tmp_path: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From a cache laid out as the hub's client does it."""
+    """The cache is laid out as the hub's client does it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--lab--tuned"
     folder = repository / "snapshots" / ("0" * 40) / "beats"
-    for made in (folder, repository / "refs"):
-        made.mkdir(parents=True)
+    for new_folder in (folder, repository / "refs"):
+        new_folder.mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
     write_classifier(folder, checkpoints[BEATS], BEATS)
     uri = "hf://lab/tuned/beats/supervised.safetensors"
-    assert settings(uri, BEATS, 1).label_map == settings(folder / "supervised.safetensors", BEATS, 1).label_map
+    assert (
+        make_settings(uri, BEATS, 1).label_map == make_settings(folder / "supervised.safetensors", BEATS, 1).label_map
+    )
     (folder / "label_map.json").unlink()
     with pytest.raises(RequestError, match=r"the label map of .* \(hf://lab/tuned/beats/label_map.json\) could not be"):
-        settings(uri, BEATS, 1)
+        make_settings(uri, BEATS, 1)
 
 
-def test_a_label_map_that_does_not_fit_is_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_a_label_map_of_another_length_than_the_classifier_is_refused(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
     path = write_classifier(tmp_path, checkpoints[BEATS], BEATS, n_outputs=5)
     with pytest.raises(RequestError, match=r"has a classifier of 5 outputs, its label map 7 labels"):
-        settings(path, BEATS, 1)
+        make_settings(path, BEATS, 1)
 
 
 @pytest.mark.parametrize(
@@ -146,14 +150,14 @@ def test_a_classifier_of_other_shapes_is_refused(
     name, _ = MODELS[EFFICIENTNET]
     save_file({f"{name}.{part}": torch.zeros(shape) for part, shape in shapes.items()}, path)
     with pytest.raises(RequestError, match=message):
-        settings(path, EFFICIENTNET, 1)
+        make_settings(path, EFFICIENTNET, 1)
 
 
-def test_damaged_weights_are_refused_before_any_work(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_a_damaged_checkpoint_is_refused_before_work_begins(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(RequestError, match=r"--checkpoint: .*supervised.safetensors is damaged"):
-        settings(path, EFFICIENTNET, 1)
+        make_settings(path, EFFICIENTNET, 1)
 
 
 @pytest.mark.parametrize(
@@ -177,20 +181,20 @@ def test_a_damaged_label_map_is_refused(content: str, tmp_path: Path, checkpoint
     path = write_classifier(tmp_path, checkpoints[BEATS], BEATS)
     (tmp_path / "label_map.json").write_text(content)
     with pytest.raises(RequestError, match=r"--predict: .*label_map.json is no label map"):
-        settings(path, BEATS, 1)
+        make_settings(path, BEATS, 1)
 
 
-def test_more_labels_than_there_are_cannot_be_told(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_more_labels_than_the_model_has_are_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
     with pytest.raises(RequestError, match=r"--predict: esp_aves2_effnetb0_all has 7 labels, fewer than 8"):
-        settings(path, EFFICIENTNET, 8)
+        make_settings(path, EFFICIENTNET, 8)
 
 
-def test_a_label_map_too_large_for_one_is_refused_unread(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_a_file_too_large_for_a_label_map_is_refused_unread(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     path = write_classifier(tmp_path, checkpoints[BEATS], BEATS)
     with (tmp_path / "label_map.json").open("wb") as file:
         file.truncate(1 << 30)
     with pytest.raises(
         RequestError, match=rf"--predict: cannot read {tmp_path}/label_map.json: larger than [\d,]+ bytes"
     ):
-        settings(path, BEATS, 1)
+        make_settings(path, BEATS, 1)

@@ -1,4 +1,4 @@
-"""Machine types as AWS describes them, from the copy that moto ships: no account and no network needed."""
+"""AWS machine types, from the copy of AWS's data in moto: no account and no network needed."""
 
 from functools import cache
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import boto3
 from moto import mock_aws
 
-# Keys of no account; moto answers.
+# Keys without an account: moto answers the requests.
 KEYS = {"aws_access_key_id": "none", "aws_secret_access_key": "none"}
 REGION = "us-west-2"
 

@@ -1,4 +1,4 @@
-"""Ray clusters of several nodes on this machine, which come and go while a test looks on."""
+"""Ray clusters of several nodes on this machine; a test adds and removes nodes."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ from typing import IO, Any
 
 from tests.support.commands import environment
 
-# The nodes are children of this program, and end with it.
+# The nodes are child processes of this program, and end with it.
 PROGRAM = """
 import json, sys, tempfile
 from ray.cluster_utils import Cluster
 
-# Ports are free ones: another Ray of this machine may have the usual ones, and then no agent starts jobs.
+# A free port: another Ray on this machine may use the default port, and then no agent starts jobs.
 head = {"num_cpus": 0, "object_store_memory": 256 << 20, "dashboard_agent_listen_port": 0} | json.loads(sys.argv[1])
 cluster = Cluster()
 cluster.add_node(wait=False, **head)
@@ -26,11 +26,11 @@ print(json.dumps([cluster.address, cluster.head_node.webui_url]), flush=True)
 for line in sys.stdin:
     verb, argument = json.loads(line)
     if verb == "add":
-        # A temporary directory of its own, as on a machine of its own: else each node unpacks a job's working directory
-        # over that of the others.
+        # Each node has a temporary directory, as on a separate machine: in a common directory each node would unpack a
+        # job's working directory over the directories of the other nodes.
         folder = tempfile.mkdtemp(prefix="node-", dir=sys.argv[2])
         node = cluster.add_node(wait=False, object_store_memory=512 << 20, temp_dir=folder, **argument)
-        cluster.wait_for_nodes(timeout=120)  # on a busy machine it may take longer than Ray's own 30 s
+        cluster.wait_for_nodes(timeout=120)  # Ray's default, 30 s, is too short for a busy machine
         nodes[node.node_id] = node
         print(json.dumps(node.node_id), flush=True)
     elif verb == "metrics":
@@ -43,44 +43,50 @@ cluster.shutdown()
 
 
 @dataclass
-class Nodes:
-    """A running cluster. ``ids`` are those of its nodes other than the head, the oldest first."""
+class LocalCluster:
+    """A running cluster.
+
+    Attributes:
+        address: address of the head.
+        dashboard: host and port of the dashboard; empty without a dashboard.
+        ids: ids of the nodes except the head, the oldest first.
+    """
 
     address: str
-    dashboard: str  # host:port, if it has one
+    dashboard: str
     _stdin: IO[str]
     _stdout: IO[str]
     ids: list[str] = field(default_factory=list)
 
     def add(self, num_cpus: int = 1, num_gpus: int = 0) -> str:
-        """A node more; its id."""
-        self.ids.append(self._ask("add", {"num_cpus": num_cpus, "num_gpus": num_gpus}))
+        """Add a node, and return its id."""
+        self.ids.append(self._call("add", {"num_cpus": num_cpus, "num_gpus": num_gpus}))
         return self.ids[-1]
 
     def lose(self, node_id: str) -> None:
-        """As when its machine is switched off."""
+        """End a node as if its machine was switched off."""
         self.ids.remove(node_id)
-        self._ask("lose", node_id)
+        self._call("lose", node_id)
 
     def metrics_urls(self) -> list[str]:
-        """The pages that Prometheus would scrape, one per node."""
-        return [f"http://127.0.0.1:{port}/metrics" for port in self._ask("metrics", None)]
+        """Return the pages that Prometheus would read, one per node."""
+        return [f"http://127.0.0.1:{port}/metrics" for port in self._call("metrics", None)]
 
     def drain(self, node_id: str, deadline_s: int) -> None:
-        """Announce what a spot machine is told: its end, in so many seconds."""
+        """Announce the end of a node in ``deadline_s`` seconds, as AWS announces the end of a spot machine."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.address]
         command += ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"]
         command += ["--deadline-remaining-seconds", str(deadline_s)]
         subprocess.run(command, check=True, capture_output=True, env=environment(), timeout=60)
 
-    def _ask(self, verb: str, argument: Any) -> Any:
+    def _call(self, verb: str, argument: Any) -> Any:
         self._stdin.write(json.dumps([verb, argument]) + "\n")
         self._stdin.flush()
         return _answer(self._stdout)
 
 
 def _answer(stdout: IO[str]) -> Any:
-    """The next line that is ours: Ray prints, too."""
+    """Return the next answer of the program; skip the lines that Ray prints."""
     for line in stdout:
         try:
             return json.loads(line)
@@ -90,21 +96,25 @@ def _answer(stdout: IO[str]) -> Any:
 
 
 @contextmanager
-def cluster_of(
+def local_cluster(
     *num_cpus: int, cwd: Path | None = None, env: dict[str, str] | None = None, **head: Any
-) -> Iterator[Nodes]:
-    """A head, without CPUs unless ``head`` (arguments of ``ray.init``) says otherwise, and nodes with so many CPUs.
+) -> Iterator[LocalCluster]:
+    """Run a cluster.
 
-    All of them are in the directory ``cwd``, with ``env`` in their environment.
+    Args:
+        num_cpus: number of CPUs of each node.
+        cwd: working directory of all nodes.
+        env: further variables in the environment of all nodes.
+        head: arguments of ``ray.init`` for the head, which has no CPUs by default.
     """
-    # Not pytest's folder, whose name is too long for the sockets in it.
+    # A folder of pytest has a name that is too long for the sockets in it.
     with (
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(head), folder],
             env=environment(
-                RAY_metrics_report_interval_ms="1000",  # instead of ten seconds
+                RAY_metrics_report_interval_ms="1000",  # Ray's default is ten seconds
                 RAY_JOB_STOP_WAIT_TIME_S="30",  # as in the image
                 **env or {},
             ),
@@ -119,10 +129,10 @@ def cluster_of(
         assert process.stdout is not None
         try:
             address, dashboard = _answer(process.stdout)
-            nodes = Nodes(address, dashboard or "", process.stdin, process.stdout)
+            cluster = LocalCluster(address, dashboard or "", process.stdin, process.stdout)
             for n in num_cpus:
-                nodes.add(n)
-            yield nodes
+                cluster.add(n)
+            yield cluster
         except EOFError as error:
             log.seek(0)
             raise RuntimeError(f"the cluster's program ended:\n{log.read()}") from error

@@ -1,4 +1,4 @@
-"""Commands as a user runs them, each in a process of its own."""
+"""Commands as a user runs them, each in a separate process."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Outcome:
-    """The end of a command, as a user sees it."""
+    """Exit code and output of a command."""
 
     code: int
     stdout: str
@@ -22,16 +22,19 @@ class Outcome:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of this process for a process that starts or finds a Ray, without tokens.
+    """Return the environment of this process for a command that starts or finds a Ray, without token authentication.
 
-    A local Ray makes a token that other processes then need; on loopback, in a test, there is nothing to guard.
+    A local Ray would create a token that all other processes need. In tests on loopback a token protects nothing.
+
+    Args:
+        more: further variables.
     """
     return os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"} | more
 
 
 @contextmanager
 def running(command: Sequence[object], env: dict[str, str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A command while the block goes on, what it says on one pipe; it is killed at the end."""
+    """Run a command during the block, with stdout and stderr in one pipe; kill it after the block."""
     with subprocess.Popen(
         [*map(str, command)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     ) as process:
@@ -42,7 +45,7 @@ def running(command: Sequence[object], env: dict[str, str], **options: Any) -> I
 
 
 def run_embed(*arguments: object, env: dict[str, str]) -> Outcome:
-    """``python -m jobs.embed`` in a process of its own."""
+    """Run ``python -m jobs.embed`` in a separate process."""
     command = [sys.executable, "-m", "jobs.embed", *map(str, arguments)]
     done = subprocess.run(
         command,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.decoding import decode as stage
-from embedding.decoding.events import Decoded, DecodingEvent, EndedWithoutWindows, Failed, Opened, Unchanged, Windows
+from embedding.decoding.events import Decoded, DecodingEvent, Failed, NoMoreWindows, Opened, Unchanged, Windows
 from embedding.decoding.isolated import decode_isolated
 from embedding.schema.failures import Failure
 from embedding.schema.recordings import RECORDINGS, read_pending
@@ -53,7 +53,7 @@ class EventRecord:
                     self.events.append(failure)
                 case Unchanged(file_id):
                     self.events.append(f"{file_id} unchanged")
-                case EndedWithoutWindows():
+                case NoMoreWindows():
                     self.events.append("without windows")
                 case Decoded(duration_s):
                     self.audio_s += duration_s

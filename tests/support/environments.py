@@ -1,4 +1,4 @@
-"""Python environments on top of this one, with packages that this one does not have."""
+"""Python environments that extend the environment of the tests by further packages."""
 
 import subprocess
 import sysconfig
@@ -7,13 +7,17 @@ from pathlib import Path
 
 
 def make_environment(folder: Path, packages: Path) -> Path:
-    """Return the Python of a new environment with ``packages``, a requirements file.
+    """Create an environment, and return its Python.
 
-    Packages that need other versions than ours are found before ours, which stay as they are.
+    Packages of the new environment precede packages of the environment of the tests, which does not change.
+
+    Args:
+        folder: folder of the new environment.
+        packages: a requirements file.
     """
     venv.create(folder, with_pip=True)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
-    Path(paths["purelib"], "ours.pth").write_text(sysconfig.get_paths()["purelib"])
+    Path(paths["purelib"], "environment_of_the_tests.pth").write_text(sysconfig.get_paths()["purelib"])
     python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", packages], check=True, timeout=1200)
     return python

@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that fails as stores do: reads and writes alike, when and how a test says."""
+"""A proxy in front of an S3 server that injects the faults of real stores into reads and writes, as a test chooses."""
 
 import socket
 import struct
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 SLOW_DOWN = "503 SlowDown"
 INTERNAL_ERROR = "500 InternalError"
-NOT_IMPLEMENTED = "501 NotImplemented"  # a store's answer to a header it does not know: for ever
+NOT_IMPLEMENTED = "501 NotImplemented"  # the permanent answer of a store to a header that it does not know
 FORBIDDEN = "403 AccessDenied"
 EXPIRED = "400 ExpiredToken"
 CONFLICT = "409 ConditionalRequestConflict"
@@ -32,53 +32,65 @@ ANSWERS = {
     CONFLICT: (409, "ConditionalRequestConflict", "A conflicting operation is in progress. Try again."),
     NOT_IMPLEMENTED: (501, "NotImplemented", "A header you provided implies functionality that is not implemented."),
 }
-PASSING = {
+# Transient faults of each HTTP method.
+TRANSIENT = {
     "GET": (SHORT, CUT, SLOW_DOWN, RESET, INTERNAL_ERROR, SLOW),
     "HEAD": (SLOW_DOWN, RESET, INTERNAL_ERROR, SLOW),
     "PUT": (LOST, SLOW_DOWN, RESET, INTERNAL_ERROR, SLOW),
     "DELETE": (LOST, SLOW_DOWN, RESET, INTERNAL_ERROR, SLOW),
 }
 
-Choice = Callable[["Request"], str | None]  # which fault a request meets
+FaultChoice = Callable[["Request"], str | None]  # the fault for a request, if any
 
 
 class FaultyS3:
-    """``choose`` decides; ``done`` counts the faults that were really committed, ``asked`` all requests by verb."""
+    """State of the proxy.
+
+    Attributes:
+        host: host and port of the S3 server.
+        url: endpoint of the proxy.
+        choose: chooses the fault for each request.
+        slow_s: seconds before a slow answer.
+        n_faults: number of injected faults, by kind.
+        n_requests: number of requests, by HTTP method.
+    """
 
     def __init__(self, upstream: str) -> None:
         self.host = urlsplit(upstream).netloc
         self.url = ""
-        self.choose: Choice = lambda _: None
+        self.choose: FaultChoice = lambda _: None
         self.slow_s = 0.3
-        self.done, self.asked = Counter[str](), Counter[str]()
+        self.n_faults, self.n_requests = Counter[str](), Counter[str]()
         self.lock = threading.Lock()
 
-    def fault(self, request: "Request") -> str:
+    def fault_for(self, request: "Request") -> str:
+        """Count a request, and return the kind of its fault; empty for no fault."""
         with self.lock:
-            self.asked[request.command] += 1
+            self.n_requests[request.command] += 1
             kind = self.choose(request) or ""
-            self.done.update([kind] if kind else [])
+            self.n_faults.update([kind] if kind else [])
         return kind
 
 
-def first(n: int, kind: str, verb: str = "") -> Choice:
-    """The first ``n`` requests (of this verb) fail in this way, the others do not."""
+def fail_first(n: int, kind: str, method: str = "") -> FaultChoice:
+    """Return a choice: the first ``n`` requests fail; with ``method``, only requests of this HTTP method."""
     left = iter(range(n))
-    return lambda request: kind if request.command == (verb or request.command) and next(left, n) < n else None
+    return lambda request: kind if request.command == (method or request.command) and next(left, n) < n else None
 
 
-def always(kind: str, verb: str = "") -> Choice:
-    return first(1 << 30, kind, verb)
+def fail_always(kind: str, method: str = "") -> FaultChoice:
+    """Return a choice: all requests fail; with ``method``, only requests of this HTTP method."""
+    return fail_first(1 << 30, kind, method)
 
 
-def every(n: int) -> Choice:
-    """The first of ``n`` requests of each verb fails, in the next of the ways in which the verb can fail."""
-    asked: Counter[str] = Counter()
+def fail_every(n: int) -> FaultChoice:
+    """Return a choice: of each HTTP method every ``n``-th request fails, with all transient faults in turn."""
+    n_requests: Counter[str] = Counter()
 
     def choose(request: "Request") -> str | None:
-        turn, i = divmod(asked[request.command], n)
-        asked[request.command] += 1
-        kinds = PASSING[request.command]
+        turn, i = divmod(n_requests[request.command], n)
+        n_requests[request.command] += 1
+        kinds = TRANSIENT[request.command]
         return None if i else kinds[turn % len(kinds)]
 
     return choose
@@ -89,8 +101,8 @@ class Request(BaseHTTPRequestHandler):
     proxy: FaultyS3
 
     def handle_request(self) -> None:
-        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        kind = self.proxy.fault(self)
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kind = self.proxy.fault_for(self)
         if kind in ANSWERS:
             status, code, message = ANSWERS[kind]
             body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
@@ -98,13 +110,13 @@ class Request(BaseHTTPRequestHandler):
         elif kind == RESET:
             self.reset()
         else:
-            self.forward(sent, kind)
+            self.forward(content, kind)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request  # noqa: N815 — named by http.server
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request  # noqa: N815 — names of http.server
 
-    def forward(self, sent: bytes, kind: str) -> None:
+    def forward(self, content: bytes, kind: str) -> None:
         upstream = HTTPConnection(self.proxy.host)
-        upstream.request(self.command, self.path, sent, dict(self.headers))
+        upstream.request(self.command, self.path, content, dict(self.headers))
         response = upstream.getresponse()
         body = response.read()
         headers = {name: value for name, value in response.getheaders() if name not in ("Connection", "Date")}
@@ -128,7 +140,7 @@ class Request(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def reset(self) -> None:
-        """Closed here (http.server would say goodbye first) and with nothing lingering, a connection ends with RST."""
+        """End the connection with RST: without lingering, and before http.server closes it in the regular way."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()
         self.connection.close()
@@ -139,12 +151,12 @@ class Request(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty(upstream: str) -> Iterator[FaultyS3]:
-    """A proxy in front of ``upstream`` (a URL); it lets everything through until told otherwise."""
+def faulty_s3_proxy(upstream: str) -> Iterator[FaultyS3]:
+    """Run a proxy in front of the S3 server at the URL ``upstream``. Without a choice of the test it has no faults."""
     proxy = FaultyS3(upstream)
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Request,), {"proxy": proxy})) as server:
-        server.daemon_threads = True  # a client that keeps its connection must not keep us
-        server.handle_error = lambda *_: None  # type: ignore[method-assign] — clients may leave when they like
+        server.daemon_threads = True  # the end must not wait for clients that keep their connections
+        server.handle_error = lambda *_: None  # type: ignore[method-assign] — clients may close connections at any time
         proxy.url = "http://{}:{}".format(*server.server_address)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         yield proxy

@@ -1,4 +1,4 @@
-"""File systems that are small, and folders that are closed."""
+"""Small file systems, and folders without permissions."""
 
 import os
 import shutil
@@ -13,14 +13,19 @@ import pytest
 
 @contextmanager
 def small_file_system(folder: Path, size: str) -> Iterator[Path]:
-    """A file system in memory at ``folder``, of ``size`` (like ``10m``); the test is skipped where none can be made."""
+    """Mount a file system in memory at ``folder``; skip the test if this machine does not allow it.
+
+    Args:
+        folder: a path that does not exist.
+        size: size of the file system, like ``10m``.
+    """
     folder.mkdir()
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0:
-        pytest.skip("mounting a small file system takes root")
+        pytest.skip("mounting a file system needs root")
     mounted = subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False)
     if mounted.returncode:
-        pytest.skip("this machine does not let even root mount a file system")
+        pytest.skip("this machine does not allow root to mount a file system")
     try:
         yield folder
     finally:
@@ -29,11 +34,11 @@ def small_file_system(folder: Path, size: str) -> Iterator[Path]:
 
 @contextmanager
 def without_privileges() -> Iterator[Path]:
-    """A directory of which the closed parts are closed to this test, even if root runs it."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as later:
+    """Yield a directory in which permissions are effective, even if root runs the test."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as cleanup:
         Path(folder).chmod(0o755)
         if os.geteuid() == 0:
-            later.callback(os.seteuid, 0)
+            cleanup.callback(os.seteuid, 0)
             os.chown(folder, 65534, -1)
             os.seteuid(65534)
         yield Path(folder)

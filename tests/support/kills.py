@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.support.audio import tone, write_audio
-from tests.support.clusters import Nodes
+from tests.support.clusters import LocalCluster
 from tests.support.commands import ROOT, environment, running
 from tests.support.models import EFFICIENTNET
 
@@ -179,7 +179,9 @@ def kill_driver(job: Job, rng: random.Random) -> Kill | None:
 DRAIN_S = 3  # instead of a spot machine's two minutes
 
 
-def kill_nodes(job: Job, nodes: Nodes, n_kills: int, every_s: tuple[float, float], rng: random.Random) -> list[Kill]:
+def kill_nodes(
+    job: Job, nodes: LocalCluster, n_kills: int, every_s: tuple[float, float], rng: random.Random
+) -> list[Kill]:
     """Run the job to its end while nodes are lost with all their processes and objects.
 
     Half of the nodes have a notice. A new node comes for each lost node.

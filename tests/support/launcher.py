@@ -1,4 +1,4 @@
-"""Ray's cluster launcher without machines: its command lines are recorded, and searched for the programs they need."""
+"""Ray's cluster launcher without machines: its command lines are recorded, and the programs in them are listed."""
 
 import json
 import re
@@ -8,15 +8,22 @@ from dataclasses import dataclass, field
 from subprocess import DEVNULL
 from typing import Any
 
-# Private to Ray, and imported in this file only. `ray up` and the head's autoscaler validate a configuration with these
-# functions, prepare AWS with `bootstrap_aws`, and set up each machine with NodeUpdater, which runs its command lines
-# through DockerCommandRunner. Ray has no public way to see those command lines or the requests to AWS.
+# Private modules of Ray, imported in this file only. `ray up` and the head's autoscaler validate a configuration with
+# these functions, prepare AWS with `bootstrap_aws`, and set up each machine with NodeUpdater, which runs its command
+# lines through DockerCommandRunner. Ray has no public way to see those command lines or the requests to AWS.
 from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.updater import NodeUpdater
 from ray.autoscaler._private.util import prepare_config, validate_config, with_head_node_ip
 from ray.autoscaler.node_provider import NodeProvider
 
-__all__ = ["bootstrap_aws", "bring_up", "prepare_config", "programs_here", "programs_in_container", "validate_config"]
+__all__ = [
+    "bootstrap_aws",
+    "bring_up",
+    "prepare_config",
+    "programs_in_container",
+    "programs_on_caller",
+    "validate_config",
+]
 
 BUILTINS = {"export", "source"}
 # Runs only if `cat FILE` fails; rsync gives each copied file to the container's user, who can read the file.
@@ -44,9 +51,11 @@ class RecordedProvider(NodeProvider):
 
 @dataclass
 class ProcessRecorder:
-    """The functions of ``subprocess`` that the launcher calls; records command lines and answers what a machine would.
+    """The functions of ``subprocess`` that the launcher calls: they record command lines and answer like a machine.
 
-    ``image_env`` is the answer to `docker inspect` for the image's environment.
+    Attributes:
+        image_env: the image's environment, for the answer to `docker inspect`.
+        lines: the recorded command lines.
     """
 
     image_env: dict[str, str]
@@ -59,7 +68,7 @@ class ProcessRecorder:
 
     def check_output(self, line: Sequence[str], **_: Any) -> bytes:
         text = " ".join(line)
-        was_started = any(" docker run " in " ".join(each).replace("(", " ") for each in self.lines)
+        was_started = any(" docker run " in " ".join(words).replace("(", " ") for words in self.lines)
         self.check_call(line)
         answers = {
             ".State.Running": "true" if was_started else "false",
@@ -107,7 +116,7 @@ def bring_up(config: dict[str, Any], image_env: dict[str, str], *, is_head: bool
     return recorder.lines
 
 
-def programs_here(lines: Sequence[Sequence[str]]) -> set[str]:
+def programs_on_caller(lines: Sequence[Sequence[str]]) -> set[str]:
     """Return the programs that ``lines`` need on the machine that runs them."""
     found = set()
     for line in lines:

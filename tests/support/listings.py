@@ -1,7 +1,9 @@
-"""Archives of names, and what is listed of them."""
+"""Archives of empty files, and what a listing finds in them."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,14 +29,14 @@ ODD_NAMES = [
     "-dash.wav",
     "two  spaces .wav",
     "Grünspecht.WAV",
-    "Gru\u0308nspecht.wav",  # the same to the eye, as macOS writes it
+    "Gru\u0308nspecht.wav",  # looks the same; macOS writes this form
     "録音 1.flac",
     "🐦.ogg",
 ]
 
 
-def make(root: Path, *names: str) -> Path:
-    """Files of one byte each; a listing does not look into them."""
+def make_files(root: Path, *names: str) -> Path:
+    """Write files of one byte each, and return ``root``; a listing does not read the content."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,33 +44,15 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def listing(*inputs: object, limit: int | None = None) -> Listing:
-    return list_recordings([str(uri) for uri in inputs], limit)
+def put_objects(s3_api: Any, bucket: str, *keys: str) -> str:
+    """Write objects of one byte each, and return the URI of the bucket."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda key: s3_api.put_object(Bucket=bucket, Key=key, Body=b"x"), keys))
+    return f"s3://{bucket}"
 
 
-def listed(*inputs: object, limit: int | None = None) -> list[str]:
-    return listing(*inputs, limit=limit).recordings["file"].to_pylist()
-
-
-def below(root: object, *inputs: object) -> list[str]:
-    """Return the listed names below ``root``."""
-    files = listed(*inputs or (root,))
-    assert all(file.startswith(f"{root}/") for file in files)
-    return [file.removeprefix(f"{root}/") for file in files]
-
-
-def refusal(*inputs: object) -> str:
-    """The one line with which a request is refused."""
-    with pytest.raises(RequestError) as refused:
-        listing(*inputs)
-    message = str(refused.value)
-    assert message.startswith("--input: ")
-    assert "\n" not in message
-    return message
-
-
-def manifest(path: Path, *files: str | None, column: str = "file") -> Path:
-    """A manifest with a further column; as text where ``path`` says .csv."""
+def write_manifest(path: Path, *files: str | None, column: str = "file") -> Path:
+    """Write a manifest with a further column, as text if the name of ``path`` ends in .csv."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".csv":
         with path.open("w", newline="") as stream:
@@ -80,6 +64,34 @@ def manifest(path: Path, *files: str | None, column: str = "file") -> Path:
     return path
 
 
+def list_inputs(*inputs: object, limit: int | None = None) -> Listing:
+    """Return the listing of ``inputs``."""
+    return list_recordings([str(uri) for uri in inputs], limit)
+
+
+def listed_files(*inputs: object, limit: int | None = None) -> list[str]:
+    """Return the files that are listed."""
+    return list_inputs(*inputs, limit=limit).recordings["file"].to_pylist()
+
+
+def listed_below(root: object, *inputs: object) -> list[str]:
+    """Return the files that are listed, as paths relative to ``root``; without ``inputs`` list ``root``."""
+    files = listed_files(*inputs or (root,))
+    assert all(file.startswith(f"{root}/") for file in files)
+    return [file.removeprefix(f"{root}/") for file in files]
+
+
+def refusal(*inputs: object) -> str:
+    """Return the message with which a listing is refused, and check that it is one line."""
+    with pytest.raises(RequestError) as refused:
+        list_inputs(*inputs)
+    message = str(refused.value)
+    assert message.startswith("--input: ")
+    assert "\n" not in message
+    return message
+
+
+# Files of an archive.
 TREE = [
     "a.wav",
     "b.txt",
@@ -98,6 +110,7 @@ TREE = [
     "site-2/.a.wav",
 ]
 
+# Patterns, each with the files of TREE that it matches.
 PATTERNS = {
     "*.wav": ["a.wav", "b.wav"],
     "?.wav": ["a.wav", "b.wav"],
@@ -115,9 +128,9 @@ PATTERNS = {
     "site-1/**/**/*.flac": ["site-1/night/b.flac"],
     "*/**/c.wav": ["site-1/night/late/c.wav"],
     "site[[]1]/*": ["site[1]/e.wav"],
-    "site[1]/*": ["site[1]/e.wav"],  # for it exists
+    "site[1]/*": ["site[1]/e.wav"],  # a folder of this literal name exists
     ".hidden/*": [".hidden/a.wav"],
     "*/.hidden/*": ["site-2/.hidden/a.wav"],
-    "site-2/.*.wav": ["site-2/.a.wav"],  # for it says so
+    "site-2/.*.wav": ["site-2/.a.wav"],  # the pattern itself begins with a dot
     "b.**": ["b.wav"],
 }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from weights import see_some_noise
+from weights import set_batch_norm_statistics
 
 BEATS = "esp_aves2_sl_beats_all"
 EFFICIENTNET = "esp_aves2_effnetb0_all"
@@ -19,7 +19,7 @@ def write_checkpoint(name: str, folder: Path) -> Path:
     assert spec is not None
     module = avex.build_model_from_spec(spec, "cpu", return_features_only=True, pretrained=False)
     if name == EFFICIENTNET:
-        see_some_noise(module)
+        set_batch_norm_statistics(module)
     path = folder / f"{name}.safetensors"
     save_file({key: tensor.clone().contiguous() for key, tensor in module.state_dict().items()}, path)
     return path

@@ -1,4 +1,4 @@
-"""Recordings of every format libsndfile writes, and what a disk, a cable or a bug makes of them. Nothing is random."""
+"""Recordings of every format that libsndfile writes, and damage as by a disk, a cable or a bug, always the same."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from tests.support.audio import tone, write_audio
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
-HEADER_BYTES = 128  # about as long as headers of uncompressed audio are
+HEADER_BYTES = 128  # about the length of a header of uncompressed audio
 
-# Not to be had back from one file: RAW has no header, and SD2 keeps it in another file.
+# Formats that cannot be read from one file: RAW has no header, and the header of SD2 is in another file.
 NOT_READ = {"RAW", "SD2"}
-# libsndfile names formats, users name files; of most formats the name is the suffix.
+# Suffixes of formats where the suffix is not libsndfile's name of the format.
 SUFFIXES = {"WAVEX": "wav", "SVX": "iff", "IRCAM": "sf", "NIST": "sph", "MPC2K": "snd", "MAT4": "mat", "MAT5": "mat"}
-# Some codecs take one channel or one rate only: of these, shuffled, the first that works is taken.
+# Rates and numbers of channels. Some codecs allow only some of them: the first allowed pair in random order is taken.
 LAYOUTS = list(product((8_000, 16_000, 22_050, 44_100, 48_000, 96_000), (1, 2)))
-# Of five files in turn, how many mutations follow the first.
+# Numbers of further mutations of a file after its first one, in turn.
 N_MORE = (0, 0, 0, 1, 3)
 
 
@@ -36,16 +36,21 @@ class Seed:
 
     @property
     def name(self) -> str:
-        """The name of the file: ``WAV-PCM_16.wav``."""
+        """A file name like ``WAV-PCM_16.wav``."""
         return f"{self.container}-{self.subtype}.{SUFFIXES.get(self.container, self.container.lower())}"
 
     def write(self, path: Path) -> Path:
+        """Write the recording, and return the path."""
         path.write_bytes(self.content)
         return path
 
 
 def seeds(folder: Path) -> list[Seed]:
-    """One recording per container and subtype that libsndfile, as it is installed here, writes; made in ``folder``."""
+    """Create one recording for each container and subtype that the installed libsndfile writes.
+
+    Args:
+        folder: folder for the files.
+    """
     forms = [
         (container, subtype)
         for container in sf.available_formats()
@@ -57,9 +62,9 @@ def seeds(folder: Path) -> list[Seed]:
 
 
 def _seed(path: Path, number: int, container: str, subtype: str) -> Seed | None:
-    """None where libsndfile has the format, but not its encoder."""
+    """Create a recording; return None if libsndfile has no encoder for the format."""
     rng = np.random.default_rng(number)
-    # Of the small ones long, so that damage has something before it.
+    # Formats with small files get a long recording, so that there is audio before the damage.
     duration_s = 3.0 if container in {"FLAC", "MP3", "OGG"} else rng.choice([0.3, 1.0, 3.0])
     for rate_hz, channels in rng.permutation(LAYOUTS).tolist():
         audio = tone(duration_s, rate_hz, channels=channels, seed=number)
@@ -72,7 +77,16 @@ def _seed(path: Path, number: int, container: str, subtype: str) -> Seed | None:
 
 
 def write_mutated(folder: Path, originals: list[Seed], n: int) -> Iterator[tuple[Path, Seed]]:
-    """``n`` files, as many of each container, named ``number-mutation-seed``; fewer are a part of more."""
+    """Write damaged files named ``number-mutation-seed``, equally many of each container.
+
+    Args:
+        folder: folder for the files, which does not exist.
+        originals: the intact recordings.
+        n: number of files; the first files are the same for every ``n``.
+
+    Yields:
+        Path and original of each file.
+    """
     folder.mkdir()
     groups = [list(group) for _, group in groupby(originals, lambda seed: seed.container)]
     for number in range(n):
@@ -124,7 +138,7 @@ def cut_anywhere(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def a_run_of_zeros(content: bytes, rng: np.random.Generator) -> bytes:
-    """From anywhere; up to 64 kB, as a lost block of a disk."""
+    """Replace up to 64 kB at a random position by zeros, like a lost block of a disk."""
     first, n = rng.integers(len(content) + 1), 1 << rng.integers(17)
     return content[:first] + bytes(min(n, len(content) - first)) + content[first + n :]
 
@@ -142,7 +156,16 @@ def junk_after(content: bytes, rng: np.random.Generator) -> bytes:
 
 @dataclass(frozen=True)
 class _Chunks:
-    """The chunks of a container: ``name``, ``length``, that many bytes; the first chunk is at ``start``."""
+    """Chunks of a container: each has a name, a length and so many bytes.
+
+    Attributes:
+        start: position of the first chunk.
+        name_bytes: bytes of a name.
+        length_bytes: bytes of a length.
+        byteorder: byte order of a length.
+        counts_header: whether a length includes name and length.
+        alignment: a chunk begins at a multiple of this number of bytes.
+    """
 
     start: int
     name_bytes: int
@@ -152,13 +175,14 @@ class _Chunks:
     alignment: int = 1
 
     def positions(self, content: bytes) -> list[int]:
-        at, found = self.start, []
+        """Return the positions of all chunks."""
+        position, found = self.start, []
         header_bytes = self.name_bytes + self.length_bytes
-        while at + header_bytes <= len(content):
-            found.append(at)
-            length = int.from_bytes(content[at + self.name_bytes : at + header_bytes], self.byteorder)
-            at += max(header_bytes, length + (0 if self.counts_header else header_bytes))
-            at += -at % self.alignment
+        while position + header_bytes <= len(content):
+            found.append(position)
+            length = int.from_bytes(content[position + self.name_bytes : position + header_bytes], self.byteorder)
+            position += max(header_bytes, length + (0 if self.counts_header else header_bytes))
+            position += -position % self.alignment
         return found
 
 
@@ -173,11 +197,11 @@ CHUNKS = {
 
 
 def _boundaries(content: bytes, rng: np.random.Generator) -> list[int]:
-    """Return the positions of chunks, of Ogg's pages or otherwise of some pieces; and the end."""
+    """Return the positions of chunks or Ogg pages, or of random pieces if there are neither; and the end."""
     if form := CHUNKS.get(content[:4]):
         inner = form.positions(content)
     elif content[:4] == b"OggS":
-        inner = [at for at in range(len(content)) if content.startswith(b"OggS", at)]
+        inner = [position for position in range(len(content)) if content.startswith(b"OggS", position)]
     else:
         inner = rng.integers(len(content) + 1, size=6).tolist()
     return sorted({0, *inner, len(content)})
@@ -210,10 +234,10 @@ def two_chunks_swapped(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def a_wrong_length(content: bytes, rng: np.random.Generator) -> bytes:
-    """0, all ones or anything as the length of a chunk or, where there are none, as some word of the header."""
+    """Write 0, all ones or random bits as the length of a chunk; without chunks, as a random word of the header."""
     form = CHUNKS.get(content[:4])
     if form is not None and (positions := form.positions(content)):
-        # The length of the whole, too, which stands behind the first name.
+        # The length of the whole file, after the first name, also counts.
         at, n = rng.choice([(4, 4), *((at + form.name_bytes, form.length_bytes) for at in positions)])
     else:
         at, n = 4 * rng.integers(HEADER_BYTES // 4), 4
@@ -235,5 +259,5 @@ MUTATIONS: list[Mutation] = [
     a_chunk_twice,
     two_chunks_swapped,
     a_wrong_length,
-    a_wrong_length,  # of three kinds, and where headers lie most
+    a_wrong_length,  # twice, because it has three kinds, and lengths are the most common fault of headers
 ]

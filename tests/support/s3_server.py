@@ -1,4 +1,4 @@
-"""An S3 server on loopback (moto's), and the environment that leads to it."""
+"""An S3 server on loopback (moto), and an environment that has it as the endpoint."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from embedding.storage import s3
 
-S3_SERVER = """
+_PROGRAM = """
 import sys
 from moto.server import ThreadedMotoServer
 
@@ -23,13 +23,17 @@ sys.stdin.read()
 
 
 @contextmanager
-def serving(log_path: Path) -> Iterator[str]:
-    """S3 over HTTP on loopback (moto's server); the environment of this process and its children leads to it."""
+def run_s3_server(log_path: Path) -> Iterator[str]:
+    """Run an S3 server, yield its endpoint, and set it as the endpoint of this process and its children.
+
+    Args:
+        log_path: file for the server's log, a line per request.
+    """
     with (
         log_path.open("wb") as log,
         subprocess.Popen(
-            [sys.executable, "-c", S3_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process,  # it ends when its stdin does
+            [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,  # the program ends when its stdin is closed
         pytest.MonkeyPatch.context() as environment,
     ):
         assert process.stdout is not None
@@ -49,15 +53,15 @@ def serving(log_path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def s3_client_made_anew() -> Iterator[pytest.MonkeyPatch]:
-    """An environment to change: the process's S3 client is made anew from it, and once more afterwards."""
+def new_s3_client() -> Iterator[pytest.MonkeyPatch]:
+    """Yield an environment to change; the S3 client of this process is created anew in the block and after it."""
     from s3fs import S3FileSystem
 
-    def forget() -> None:
+    def drop_client() -> None:
         s3.client.cache_clear()
         S3FileSystem.clear_instance_cache()
 
-    forget()
+    drop_client()
     with pytest.MonkeyPatch.context() as environment:
         yield environment
-    forget()
+    drop_client()

@@ -1,4 +1,4 @@
-"""Shards, failure rows and listings as the pipeline would write them, by hand."""
+"""Shards, outputs and listings with given content, in the form in which the pipeline writes them."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -17,7 +17,13 @@ DIM = 4
 
 
 def shard(*windows: tuple[int, int, int], hashes: dict[int, int] | None = None, names: str = "/a/{}.wav") -> pa.Table:
-    """Rows of (file_id, window_index, n_windows); ``hashes`` of the audio by file_id, where they are known."""
+    """Return the table of a shard.
+
+    Args:
+        windows: (file_id, window_index, n_windows) of each row.
+        hashes: hashes of the audio by file_id; None for a table without them.
+        names: pattern of the recordings' names.
+    """
     ids, index, n_windows = zip(*windows, strict=True) if windows else ((), (), ())
     n = len(windows)
     flat = pa.array(np.arange(n * DIM, dtype=np.float32))
@@ -43,8 +49,20 @@ def shard(*windows: tuple[int, int, int], hashes: dict[int, int] | None = None, 
 def write_output(
     root: str, recordings: dict[str, np.ndarray], settings: dict[str, Any], n_shards: int = 3, window_s: float = 5.0
 ) -> None:
-    """An output with these vectors (``[windows, dim]``) of recordings, whose windows lie in several shards."""
-    rows = [(file, i, at, vector) for i, (file, own) in enumerate(recordings.items()) for at, vector in enumerate(own)]
+    """Write an output in which the windows of each recording are spread over the shards.
+
+    Args:
+        root: the output.
+        recordings: vectors by file, ``[windows, dim]``.
+        settings: settings of the vectors.
+        n_shards: number of shards.
+        window_s: length and hop of the windows.
+    """
+    rows = [
+        (file, number, index, vector)
+        for number, (file, vectors) in enumerate(recordings.items())
+        for index, vector in enumerate(vectors)
+    ]
     for number in range(n_shards):
         files, ids, index, vectors = zip(*rows[number::n_shards], strict=True)
         n_windows = np.array([len(recordings[file]) for file in files])
@@ -65,7 +83,7 @@ def write_output(
 
 
 def add_columns(root: Path, columns_of: Callable[[pa.Table], dict[str, pa.Array]]) -> None:
-    """To each shard of an output: of inner layers, say."""
+    """Add columns, for example of inner layers, to each shard of an output."""
     for uri in (root / "embeddings").iterdir():
         table = pq.read_table(uri)
         for name, values in columns_of(table).items():
@@ -74,7 +92,7 @@ def add_columns(root: Path, columns_of: Callable[[pa.Table], dict[str, pa.Array]
 
 
 def listing(*recordings: tuple[str, int], size: int = 100) -> pa.Table:
-    """Return a listing of (file, file_id)."""
+    """Return the listing of recordings, given as (file, file_id)."""
     files, ids = zip(*recordings, strict=True) if recordings else ((), ())
     return pa.table([list(files), [size] * len(files), list(ids)], RECORDINGS)
 

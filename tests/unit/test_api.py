@@ -14,7 +14,7 @@ import ray
 import embedding
 from embedding import EmbedResult, Output
 from embedding.errors import RequestError
-from embedding.stopping import on_signals
+from embedding.stopping import stop_on_signals
 from tests.support.audio import tone, write_audio
 from tests.support.models import EFFICIENTNET
 from tests.support.shards import write_output
@@ -138,8 +138,8 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     handlers = []
 
     def run() -> None:
-        with on_signals() as stop:
-            assert stop.asked_by is None
+        with stop_on_signals() as stop:
+            assert stop.signal_name is None
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=run)

@@ -17,7 +17,7 @@ import embedding.driver
 from embedding import storage
 from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.errors import RequestError
-from embedding.redact import SECRET_VARIABLES, URL_VARIABLES, redact, redact_all, redact_log
+from embedding.redact import SECRET_VARIABLES, URL_VARIABLES, redact, redact_all, redact_record
 from jobs.embed import main
 from local_ray import ray_of
 from tests.support.audio import tone, write_audio
@@ -160,7 +160,7 @@ def test_a_record_of_pythons_logging_is_redacted_with_its_traceback() -> None:
         record = logging.LogRecord(
             "any", logging.ERROR, "", 0, "at %s", (f"http://u:{PASSWORD}@h",), (ValueError, error, error.__traceback__)
         )
-    assert redact_log(record)
+    assert redact_record(record)
     text = logging.Formatter().format(record)
     assert text.startswith("at http://***@h\nTraceback")
     assert text.endswith("ValueError: refused ***")
@@ -177,7 +177,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(option: str, uri: str
     with pytest.raises(RequestError) as caught:
         storage.normalise(uri, option)
     assert str(caught.value) == (
-        f"{option}: no bucket's name has a ':' or '@' in it; credentials belong in the environment "
+        f"{option}: a bucket name cannot contain ':' or '@'; credentials belong in the environment "
         "(AWS_PROFILE or AWS_ACCESS_KEY_ID/AWS_SECRET_ACCESS_KEY), not in a URI"
     )
 
@@ -245,7 +245,7 @@ REFUSED = {
     "credentials in --input": (
         ["--input", f"s3://{KEY_ID}:{SECRET_KEY}@archive/2025"],
         "",
-        "--input: no bucket's name",
+        "--input: a bucket name cannot",
     ),
     "an unreachable endpoint": (["--input", "s3://archive"], ENDPOINT_WITH_LOGIN, "--input: cannot list s3://archive"),
     "an endpoint that is no URL": (

@@ -16,7 +16,7 @@ from tests.support.commands import ROOT
 PROGRAM = """
 import signal, sys, time
 from embedding import stopping
-from embedding.stopping import Stopped, kept_handlers, on_signals
+from embedding.stopping import Stopped, preserved_handlers, stop_on_signals
 
 stopping.GRACE_S = {grace_s}
 
@@ -29,7 +29,7 @@ def say(word):
 signal.signal(signal.SIGTERM, mine)
 before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
 try:
-    with on_signals(ends_process=True) as stop:
+    with stop_on_signals(ends_process=True) as stop:
         {block}
     say("ended")
 except Stopped as error:
@@ -45,7 +45,7 @@ finally:
 LANDS = """
         with stop.gracefully():
             say("works")
-            while stop.asked_by is None:
+            while stop.signal_name is None:
                 time.sleep(0.01)
             time.sleep(0.5)
             say("landed")
@@ -66,18 +66,18 @@ NOTHING_IN_FLIGHT = """
 """
 
 RAY_TAKES_OVER = """
-        with kept_handlers():
+        with preserved_handlers():
             signal.signal(signal.SIGTERM, mine)
         with stop.gracefully():
             say("works")
-            while stop.asked_by is None:
+            while stop.signal_name is None:
                 time.sleep(0.01)
 """
 
 FAILS = """
         with stop.gracefully():
             say("works")
-            while stop.asked_by is None:
+            while stop.signal_name is None:
                 time.sleep(0.01)
             raise SystemExit("a failure")
 """
@@ -111,7 +111,7 @@ def rest_of(process: subprocess.Popen[str]) -> list[str]:
     return process.stdout.read().splitlines()
 
 
-WHAT_IT_SAYS = "Stopped: stopped by {}; what is stored stays valid, and the same command again goes on from there"
+WHAT_IT_SAYS = "Stopped: stopped by {}; what is stored stays valid, run the same command again to go on"
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
@@ -156,10 +156,10 @@ def test_a_job_that_is_terminated_leaves_nothing_half_written_and_says_so(tmp_pa
 import sys, time
 from pathlib import Path
 from embedding.cli.exit_codes import run_job
-from embedding.exporting.destination import taking
+from embedding.exporting.destination import replace_folder
 
 def export():
-    with taking(Path(sys.argv[1]), "npy"):
+    with replace_folder(Path(sys.argv[1]), "npy"):
         print("works", flush=True)
         time.sleep(60)
 

@@ -347,5 +347,5 @@ def test_a_disk_that_fails_under_libsndfile_is_an_error_of_the_storage(
         raise sf.LibsndfileError(2)  # "System error", which is all it says
 
     monkeypatch.setattr(sf.SoundFile, method, fail)
-    with pytest.raises(OSError, match="the operating system could not read it"):
+    with pytest.raises(OSError, match="the operating system could not read the file"):
         decode(path)

@@ -37,7 +37,7 @@ def test_a_truncated_recording_of_plain_samples_keeps_those_that_are_there(conta
     decoded = decode(cut)
     assert decoded.kind == "truncated"
     assert re.fullmatch(
-        r"only [34]\.\d{3} s could be read, and are kept: its header promises \d+ bytes, \d+ are there \(50%\)",
+        r"only [34]\.\d{3} s could be read, and are kept: the header states \d+ bytes, the file has \d+ \(50%\)",
         str(decoded.fault),
     )
     assert 3.99 * RATE_HZ < len(decoded.samples) <= 4 * RATE_HZ
@@ -116,7 +116,7 @@ def test_a_hole_in_an_ogg_recording_is_told(subtype: str) -> None:
     content[len(content) // 2] ^= 0x10  # its page is dropped
     decoded = decode(bytes(content))
     assert decoded.kind == "truncated"
-    assert "a damaged part was passed over" in str(decoded.fault)
+    assert "a damaged part was skipped" in str(decoded.fault)
     assert len(decoded.samples) == pytest.approx(len(MINUTE), abs=2 * RATE_HZ)
 
 
@@ -148,7 +148,7 @@ def test_a_flac_damaged_from_the_start_is_corrupt() -> None:
     decoded = decode(bytes(flac))
     assert decoded.kind == "corrupt"
     assert len(decoded.samples) == 0
-    assert str(decoded.fault).startswith("nothing in it could be read: the decoder stopped (")
+    assert str(decoded.fault).startswith("no audio could be read: the decoder stopped (")
 
 
 def test_no_bytes_are_empty(tmp_path: Path) -> None:
@@ -181,7 +181,10 @@ def test_the_audio_before_a_sample_that_is_no_number_is_kept(value: float, subty
     samples[3 * RATE_HZ, 1] = value
     decoded = decode(encode(samples, subtype=subtype))
     assert decoded.kind == "nonfinite"
-    assert str(decoded.fault) == "a sample is NaN, infinite or above 1e+12 at 3.000 s; the audio before it is kept"
+    assert (
+        str(decoded.fault)
+        == "a sample is NaN, infinite or above 1e+12 at 3.000 s; the audio before this sample is kept"
+    )
     np.testing.assert_array_equal(decoded.samples, SECONDS_8[: 3 * RATE_HZ])
 
 
@@ -201,7 +204,7 @@ def test_floats_written_like_integers_are_audio() -> None:
 @pytest.mark.parametrize("rate_hz", [1, 49, 10_000_001, 2**31 - 1])
 def test_a_rate_that_no_recorder_writes_is_corrupt(rate_hz: int) -> None:
     wav = encode(SECONDS_8)
-    with pytest.raises(AudioFault, match=f"its header says {rate_hz} Hz, which no recorder writes") as error:
+    with pytest.raises(AudioFault, match=f"the header states {rate_hz} Hz, which no recorder writes") as error:
         decode(wav[:24] + struct.pack("<I", rate_hz) + wav[28:])
     assert error.value.kind == "corrupt"
 

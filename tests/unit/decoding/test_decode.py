@@ -215,17 +215,19 @@ class BadRecording:
 
 
 BAD_RECORDINGS = [
-    BadRecording("empty.wav", empty, 0, "empty", "no bytes in it"),
+    BadRecording("empty.wav", empty, 0, "empty", "the file has no bytes"),
     BadRecording("header.wav", header_only, 0, "empty", "a header, but no audio"),
     BadRecording("text.wav", text, 0, "corrupt", "not readable as audio: Format not recognised"),
-    BadRecording("1hz.wav", implausible_rate, 0, "corrupt", "its header says 1 Hz, which no recorder writes"),
+    BadRecording("1hz.wav", implausible_rate, 0, "corrupt", "the header states 1 Hz, which no recorder writes"),
     BadRecording(
         "cut.flac", truncated, 3, "truncated", "s could be read, and are kept: the decoder stopped (flac decoder lost"
     ),
-    BadRecording("cut.wav", truncated, 3, "truncated", "its header promises 160000 bytes, 79978 are there (50%)"),
-    BadRecording("cut.mp3", truncated, 3, "truncated", "its header promises 5.000 s"),
-    BadRecording("cut.ogg", truncated, 2, "truncated", "the mark that ends an Ogg stream is not there"),
-    BadRecording("nan.wav", with_value(np.nan, 2.25), 3, "nonfinite", "at 2.250 s; the audio before it is kept"),
+    BadRecording("cut.wav", truncated, 3, "truncated", "the header states 160000 bytes, the file has 79978 (50%)"),
+    BadRecording("cut.mp3", truncated, 3, "truncated", "the header states 5.000 s"),
+    BadRecording("cut.ogg", truncated, 2, "truncated", "the end mark of the Ogg stream is missing"),
+    BadRecording(
+        "nan.wav", with_value(np.nan, 2.25), 3, "nonfinite", "at 2.250 s; the audio before this sample is kept"
+    ),
     BadRecording(
         "inf.wav", with_value(np.inf, 0), 0, "nonfinite", "a sample is NaN, infinite or above 1e+12 at 0.000 s"
     ),

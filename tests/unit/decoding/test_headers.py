@@ -102,7 +102,7 @@ def test_the_audio_behind_a_restated_header_is_the_same(tmp_path: Path) -> None:
         file.seek(0, os.SEEK_END)
         file.write(pcm)
     with path.open("rb") as stream:
-        view = headers.as_measured_wav(headers.ByteView(stream))
+        view = headers.wav_with_true_length(headers.ByteView(stream))
         assert view is not None
         with sf.SoundFile(cast(BinaryIO, view)) as sound:
             first = sound.read(RATE_HZ)

@@ -1,4 +1,4 @@
-"""Durations of a listing, from the headers of a few of its recordings."""
+"""Estimates of the durations of recordings, from the headers of a sample."""
 
 from pathlib import Path
 from typing import Any
@@ -7,21 +7,22 @@ import pyarrow as pa
 import pytest
 
 from embedding.listing import audio_estimate
-from embedding.listing.audio_estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE, estimate_durations
-from embedding.listing.listing import UNKNOWN_SIZE, list_recordings
+from embedding.listing.audio_estimate import DEFAULT_BYTES_PER_S, HEADER_BYTES, SAMPLE_SIZE, estimate_durations
+from embedding.listing.entries import UNKNOWN_SIZE
+from embedding.listing.listing import list_recordings
 from embedding.schema.recordings import RECORDINGS
 from embedding.storage import s3
 from tests.support.audio import tone, write_audio
 
 
-def test_an_archive_of_one_format_is_estimated_by_its_bytes(tmp_path: Path) -> None:
+def test_the_estimate_for_one_format_is_proportional_to_bytes(tmp_path: Path) -> None:
     for i in range(50):
         write_audio(tmp_path / f"{i}.wav", tone(1 + i % 5, 8_000), 8_000)
     recordings = list_recordings([str(tmp_path)]).recordings
     assert estimate_durations(recordings).sum() == pytest.approx(150, rel=0.01)
 
 
-def test_formats_are_estimated_each_by_itself(tmp_path: Path) -> None:
+def test_each_format_has_its_own_estimate(tmp_path: Path) -> None:
     for i in range(20):
         write_audio(tmp_path / f"{i}.WAV", tone(2, 48_000), 48_000)
         write_audio(tmp_path / f"{i}.ogg", tone(6, 16_000), 16_000)
@@ -30,7 +31,7 @@ def test_formats_are_estimated_each_by_itself(tmp_path: Path) -> None:
     assert estimate_durations(recordings).sum() == pytest.approx(160, rel=0.02)
 
 
-def test_what_cannot_be_read_is_taken_for_common_wav() -> None:
+def test_recordings_that_cannot_be_read_count_as_common_wav() -> None:
     rows = [("/gone/a.wav", 10 * DEFAULT_BYTES_PER_S, 1), ("/gone/b.flac", 2 * DEFAULT_BYTES_PER_S, 2)]
     rows.append(("/gone/c.wav", UNKNOWN_SIZE, 3))
     recordings = pa.Table.from_pylist([dict(zip(RECORDINGS.names, row, strict=True)) for row in rows], RECORDINGS)
@@ -38,7 +39,7 @@ def test_what_cannot_be_read_is_taken_for_common_wav() -> None:
     assert estimate_durations(recordings.slice(0, 0)).sum() == 0
 
 
-def test_of_recordings_in_s3_only_headers_are_read(
+def test_only_the_headers_of_recordings_in_s3_are_read(
     tmp_path: Path, s3_api: Any, bucket: str, other_s3: pytest.MonkeyPatch
 ) -> None:
     path = write_audio(tmp_path / "a.wav", tone(30, 48_000), 48_000)
@@ -46,14 +47,15 @@ def test_of_recordings_in_s3_only_headers_are_read(
     for i in range(3):
         s3_api.upload_file(str(path), bucket, f"{i}.wav")
     recordings = list_recordings([f"s3://{bucket}"]).recordings
-    asked: list[str] = []
+    ranges: list[str] = []
     client: Any = s3.client().s3
     client.meta.events.register(
-        "before-parameter-build.s3.GetObject", lambda params, **_: asked.append(params["Range"])
+        "before-parameter-build.s3.GetObject", lambda params, **_: ranges.append(params["Range"])
     )
-    other_s3.setattr(audio_estimate, "_rates_apart", audio_estimate._rates)  # here, where requests can be heard
+    # In this process, where the client records the requests.
+    other_s3.setattr(audio_estimate, "_read_rates_in_subprocess", audio_estimate._read_rates)
     assert estimate_durations(recordings).sum() == pytest.approx(90, rel=0.01)
-    ends = [int(of.rpartition("-")[2]) for of in asked]
+    ends = [int(text.rpartition("-")[2]) for text in ranges]
     assert len(ends) == 3
     assert max(ends) < 2 * HEADER_BYTES
 
@@ -62,13 +64,13 @@ def test_a_listing_of_more_than_2_gib_of_names_is_sampled() -> None:
     n, length = 256, 1 << 16
     names = pa.array([f"/gone/{i:0{length}}.wav" for i in range(n)])
     batch = pa.record_batch([names, pa.array([DEFAULT_BYTES_PER_S] * n), pa.array(range(n))], RECORDINGS)
-    recordings = pa.Table.from_batches([batch] * 130)  # which share their memory
+    recordings = pa.Table.from_batches([batch] * 130)  # the batches share their memory
     assert recordings["file"].nbytes > 1 << 31
-    assert len(recordings) > SAMPLE
+    assert len(recordings) > SAMPLE_SIZE
     assert estimate_durations(recordings).sum() == pytest.approx(130 * n)
 
 
-def test_a_recording_that_kills_its_reader_does_not_kill_who_asks(
+def test_a_recording_that_kills_its_reader_does_not_kill_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_audio(tmp_path / "kills its reader.wav", tone(3, 16_000), 16_000)

@@ -1,4 +1,4 @@
-"""When a recording began, as its name says: every time that is written, and none that is not."""
+"""Start times in names of recordings: every time in a name is found, and other numbers are not times."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ FORMATS = [
 ]
 
 
-AROUND = st.sampled_from(
+SURROUNDINGS = st.sampled_from(
     [
         f"{folder}{before}{{}}{after}{suffix}"
         for folder in ("", "/a/b/", "s3://bucket/20200101_000000/")
@@ -38,13 +38,13 @@ AROUND = st.sampled_from(
 )
 
 
-@given(TIMES, st.sampled_from(FORMATS), AROUND)
-def test_a_time_is_read_whatever_stands_around_it(time: datetime, written: str, around: str) -> None:
-    assert recorded_at(around.format(f"{time:{written}}")) == time
+@given(TIMES, st.sampled_from(FORMATS), SURROUNDINGS)
+def test_a_time_is_found_among_other_text(time: datetime, time_format: str, around: str) -> None:
+    assert recorded_at(around.format(f"{time:{time_format}}")) == time
 
 
 @given(HEX_TIMES, st.sampled_from(["", "/a/"]))
-def test_the_first_audiomoths_wrote_seconds_as_hex_digits(time: datetime, folder: str) -> None:
+def test_eight_hex_digits_are_seconds_of_an_early_audiomoth(time: datetime, folder: str) -> None:
     stem = f"{int(time.timestamp()):08X}"
     assume(not stem.isdigit())
     assert recorded_at(f"{folder}{stem}.WAV") == time.replace(tzinfo=None, microsecond=0)
@@ -54,7 +54,7 @@ def test_the_first_audiomoths_wrote_seconds_as_hex_digits(time: datetime, folder
 
 
 @given(st.text("0123456789_-T:.", max_size=24), st.sampled_from(["", "a", "F"]))
-def test_what_is_read_is_written_there(stem: str, before: str) -> None:
+def test_a_time_consists_of_digits_of_the_name(stem: str, before: str) -> None:
     time = recorded_at(f"{before}{stem}.wav")
     if time is not None:
         digits = "".join(re.findall(r"\d", before + stem))
@@ -63,16 +63,16 @@ def test_what_is_read_is_written_there(stem: str, before: str) -> None:
 
 
 @given(TIMES, st.sampled_from(["0", "a", "Z", "x"]), st.booleans())
-def test_digits_that_are_part_of_something_longer_are_no_time(time: datetime, more: str, first: bool) -> None:
+def test_digits_within_a_longer_word_are_not_a_time(time: datetime, more: str, first: bool) -> None:
     stamp = f"{time:%Y%m%d_%H%M%S}"
     assume(first or more != "Z")
     assert recorded_at(f"{more}{stamp}.wav" if first else f"{stamp}{more}.wav") is None
 
 
 @given(TIMES, st.integers(1, 10**6))
-def test_of_several_times_none_is_chosen(time: datetime, later_s: int) -> None:
+def test_a_name_with_several_times_has_no_time(time: datetime, later_s: int) -> None:
     assume(time.year < YEARS[-1])
-    stamp, later = (f"{each:%Y%m%d_%H%M%S}" for each in (time, time + timedelta(seconds=later_s)))
+    stamp, later = (f"{moment:%Y%m%d_%H%M%S}" for moment in (time, time + timedelta(seconds=later_s)))
     assert recorded_at(f"{stamp}_{later}.wav") is None
     assert recorded_at(f"{stamp}_{stamp}.wav") == time
 
@@ -80,24 +80,24 @@ def test_of_several_times_none_is_chosen(time: datetime, later_s: int) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "20251303_031300.WAV",  # a thirteenth month
+        "20251303_031300.WAV",  # month 13
         "20250230_031300.WAV",
         "20250503_246000.WAV",
         "20250503_236160.WAV",
         "19891231_235959.WAV",
         "21010101_000000.WAV",
         "20250503.WAV",
-        "20250503031300.WAV",  # which may as well be a number
+        "20250503031300.WAV",  # may be a number
         "2025-05-03.wav",
-        "50123456.WAV",  # eight hex digits, and the number of a collection
+        "50123456.WAV",  # may be the number of a collection
         "DEADBEEF.WAV",  # 2088
         "0A6B7C8D.WAV",  # 1975
         "20250503_031300/aru_1.wav",
-        "S20240815T110516_E20240815T120511.wav",  # from and to
+        "S20240815T110516_E20240815T120511.wav",  # start and end
         "٢٠٢٥٠٥٠٣_٠٣١٣٠٠.wav",
         "",
         "/",
     ],
 )
-def test_what_is_not_surely_a_time_is_none(name: str) -> None:
+def test_ambiguous_names_have_no_time(name: str) -> None:
     assert recorded_at(name) is None

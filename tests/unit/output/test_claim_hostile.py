@@ -58,7 +58,7 @@ def test_in_s3_a_run_id_of_another_form_reaches_no_other_object(bucket: str) -> 
         with hold_claim(f"s3://{bucket}/out", OURS, lambda _: None):
             check_holder(f"s3://{bucket}/out", OURS)
     assert {uri for uri in created if ".." in uri} == set()
-    assert [key for key, _, _ in s3.objects(f"s3://{bucket}/")] == [f"{bucket}/victim.txt"]
+    assert [key for key, _, _ in s3.list_objects(f"s3://{bucket}/")] == [f"{bucket}/victim.txt"]
 
 
 @pytest.mark.usefixtures("fast")

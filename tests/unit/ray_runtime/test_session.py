@@ -50,7 +50,7 @@ def test_nodes_read_the_same_inventory_as_the_driver(tmp_path: Path, ray_address
     rng = np.random.default_rng(0)
     for name in range(150):  # more than a task reads
         store.write_shard(shard(*((int(id_), int(i), 9) for id_, i in rng.integers(0, 9, (20, 2)))), f"s{name}")
-    store.write_failures([Failure("/a", 3, 1, "decode", "empty", "no bytes in it")], "run")
+    store.write_failures([Failure("/a", 3, 1, "decode", "empty", "the file has no bytes")], "run")
     inventory: Inventory = store.read()
     assert json.loads(run_python(READ, ray_address, tmp_path)) == [150, inventory.totals(), inventory.window_indices(7)]
 

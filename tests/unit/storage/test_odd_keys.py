@@ -6,7 +6,7 @@ from typing import Any
 from embedding import storage
 from tests.support.audio import tone, write_audio
 from tests.support.decoding import RATE_HZ, SECOND, EventRecord, decode
-from tests.support.listings import below, listing, manifest
+from tests.support.listings import list_inputs, listed_below, write_manifest
 
 HIDDEN = ["../a.wav", "b/../../c.wav", "./d.wav"]  # as on a disk all names that begin with a dot
 KEYS = [
@@ -28,10 +28,10 @@ def test_keys_are_taken_literally(s3_api: Any, bucket: str, tmp_path: Path) -> N
     for uri in uris:
         storage.write_bytes(uri, content)
     s3_api.put_object(Bucket=bucket, Key="folder.wav/", Body=b"")
-    found = listing(f"s3://{bucket}//").recordings
+    found = list_inputs(f"s3://{bucket}//").recordings
     assert sorted(found["file"].to_pylist()) == sorted(uris[: len(KEYS)])
-    assert below(f"s3://{bucket}", f"s3://{bucket}/f//") == ["f///h.wav", "f//g.wav"]
-    named = listing(manifest(tmp_path / "m.parquet", *uris)).recordings
+    assert listed_below(f"s3://{bucket}", f"s3://{bucket}/f//") == ["f///h.wav", "f//g.wav"]
+    named = list_inputs(write_manifest(tmp_path / "m.parquet", *uris)).recordings
     assert named["file"].to_pylist() == uris
     assert set(found["file_id"].to_pylist()) < set(named["file_id"].to_pylist())
     record = EventRecord()
@@ -40,7 +40,7 @@ def test_keys_are_taken_literally(s3_api: Any, bucket: str, tmp_path: Path) -> N
 
 
 def test_a_key_longer_than_s3_takes_is_a_recording_that_is_not_there(bucket: str, tmp_path: Path) -> None:
-    found = listing(manifest(tmp_path / "m.csv", f"s3://{bucket}/{'k' * 1100}.wav")).recordings
+    found = list_inputs(write_manifest(tmp_path / "m.csv", f"s3://{bucket}/{'k' * 1100}.wav")).recordings
     record = EventRecord()
     assert not list(decode(found, [SECOND], 8, record))
     assert [kind for kind, _ in record.failures.values()] == ["io"]

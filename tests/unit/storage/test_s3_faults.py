@@ -24,15 +24,15 @@ from embedding.storage import s3, s3_faults
 from tests.support import faulty_s3
 from tests.support.audio import tone, write_audio
 from tests.support.decoding import EventRecord, decode
-from tests.support.faulty_s3 import FaultyS3, Request, always, faulty, first
-from tests.support.s3_server import s3_client_made_anew
+from tests.support.faulty_s3 import FaultyS3, Request, fail_always, fail_first, faulty_s3_proxy
+from tests.support.s3_server import new_s3_client
 
 CONTENT = bytes(range(256)) * 4
 
 
 @pytest.fixture(scope="module")
 def faulty_store(s3_server: str) -> Iterator[FaultyS3]:
-    with faulty(s3_server) as proxy, s3_client_made_anew() as environment:
+    with faulty_s3_proxy(s3_server) as proxy, new_s3_client() as environment:
         environment.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
 
@@ -42,8 +42,8 @@ def proxy(faulty_store: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
     """A store that fails on demand, and waits of milliseconds."""
     monkeypatch.setattr(s3_faults, "FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(s3_faults, "LONGEST_WAIT_S", 0.01)
-    faulty_store.asked.clear()
-    faulty_store.done.clear()
+    faulty_store.n_requests.clear()
+    faulty_store.n_faults.clear()
     yield faulty_store
     faulty_store.choose = lambda _: None
 
@@ -114,7 +114,7 @@ VERBS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "create_bytes": ("PUT", written(storage.create_bytes)),
     "delete": ("DELETE", deleted),
 }
-EVERY_FAULT = [(verb, kind) for verb, (http, _) in VERBS.items() for kind in faulty_s3.PASSING[http]]
+EVERY_FAULT = [(verb, kind) for verb, (http, _) in VERBS.items() for kind in faulty_s3.TRANSIENT[http]]
 EVERY_FAILURE = [(verb, kind) for verb, kind in EVERY_FAULT if kind != faulty_s3.SLOW]
 
 
@@ -123,55 +123,55 @@ def test_a_fault_that_passes_is_waited_out(verb: str, kind: str, uri: str, proxy
     http, act = VERBS[verb]
     proxy.slow_s = 0.05
     times = 1 if kind == faulty_s3.SLOW else 3
-    proxy.choose = first(times, kind, http)
+    proxy.choose = fail_first(times, kind, http)
     assert act(uri) == CONTENT
-    assert proxy.done == {kind: times}
+    assert proxy.n_faults == {kind: times}
 
 
 @pytest.mark.parametrize(("verb", "kind"), EVERY_FAILURE)
 def test_a_fault_that_stays_is_an_error_in_one_line(verb: str, kind: str, uri: str, proxy: FaultyS3) -> None:
     http, act = VERBS[verb]
-    proxy.choose = always(kind, http)
+    proxy.choose = fail_always(kind, http)
     with pytest.raises(OSError, match=r"\A[^\n]+\Z"):
         act(uri)
     # aiohttp asks a second time, at once, where a connection broke.
     broken = kind in (faulty_s3.RESET, faulty_s3.LOST, faulty_s3.CUT)
-    assert proxy.asked[http] in ((s3_faults.TRIES, 2 * s3_faults.TRIES) if broken else (s3_faults.TRIES,))
+    assert proxy.n_requests[http] in ((s3_faults.TRIES, 2 * s3_faults.TRIES) if broken else (s3_faults.TRIES,))
 
 
 @pytest.mark.parametrize("verb", ["read_many", "open_stream"])
 def test_a_body_that_stays_short_is_told_in_bytes(verb: str, uri: str, proxy: FaultyS3) -> None:
-    proxy.choose = always(faulty_s3.SHORT, "GET")
+    proxy.choose = fail_always(faulty_s3.SHORT, "GET")
     asked, came = (100, 50) if verb == "open_stream" else (1024, 512)
-    with pytest.raises(OSError, match=rf"\A{came} of {asked:,} bytes came\Z"):
+    with pytest.raises(OSError, match=rf"\Areceived {came} of {asked:,} bytes\Z"):
         VERBS[verb][1](uri)
 
 
 def test_a_body_without_an_expected_size_is_taken_as_it_comes(uri: str, proxy: FaultyS3) -> None:
-    proxy.choose = always(faulty_s3.SHORT, "GET")
+    proxy.choose = fail_always(faulty_s3.SHORT, "GET")
     assert storage.read_many([uri], [UNKNOWN_SIZE]) == [CONTENT[:512]]
 
 
 def test_a_short_body_of_unknown_size_is_noticed_by_its_checksum(proxy: FaultyS3, s3_api: Any, bucket: str) -> None:
     s3_api.put_object(Bucket=bucket, Key="a", Body=CONTENT)
-    proxy.choose = first(2, faulty_s3.SHORT, "GET")
+    proxy.choose = fail_first(2, faulty_s3.SHORT, "GET")
     assert storage.read_many([f"s3://{bucket}/a"], [UNKNOWN_SIZE]) == [CONTENT]
 
 
 def test_an_empty_answer_does_not_end_a_listing(uri: str, proxy: FaultyS3) -> None:
-    proxy.choose = first(2, faulty_s3.EMPTY, "GET")
+    proxy.choose = fail_first(2, faulty_s3.EMPTY, "GET")
     assert listed(uri)
-    proxy.choose = always(faulty_s3.EMPTY, "GET")
-    with pytest.raises(OSError, match="without its end"):
+    proxy.choose = fail_always(faulty_s3.EMPTY, "GET")
+    with pytest.raises(OSError, match="is incomplete"):
         listed(uri)
 
 
 @pytest.mark.parametrize("kind", [faulty_s3.FORBIDDEN, faulty_s3.NOT_IMPLEMENTED])
 def test_a_refusal_is_not_repeated(kind: str, uri: str, proxy: FaultyS3) -> None:
-    proxy.choose = always(kind, "GET")
+    proxy.choose = fail_always(kind, "GET")
     with pytest.raises(OSError, match=r"\A[^\n]+\Z"):
         read_one(uri)
-    assert proxy.asked["GET"] == 1
+    assert proxy.n_requests["GET"] == 1
 
 
 def test_what_is_missing_is_asked_for_once(uri: str, proxy: FaultyS3) -> None:
@@ -179,7 +179,7 @@ def test_what_is_missing_is_asked_for_once(uri: str, proxy: FaultyS3) -> None:
         read_one(uri + " gone")
     with pytest.raises(FileNotFoundError):
         read_one(uri.replace("/x/", "-gone/x/"))
-    assert proxy.asked["GET"] == 2
+    assert proxy.n_requests["GET"] == 2
 
 
 # --- many at once ----------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_of_many_only_those_that_failed_are_asked_for_again_together(
     *bodies, gone = storage.read_many(uris, [1] * 7)
     assert bodies == [b"%d" % i for i in range(6)]
     assert isinstance(gone, FileNotFoundError)
-    assert proxy.asked["GET"] == 7 + 3
+    assert proxy.n_requests["GET"] == 7 + 3
     assert len(waits) == 1
 
 
@@ -219,26 +219,26 @@ def test_of_many_the_others_are_had_where_one_stays_out_of_reach(proxy: FaultyS3
     assert (a, c) == (b"0", b"2")
     assert isinstance(error, OSError)
     assert error.strerror == "Please reduce your request rate."
-    assert proxy.asked["GET"] == 2 + s3_faults.TRIES
+    assert proxy.n_requests["GET"] == 2 + s3_faults.TRIES
 
 
 # --- streams -----------------------------------------------------------------------------------------------------
 
 
 def test_each_range_of_a_stream_is_waited_for_by_itself(uri: str, proxy: FaultyS3) -> None:
-    proxy.choose = faulty_s3.every(2)
+    proxy.choose = faulty_s3.fail_every(2)
     assert read_stream(uri) == CONTENT
-    assert set(proxy.done) == set(faulty_s3.PASSING["GET"])
+    assert set(proxy.n_faults) == set(faulty_s3.TRANSIENT["GET"])
 
 
 def test_a_stream_that_failed_fails_at_once_from_then_on(uri: str, proxy: FaultyS3) -> None:
     stream = storage.open_stream(uri, 100)
     assert stream.read(50) == CONTENT[:50]
-    proxy.choose = always(faulty_s3.SLOW_DOWN)
+    proxy.choose = fail_always(faulty_s3.SLOW_DOWN)
     for _ in range(3):
         with pytest.raises(OSError, match="reduce your request rate"):
             stream.read(1000)
-    assert proxy.asked["GET"] == 1 + s3_faults.TRIES
+    assert proxy.n_requests["GET"] == 1 + s3_faults.TRIES
 
 
 # --- patience ----------------------------------------------------------------------------------------------------
@@ -247,12 +247,12 @@ def test_a_stream_that_failed_fails_at_once_from_then_on(uri: str, proxy: Faulty
 @pytest.mark.usefixtures("short_timeouts")
 def test_a_server_that_never_answers_is_given_up(uri: str, proxy: FaultyS3) -> None:
     proxy.slow_s = 5
-    proxy.choose = always(faulty_s3.SLOW)
+    proxy.choose = fail_always(faulty_s3.SLOW)
     began = time.monotonic()
     with pytest.raises(OSError, match="timeout"):
         read_one(uri)
     assert time.monotonic() - began < 4
-    assert proxy.asked["GET"] == s3_faults.UNANSWERED_TRIES
+    assert proxy.n_requests["GET"] == s3_faults.UNANSWERED_TRIES
 
 
 @pytest.mark.parametrize("where", ["refused", "unknown"])
@@ -269,10 +269,10 @@ def test_an_address_where_nobody_is_has_less_patience(
 
 
 def test_waiting_is_told_from_the_third_try_on(uri: str, proxy: FaultyS3, caplog: pytest.LogCaptureFixture) -> None:
-    proxy.choose = first(1, faulty_s3.SLOW_DOWN)
+    proxy.choose = fail_first(1, faulty_s3.SLOW_DOWN)
     assert read_one(uri) == CONTENT
     assert not caplog.records
-    proxy.choose = first(3, faulty_s3.SLOW_DOWN)
+    proxy.choose = fail_first(3, faulty_s3.SLOW_DOWN)
     assert read_one(uri) == CONTENT
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     pattern = re.escape(f"{uri}: Please reduce your request rate.; try ") + r"(\d) in \d\.\d s"
@@ -286,7 +286,7 @@ def test_waits_are_drawn_from_windows_that_double(uri: str, proxy: FaultyS3, mon
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     monkeypatch.setattr(s3_faults, "FIRST_WAIT_S", 1)
     monkeypatch.setattr(s3_faults, "LONGEST_WAIT_S", 30)
-    proxy.choose = always(faulty_s3.SLOW_DOWN)
+    proxy.choose = fail_always(faulty_s3.SLOW_DOWN)
     with pytest.raises(OSError, match="reduce your request rate"):
         read_one(uri)
     assert waits == [1, 2, 4, 8, 16, 30, 30]
@@ -296,13 +296,13 @@ def test_waits_are_drawn_from_windows_that_double(uri: str, proxy: FaultyS3, mon
 
 
 def test_a_creation_whose_answer_was_lost_knows_its_own(uri: str, proxy: FaultyS3) -> None:
-    proxy.choose = always(faulty_s3.LOST, "PUT")
+    proxy.choose = fail_always(faulty_s3.LOST, "PUT")
     with pytest.raises(OSError, match="connect"):
         storage.create_bytes(uri + " lost", b"mine")
-    proxy.choose = first(1, faulty_s3.LOST, "PUT")
+    proxy.choose = fail_first(1, faulty_s3.LOST, "PUT")
     assert storage.create_bytes(uri + " new", b"mine")
     assert not storage.create_bytes(uri + " new", b"theirs")
-    proxy.choose = first(2, faulty_s3.CONFLICT, "PUT")  # of two at once
+    proxy.choose = fail_first(2, faulty_s3.CONFLICT, "PUT")  # of two at once
     assert storage.create_bytes(uri + " third", b"mine")
 
 
@@ -327,7 +327,7 @@ def archive(proxy: FaultyS3, s3_api: Any, bucket: str, tmp_path: Path) -> pa.Tab
 
 @pytest.mark.usefixtures("short_timeouts")
 @pytest.mark.parametrize("whole_bytes", [32 << 20, 0], ids=["fetched", "streamed"])
-@pytest.mark.parametrize("kind", faulty_s3.PASSING["GET"])
+@pytest.mark.parametrize("kind", faulty_s3.TRANSIENT["GET"])
 def test_a_recording_that_stays_out_of_reach_is_a_row_of_failures(
     kind: str, whole_bytes: int, proxy: FaultyS3, archive: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,10 +344,10 @@ def test_a_recording_that_stays_out_of_reach_is_a_row_of_failures(
 
 def test_an_object_we_may_not_ask_for_is_a_recording_of_unknown_size(tmp_path: Path, proxy: FaultyS3) -> None:
     (tmp_path / "m.csv").write_text("file\ns3://bucket/a.wav\n")
-    proxy.choose = always(faulty_s3.FORBIDDEN)
+    proxy.choose = fail_always(faulty_s3.FORBIDDEN)
     assert list_recordings([f"{tmp_path}/m.csv"]).recordings["size"].to_pylist() == [UNKNOWN_SIZE]
-    proxy.choose = always(faulty_s3.INTERNAL_ERROR)
-    with pytest.raises(RequestError, match=r"\A--input: cannot ask for s3://bucket/a\.wav: .*\Z"):
+    proxy.choose = fail_always(faulty_s3.INTERNAL_ERROR)
+    with pytest.raises(RequestError, match=r"\A--input: cannot read size and version of s3://bucket/a\.wav: .*\Z"):
         list_recordings([f"{tmp_path}/m.csv"])
 
 
