@@ -1,8 +1,8 @@
-"""The job on twelve synthetic clips: four tones, three takes each, 3 s at 16 kHz in noise at 15 dB SNR.
+"""jobs.embed on twelve synthetic clips: four tones, three takes each, 3 s at 16 kHz in noise at 15 dB SNR.
 
-The clips are embedded with both architectures. BEATs has seeded random weights; EfficientNet has a checkpoint whose
-batch norms have seen noise, since without statistics its vectors are zero but for rounding. Nothing is downloaded. Then
-the files are listed, the norms of the vectors are shown by tone, and a page is drawn.
+The clips are embedded with both architectures. BEATs has seeded random weights. EfficientNet has a checkpoint whose
+batch norms have statistics of noise; without statistics its vectors would be zero except for rounding. Nothing is
+downloaded. Then the files are listed, the norms of the vectors are shown by tone, and a page is written.
 """
 
 import shutil
@@ -41,24 +41,28 @@ def write_clips(folder: Path) -> None:
 
 
 def write_checkpoint(model: str, folder: Path) -> Path:
-    """Make a checkpoint of seeded weights, in a process of its own: importing avex takes a gigabyte."""
+    """Write a checkpoint of seeded weights in a separate process, since importing avex takes a gigabyte."""
     path = folder / f"{model}.safetensors"
     program = Path(__file__).parent.parent / "benchmarks" / "weights.py"
     subprocess.run([sys.executable, program, model, path, folder], check=True, stdout=subprocess.DEVNULL)
     return path
 
 
-def show(console: Console, output: Path) -> None:
-    stored = pq.read_table(output / "embeddings")
-    vectors = np.stack(stored["embedding"].to_numpy())
+def print_norms(console: Console, output: Path) -> None:
+    windows = pq.read_table(output / "embeddings")
+    vectors = np.stack(windows["embedding"].to_numpy())
     norms = np.linalg.norm(vectors, axis=1)
-    tones = np.array([Path(file).name.removesuffix(".wav")[5:9] for file in stored["file"].to_pylist()])
+    tones = np.array([Path(file).name.removesuffix(".wav")[5:9] for file in windows["file"].to_pylist()])
     table = Table(
         "tone", "windows", "norm min", "median", "max", title=f"{output}: {vectors.shape[0]} × {vectors.shape[1]}"
     )
     for tone in np.unique(tones):
-        of_tone = norms[tones == tone]
-        table.add_row(f"{int(tone)} Hz", str(len(of_tone)), *(f"{f(of_tone):.4g}" for f in (np.min, np.median, np.max)))
+        tone_norms = norms[tones == tone]
+        table.add_row(
+            f"{int(tone)} Hz",
+            str(len(tone_norms)),
+            *(f"{function(tone_norms):.4g}" for function in (np.min, np.median, np.max)),
+        )
     console.print(table)
 
 
@@ -78,11 +82,11 @@ def main() -> int:
         if code:
             return code
         console.print()
-    console.print("what lies where:")
+    console.print("files:")
     for path in sorted(path for path in DEMO.rglob("*") if path.is_file() and not {"clips", "weights"} & {*path.parts}):
         console.print(f"  {path} ({size(path.stat().st_size)})", highlight=False)
     for model in MODELS:
-        show(console, DEMO / model)
+        print_norms(console, DEMO / model)
     return report([str(DEMO / MODELS[0]), "--html", str(DEMO / "report.html")])
 
 

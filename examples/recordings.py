@@ -1,9 +1,9 @@
 # %% [markdown]
-# # A look at recordings of one's own
+# # First steps with your own recordings
 #
-# A folder of recordings, as they come from the field: embed them, see what failed, pool them to one vector per
-# recording, find what sounds like a moment one has heard, and draw a page of it all. Run it as a script
-# (`python examples/recordings.py FOLDER OUTPUT`) or cell by cell, in any editor that knows `# %%`.
+# This example embeds a folder of recordings from the field, lists the failures, pools the windows to one vector per
+# recording, searches for windows that sound like a given window, and writes a page. Run it as a script
+# (`python examples/recordings.py FOLDER OUTPUT`) or cell by cell, in any editor that supports `# %%`.
 
 # %%
 import os
@@ -20,12 +20,13 @@ from jobs.report import main as report
 from jobs.search import main as search
 
 recordings, output = Path(sys.argv[1]), Path(sys.argv[2])
-# Without a download `random` shows how everything works, and nothing about sounds. Leave it out for the model's own.
+# `random` needs no download; its vectors carry no meaning. Without `--checkpoint` the model has its own weights.
 checkpoint = os.environ.get("CHECKPOINT", "random")
 
 # %% [markdown]
 # ## Embed
-# Twelve dozen formats, any sample rate, any length. What cannot be read is a row in `failures/`, and the rest goes on.
+# Recordings may have any of twelve dozen formats, any sample rate and any length. A recording that cannot be read is a
+# row in `failures/`; all others are embedded.
 
 # %%
 code = embed(
@@ -42,8 +43,8 @@ if (output / "failures").exists():
         print(f"failed: {Path(row['file']).name}: {row['kind']}, {row['message']}")
 
 # %% [markdown]
-# ## When
-# The time stands in the name, as AudioMoths and Song Meters write it; of other names nothing is guessed.
+# ## Start times
+# AudioMoths and Song Meters write the start time into the file name. Other names have no start time.
 
 # %%
 windows = pq.read_table(output / "embeddings")
@@ -53,7 +54,7 @@ for file in sorted(set(windows["file"].to_pylist())):
 
 # %% [markdown]
 # ## One vector per recording
-# Mean and spread of its windows, one behind the other.
+# The vector is the mean of the windows, followed by their standard deviation.
 
 # %%
 assert pool([str(output), "--pooling", "mean+std"]) == 0
@@ -61,16 +62,17 @@ pooled = pq.read_table(output / "recordings" / "mean+std")
 print(f"{len(pooled)} recordings, vectors of {len(pooled['embedding'][0])} numbers")
 
 # %% [markdown]
-# ## What sounds like this?
-# The second second of the first recording, and the five windows nearest to it.
+# ## Search
+# Find the five windows nearest to the window at 1.5 s of the first recording.
 
 # %%
 file = sorted(set(windows["file"].to_pylist()))[0]
 assert search([str(output), "--like", file, "--at", "1.5", "--k", "5"]) == 0
 
 # %% [markdown]
-# ## A page of it all
-# One file, without a network: the books, when recordings were made, norms, UMAP and PCA to click on.
+# ## Page
+# The page is one file that needs no network. It shows counts, times of recording, norms, and two maps
+# (UMAP and PCA) whose points can be clicked.
 
 # %%
 assert report([str(output), "--html", str(output / "page.html")]) == 0

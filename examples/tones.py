@@ -1,9 +1,9 @@
 # %% [markdown]
-# # From tones to vectors, pictures and back
+# # Tones: vectors, pictures, files
 #
 # Twelve clips of four tones go through the whole system: windows, vectors, norms, a UMAP, the sequence of windows of
-# one clip, and what is saved is read again. Run it as a script (`python examples/tones.py FOLDER`) or cell by cell, in
-# any editor that knows `# %%`. Nothing is downloaded: the weights are random, so the pictures say nothing of sounds.
+# one clip, and saved files that are read again. Run it as a script (`python examples/tones.py FOLDER`) or cell by cell,
+# in any editor that supports `# %%`. Nothing is downloaded. The weights are random, so the pictures carry no meaning.
 
 # %%
 import sys
@@ -24,7 +24,7 @@ tones_hz = (220, 440, 880, 1760)
 
 # %% [markdown]
 # ## Clips
-# Three takes of each tone, three seconds long, in noise at 15 dB.
+# Each tone has three takes of three seconds, in noise at 15 dB SNR.
 
 # %%
 clips = folder / "clips"
@@ -39,7 +39,8 @@ for frequency_hz in tones_hz:
 
 # %% [markdown]
 # ## Windows and vectors
-# Windows of one second, a new one every half second; one vector for each. The same command would do a million clips.
+# Windows have one second, and start every half second. Each window has one vector. The same command works for a million
+# clips.
 
 # %%
 output = folder / "embeddings-of-tones"
@@ -60,23 +61,24 @@ assert vectors.shape == (12 * 6, 768)
 
 # %% [markdown]
 # ## Norms
-# A vector that is much longer or shorter than the others is worth a listen: silence, clipping, a broken microphone.
+# An unusually large or small norm is often silence, clipping or a broken microphone.
 
 # %%
 norms = np.linalg.norm(vectors, axis=1)
 for frequency_hz in tones_hz:
-    own = norms[tone_of == frequency_hz]
-    print(f"{frequency_hz:5} Hz: norm {own.min():.2f} to {own.max():.2f}")
+    tone_norms = norms[tone_of == frequency_hz]
+    print(f"{frequency_hz:5} Hz: norm {tone_norms.min():.2f} to {tone_norms.max():.2f}")
 
 # %% [markdown]
 # ## UMAP
-# Neighbours stay neighbours. `python -m jobs.report OUTPUT --html page.html` draws this, and more, of any output.
+# UMAP puts similar vectors close together. `python -m jobs.report OUTPUT --html page.html` draws this map for
+# any output.
 
 # %%
-places = umap.UMAP(n_neighbors=10, random_state=0, n_jobs=1).fit_transform(vectors)
+points = umap.UMAP(n_neighbors=10, random_state=0, n_jobs=1).fit_transform(vectors)
 picture = px.scatter(
-    x=places[:, 0],
-    y=places[:, 1],
+    x=points[:, 0],
+    y=points[:, 1],
     color=[f"{frequency_hz} Hz" for frequency_hz in tone_of],
     hover_name=[Path(file).name for file in windows["file"].to_pylist()],
     title="Windows of tones",
@@ -86,19 +88,20 @@ print(f"UMAP: {folder / 'umap.html'}")
 
 # %% [markdown]
 # ## The windows of one clip, in order
-# `sequence` keeps them all, one row per clip: for models that look at time, or for what changes within a recording.
+# Pooling with `sequence` keeps all windows of a clip in one row, for models of time series, or to see changes within a
+# recording.
 
 # %%
 assert pool([str(output), "--pooling", "sequence"]) == 0
 sequences = pq.read_table(output / "recordings" / "sequence").sort_by("file")
 first = np.stack(sequences["embedding"][0].values.to_numpy(zero_copy_only=False))
 assert np.array_equal(first, vectors[:6])
-steps = np.linalg.norm(np.diff(first, axis=0), axis=1)
-print(f"{Path(sequences['file'][0].as_py()).name}: from window to window it moves by {steps.round(3).tolist()}")
+distances = np.linalg.norm(np.diff(first, axis=0), axis=1)
+print(f"{Path(sequences['file'][0].as_py()).name}: distances between windows {distances.round(3).tolist()}")
 
 # %% [markdown]
 # ## Save and reload
-# The Parquet files are the saved form: any tool reads them. What one computed from them goes wherever one likes.
+# The vectors are already saved: any tool reads the Parquet files. Here NumPy saves a copy.
 
 # %%
 np.save(folder / "vectors.npy", vectors)

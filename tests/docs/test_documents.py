@@ -1,4 +1,4 @@
-"""Documents: their links lead somewhere, and the modules and tests that they name exist."""
+"""Documents have valid links and name existing files; docstrings begin with a sentence."""
 
 import re
 import subprocess
@@ -16,6 +16,7 @@ FENCE = re.compile(r"^(`{3,}).*?^\1", re.MULTILINE | re.DOTALL)
 
 
 def prose(document: str) -> str:
+    """Return the text of a document without its code blocks."""
     return FENCE.sub("", (ROOT / document).read_text())
 
 
@@ -27,7 +28,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", LISTED)
-def test_links_between_documents_lead_somewhere(document: str) -> None:
+def test_links_between_documents_are_valid(document: str) -> None:
     for match in LINK.finditer(prose(document)):
         target = match[1] or match[2]
         if re.match(r"[a-z]+:", target):  # another site
@@ -53,7 +54,7 @@ def test_the_index_names_every_document() -> None:
         assert path.name == "index.md" or f"({path.name})" in index
 
 
-def test_every_module_of_the_package_says_what_it_holds() -> None:
+def test_every_module_of_the_package_has_a_docstring() -> None:
     for path in (ROOT / "embedding").rglob("*.py"):
         first = path.read_text().partition("\n")[0]
         assert first.startswith('"""'), path
@@ -69,7 +70,7 @@ def is_question(folder: str, line: str) -> bool:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_docstrings_open_with_a_sentence(folder: str) -> None:
+def test_docstrings_begin_with_a_sentence(folder: str) -> None:
     pattern = re.compile(rf'"""({"|".join(OPENINGS)})\b')
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"

@@ -1,4 +1,4 @@
-"""The examples, run as their first lines say."""
+"""The examples run as their first lines describe."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, environment
 
 
-def run(example: str, *arguments: object, ray_address: str) -> str:
+def run_example(example: str, *arguments: object, ray_address: str) -> str:
     command = [sys.executable, f"examples/{example}", *map(str, arguments)]
     env = environment(RAY_ADDRESS=ray_address, PYTHONPATH=str(ROOT))
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
@@ -20,17 +20,17 @@ def run(example: str, *arguments: object, ray_address: str) -> str:
     return done.stdout
 
 
-def test_tones_become_vectors_pictures_and_files(ray_address: str, tmp_path: Path) -> None:
-    said = run("tones.py", tmp_path, ray_address=ray_address)
-    assert said.count("12 recordings, 1.2 MB") == 1  # the script ran once
-    assert "72 windows of 12 clips, vectors of 768 numbers" in said
+def test_the_example_of_tones_writes_vectors_and_a_picture(ray_address: str, tmp_path: Path) -> None:
+    printed = run_example("tones.py", tmp_path, ray_address=ray_address)
+    assert printed.count("12 recordings, 1.2 MB") == 1  # the script ran once
+    assert "72 windows of 12 clips, vectors of 768 numbers" in printed
     assert np.load(tmp_path / "vectors.npy").shape == (72, 768)
     assert "1760 Hz" in (tmp_path / "umap.html").read_text()
 
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
-    """As from a recorder, one of them damaged; or real ones, where the environment says where some are."""
+    """Recordings with the names of a recorder, one of them damaged; or the folder in the variable RECORDINGS."""
     if real := os.environ.get("RECORDINGS"):
         return Path(real)
     folder = tmp_path / "card"
@@ -40,13 +40,14 @@ def recordings(tmp_path: Path) -> Path:
     return folder
 
 
-# The jobs that it calls have tests of their own; that they are called rightly is a minute with imports.
-@pytest.mark.long
-def test_a_folder_of_recordings_is_looked_at(recordings: Path, ray_address: str, tmp_path: Path) -> None:
+@pytest.mark.long  # a minute with imports; the jobs that the example calls have their own tests
+def test_the_example_of_recordings_prints_failures_and_writes_a_page(
+    recordings: Path, ray_address: str, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
-    said = run("recordings.py", recordings, output, ray_address=ray_address)
+    printed = run_example("recordings.py", recordings, output, ray_address=ray_address)
     assert "<html" in (output / "page.html").read_text()[:2_000]
-    assert "recordings, vectors of 2560 numbers" in said
+    assert "recordings, vectors of 2560 numbers" in printed
     if "RECORDINGS" not in os.environ:
-        assert "failed: 20250503_031300.WAV: corrupt" in said
-        assert "20250503_021300.WAV: 2025-05-03 02:13:00" in said
+        assert "failed: 20250503_031300.WAV: corrupt" in printed
+        assert "20250503_021300.WAV: 2025-05-03 02:13:00" in printed

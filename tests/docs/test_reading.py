@@ -18,17 +18,17 @@ from tests.support.shards import write_output
 TEXT = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
 COMMANDS = [shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-# Of packages that are not among ours: the name in tests/tools.
-ELSEWHERE = {"datasets": "datasets", "perch_hoplite": "hoplite"}
+# Packages that this environment lacks, with the names of their environments in tests/support/tools.
+OTHER_PACKAGES = {"datasets": "datasets", "perch_hoplite": "hoplite"}
 
 DIM = 16
 VECTORS = np.random.default_rng(0).standard_normal((24, 3, DIM)).astype(np.float32)
-FILES = [f"/archive/{('north', 'south')[at % 2]}/{at}.wav" for at in range(len(VECTORS))]
+FILES = [f"/archive/{('north', 'south')[number % 2]}/{number}.wav" for number in range(len(VECTORS))]
 
 
-def needed(block: str) -> str | None:
-    """Return the packages that a block needs."""
-    return next((tool for package, tool in ELSEWHERE.items() if f"from {package}" in block), None)
+def tool_of(block: str) -> str | None:
+    """Return the environment that a block needs; None: this environment is enough."""
+    return next((tool for package, tool in OTHER_PACKAGES.items() if f"from {package}" in block), None)
 
 
 @pytest.fixture(scope="module")
@@ -46,39 +46,40 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(command: list[str], folder: Path) -> list[str]:
+    """Return the arguments of a command for jobs.export, with ``folder`` in the place of ``/data``."""
     assert command[:3] == ["python", "-m", "jobs.export"]
     return [word.replace("/data", str(folder)) for word in command[3:]]
 
 
-def are_all(found: Any) -> bool:
-    """Return whether these are all vectors, in any order and precision."""
-    rows = np.asarray(found)
+def are_all_vectors(vectors: Any) -> bool:
+    """Return whether ``vectors`` are VECTORS, in any order and precision."""
+    rows = np.asarray(vectors)
     return sorted(rows.tolist()) == sorted(VECTORS.reshape(-1, DIM).astype(rows.dtype).tolist())
 
 
-@pytest.mark.parametrize("number", [at for at, block in enumerate(BLOCKS) if not needed(block)])
+@pytest.mark.parametrize("number", [number for number, block in enumerate(BLOCKS) if not tool_of(block)])
 def test_a_block_reads_all_vectors(number: int, data: Path) -> None:
-    found: dict[str, Any] = {}
-    exec(BLOCKS[number].replace("/data", str(data)), found)
-    assert are_all(found["vectors"])
-    if "nearest" in found:
-        assert len(found["nearest"]) == 20
-    if "likeliest" in found:
-        assert set(found["likeliest"]) == {"north", "south"}
+    names: dict[str, Any] = {}
+    exec(BLOCKS[number].replace("/data", str(data)), names)
+    assert are_all_vectors(names["vectors"])
+    if "nearest" in names:
+        assert len(names["nearest"]) == 20
+    if "likeliest" in names:
+        assert set(names["likeliest"]) == {"north", "south"}
 
 
 @pytest.mark.long  # installs half a gigabyte
-@pytest.mark.parametrize("number", [at for at, block in enumerate(BLOCKS) if needed(block)])
-def test_a_block_of_a_package_that_is_not_ours_reads_all_vectors(
+@pytest.mark.parametrize("number", [number for number, block in enumerate(BLOCKS) if tool_of(block)])
+def test_a_block_with_another_package_reads_all_vectors(
     number: int, data: Path, python_with: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    tool = needed(BLOCKS[number])
+    tool = tool_of(BLOCKS[number])
     assert tool is not None
     python, env = python_with(tool), environment(PYTHONPATH=str(ROOT), HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     for command in COMMANDS:
         if tool in command:
             subprocess.run([python, *command[1:3], *arguments(command, data)], env=env, cwd=tmp_path, check=True)
-    ending = f"import numpy; numpy.save({str(tmp_path / 'found.npy')!r}, numpy.asarray(vectors))"
-    program = BLOCKS[number].replace("/data", str(data)) + ending
+    save = f"import numpy; numpy.save({str(tmp_path / 'vectors.npy')!r}, numpy.asarray(vectors))"
+    program = BLOCKS[number].replace("/data", str(data)) + save
     subprocess.run([python, "-c", program], env=env, cwd=tmp_path, check=True)
-    assert are_all(np.load(tmp_path / "found.npy"))
+    assert are_all_vectors(np.load(tmp_path / "vectors.npy"))

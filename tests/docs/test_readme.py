@@ -1,4 +1,4 @@
-"""The blocks of README.md run as they stand there."""
+"""The blocks of README.md run unchanged, except for names of folders and the checkpoint."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_first_command_and_the_first_python_block_do_what_they_show(folder: Path, ray_address: str) -> None:
+def test_the_first_command_and_the_first_python_block_run(folder: Path, ray_address: str) -> None:
     command = re.search(r"^\$ \.venv/bin/python -m jobs\.embed (.*)$", README, re.MULTILINE)
     assert command is not None
     arguments = [*command[1].split(), "--checkpoint", "random"]

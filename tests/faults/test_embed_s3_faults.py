@@ -1,4 +1,4 @@
-"""The whole job on a store of whose requests every tenth fails, reads and writes alike."""
+"""jobs.embed on an S3 store where every tenth request fails, for reads and for writes."""
 
 import io
 from typing import Any
@@ -18,9 +18,9 @@ from tests.support.commands import Outcome, run_embed
 from tests.support.faulty_s3 import faulty_s3_proxy
 from tests.support.models import EFFICIENTNET
 
-# As many reads as it takes for each kind of fault to have its turn, six times one in ten.
+# Enough reads for each of six kinds of faults to happen, with a fault in every tenth request.
 N_SHORT = 52
-# 32 MiB are 52 s at this rate, of which the job makes few windows.
+# At this rate 32 MiB are 52 s of audio, so the recording has few windows.
 LONG_S, LONG_RATE_HZ = 54.0, 320_000
 
 
@@ -31,16 +31,16 @@ def recording(duration_s: float, rate_hz: int, seed: int) -> bytes:
 
 
 def vectors(output: str) -> dict[tuple[str, int], np.ndarray]:
-    """By recording and window."""
+    """Return the vectors of an output, by recording and window."""
     shards = storage.list_names(f"{output}/embeddings", ".parquet")
     table = pa.concat_tables(pq.read_table(io.BytesIO(storage.read_bytes(shard))) for shard in shards)
     keys = zip(table["file"].to_pylist(), table["window_index"].to_pylist(), strict=True)
-    found = dict(zip(keys, map(np.array, table["embedding"].to_pylist()), strict=True))
-    assert len(found) == len(table)
-    return found
+    by_key = dict(zip(keys, map(np.array, table["embedding"].to_pylist()), strict=True))
+    assert len(by_key) == len(table)
+    return by_key
 
 
-def test_a_store_that_fails_now_and_then_changes_nothing(s3_server: str, s3_api: Any, bucket: str) -> None:
+def test_transient_faults_of_s3_change_no_vector(s3_server: str, s3_api: Any, bucket: str) -> None:
     for i in range(N_SHORT):
         s3_api.put_object(Bucket=bucket, Key=f"in/{i:02}.wav", Body=recording(1 + i % 3, 16_000, i))
     long = recording(LONG_S, LONG_RATE_HZ, 99)
@@ -56,16 +56,16 @@ def test_a_store_that_fails_now_and_then_changes_nothing(s3_server: str, s3_api:
 
     with faulty_s3_proxy(s3_server) as proxy, pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", proxy.url)
-        # A Ray of its own: workers take the AWS environment from the process that starts them.
+        # A separate Ray: workers inherit the AWS environment from the process that starts them.
         with ray_of(2) as address:
-            calm = run(address, "calm")
+            without_faults = run(address, "without-faults")
             proxy.choose = faulty_s3.fail_every(10)
-            rough = run(address, "rough")
-    assert (calm.code, rough.code) == (0, 0), rough.stderr
+            with_faults = run(address, "with-faults")
+    assert (without_faults.code, with_faults.code) == (0, 0), with_faults.stderr
     for verb in ("GET", "PUT"):
         assert set(faulty_s3.TRANSIENT[verb]) <= proxy.n_faults.keys(), (proxy.n_faults, proxy.n_requests)
-    assert not list(storage.list_names(f"s3://{bucket}/rough/failures", ""))
-    expected, found = vectors(f"s3://{bucket}/calm"), vectors(f"s3://{bucket}/rough")
+    assert not list(storage.list_names(f"s3://{bucket}/with-faults/failures", ""))
+    expected, found = vectors(f"s3://{bucket}/without-faults"), vectors(f"s3://{bucket}/with-faults")
     assert found.keys() == expected.keys()
     assert len(found) == N_SHORT + LONG_S / 3
     for key, vector in expected.items():

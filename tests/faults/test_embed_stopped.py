@@ -1,4 +1,4 @@
-"""A run that cannot go to its end says so in one line, and what is stored stays valid."""
+"""Runs that stop early: each prints one line with the reason, and the stored windows stay valid."""
 
 import json
 import os
@@ -32,33 +32,33 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("number", "name"),
     [(signal.SIGINT, "Ctrl-C"), pytest.param(signal.SIGTERM, "SIGTERM", marks=pytest.mark.long)],
 )
-def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
+def test_a_signal_lets_open_shards_finish_and_the_same_command_resumes(
     number: int, name: str, archive: Path, tmp_path: Path, ray_address: str
 ) -> None:
-    # Ctrl-C reaches the processes of Ray only where they are the job's own.
+    # Ctrl-C reaches the processes of Ray only if the job has started this Ray.
     ray = {"RAY_ADDRESS": ray_address} if number == signal.SIGTERM else {}
     job = Job(archive, tmp_path / "out", ray, shard_rows=640)
     with job.running(start_new_session=True) as process:
         assert wait_for(lambda: bool(job.shards()), process)
-        if number == signal.SIGINT:  # a terminal sends it to every process of the job, those of Ray included
+        if number == signal.SIGINT:  # a terminal sends SIGINT to all processes of the job, including those of Ray
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        asked_s = time.monotonic()
-        said, _ = process.communicate(timeout=60)
+        signalled_s = time.monotonic()
+        printed, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert time.monotonic() - asked_s < 25
-    lines = said.splitlines()
+    assert time.monotonic() - signalled_s < 25
+    lines = printed.splitlines()
     assert any(line.startswith(f"{name}: finishing open shards") for line in lines)
     assert lines[-1] == (
         f"avex-batch: stopped by {name}; what is stored stays valid, run the same command again to go on"
     )
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
     report = json.loads((job.output / "report.json").read_text())
     assert report["state"] == "stopped"
     stored = pq.read_table(job.output / "embeddings")
     assert report["output"]["windows"] == len(stored) < N_WINDOWS
-    assert len(stored) % 640 != 0  # what was encoded and filled no shard yet has landed, too
+    assert len(stored) % 640 != 0  # encoded windows of an unfilled shard are stored, too
     assert not (job.output / "claim.json").exists()
     if number == signal.SIGTERM:
         Job(archive, job.output, {"RAY_ADDRESS": ray_address}).finish()
@@ -69,7 +69,7 @@ def test_a_signal_lets_shards_land_and_the_same_command_goes_on(
         assert [run["state"] for run in report["runs"]] == ["stopped", "complete"]
 
 
-@pytest.mark.long  # for the sake of ten minutes: tests/unit/test_stopping.py has the signals themselves
+@pytest.mark.long  # tests/unit/test_stopping.py tests the signals themselves
 def test_a_second_signal_stops_at_once(archive: Path, tmp_path: Path, ray_address: str) -> None:
     job = Job(archive, tmp_path / "out", {"RAY_ADDRESS": ray_address})
     with job.running(start_new_session=True) as process:
@@ -78,21 +78,21 @@ def test_a_second_signal_stops_at_once(archive: Path, tmp_path: Path, ray_addres
         assert process.stdout is not None
         assert any(line.startswith("Ctrl-C: shards") for line in process.stdout)
         os.killpg(process.pid, signal.SIGINT)
-        asked_s = time.monotonic()
-        said, _ = process.communicate(timeout=60)
-    assert time.monotonic() - asked_s < 8
+        signalled_s = time.monotonic()
+        printed, _ = process.communicate(timeout=60)
+    assert time.monotonic() - signalled_s < 8
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith("avex-batch: stopped; what is stored stays valid")
+    assert printed.splitlines()[-1].startswith("avex-batch: stopped; what is stored stays valid")
 
 
-KILLER = """
+CRASH_ON_READ = """
 import os, signal
 import soundfile
 
 opened = soundfile.SoundFile.__init__
 
 def init(self, file, *args, **kwargs):
-    if "kills its reader" in str(file):
+    if "crashes its reader" in str(file):
         os.kill(os.getpid(), signal.SIGSEGV)
     opened(self, file, *args, **kwargs)
 
@@ -100,14 +100,14 @@ soundfile.SoundFile.__init__ = init
 """
 
 
-def test_a_recording_that_kills_its_worker_is_set_aside_and_the_job_finishes(tmp_path: Path) -> None:
+def test_a_recording_that_crashes_its_worker_is_a_failure_and_the_job_finishes(tmp_path: Path) -> None:
     archive, output = tmp_path / "in", tmp_path / "out"
     for seed in range(12):
         write_audio(archive / f"{seed:02d}.wav", tone(2.0, 16_000, seed=seed), 16_000)
-    write_audio(archive / "05 kills its reader.wav", tone(2.0, 16_000), 16_000)
+    write_audio(archive / "05 crashes its reader.wav", tone(2.0, 16_000), 16_000)
     (tmp_path / "path").mkdir()
-    # As a decoder's bug would: Python imports this module first in every process, those of Ray included.
-    (tmp_path / "path" / "sitecustomize.py").write_text(KILLER)
+    # This simulates a bug in a decoder. Python imports this module first in every process, including those of Ray.
+    (tmp_path / "path" / "sitecustomize.py").write_text(CRASH_ON_READ)
     outcome = run_embed(
         *("--input", archive, "--output", output, "--model", EFFICIENTNET, "--checkpoint", "random", "--window-s", 1),
         *("--actors", 1, "--max-failure-rate", 0.1),
@@ -115,7 +115,7 @@ def test_a_recording_that_kills_its_worker_is_set_aside_and_the_job_finishes(tmp
     )
     assert outcome.code == 0, outcome.stderr
     failures = pq.read_table(output / "failures").to_pylist()
-    assert [(Path(row["file"]).name, row["kind"]) for row in failures] == [("05 kills its reader.wav", "crash")]
+    assert [(Path(row["file"]).name, row["kind"]) for row in failures] == [("05 crashes its reader.wav", "crash")]
     assert failures[0]["message"] == "the process that read it died of SIGSEGV, 3 times in a row"
     rows = pq.read_table(output / "embeddings").to_pandas()
     assert not rows.duplicated(["file_id", "window_index"]).any()
@@ -131,8 +131,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.long  # likewise: tests/unit/ray_runtime/test_session.py has a worker's storage that fails
-def test_a_full_disk_is_one_line_and_leaves_what_is_stored(small_disk: Path, embed: Embed, tmp_path: Path) -> None:
+@pytest.mark.long  # tests/unit/ray_runtime/test_session.py tests a worker with a failing storage
+def test_a_full_disk_is_one_line_and_keeps_stored_windows(small_disk: Path, embed: Embed, tmp_path: Path) -> None:
     archive = tmp_path / "in"
     for seed in range(8):
         write_audio(archive / f"{seed}.wav", tone(20.0, 16_000, seed=seed), 16_000)
@@ -153,8 +153,15 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_stored(small_disk: Path, emb
     assert len(pq.read_table(small_disk / "embeddings")) == 160
 
 
-def interrupted(archive: Path, output: str, stored: Callable[[], bool], interrupt: Callable[[], None]) -> str:
-    """Return the output of a job whose storage is taken away once a shard is ``stored``; its Ray is its own."""
+def run_interrupted(archive: Path, output: str, stored: Callable[[], bool], interrupt: Callable[[], None]) -> str:
+    """Run a job with a separate Ray, take its storage away once a shard is stored, and return its error message.
+
+    Args:
+        archive: the recordings.
+        output: the output.
+        stored: returns whether a shard is stored.
+        interrupt: takes the storage away.
+    """
     command = [sys.executable, "-m", "jobs.embed", "--input", archive, "--output", output, "--model", EFFICIENTNET]
     options = ("--checkpoint", "random", "--window-s", 1, "--hop-s", 1, "--shard-rows", 64)
     with subprocess.Popen(
@@ -167,10 +174,10 @@ def interrupted(archive: Path, output: str, stored: Callable[[], bool], interrup
     ) as process:
         assert wait_for(stored, process)
         interrupt()
-        _, said = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert len(said.splitlines()) == 1
-    return said
+    assert len(error.splitlines()) == 1
+    return error
 
 
 def shards_in(s3_api: Any, bucket: str) -> list[str]:
@@ -178,24 +185,24 @@ def shards_in(s3_api: Any, bucket: str) -> list[str]:
     return [item["Key"] for item in listed.get("Contents", ())]
 
 
-@pytest.mark.long  # likewise
-def test_a_bucket_that_vanishes_is_one_line(s3_api: Any, bucket: str, archive: Path) -> None:
-    def vanish() -> None:
+@pytest.mark.long
+def test_a_deleted_bucket_is_one_line(s3_api: Any, bucket: str, archive: Path) -> None:
+    def delete_bucket() -> None:
         while True:
             for item in s3_api.list_objects_v2(Bucket=bucket).get("Contents", ()):
                 s3_api.delete_object(Bucket=bucket, Key=item["Key"])
             try:
                 s3_api.delete_bucket(Bucket=bucket)
-            except s3_api.exceptions.ClientError:  # a shard landed in between
+            except s3_api.exceptions.ClientError:  # a shard was stored in between
                 continue
             return
 
-    said = interrupted(archive, f"s3://{bucket}/out", lambda: bool(shards_in(s3_api, bucket)), vanish)
-    assert f"s3://{bucket}/out lost this run's claim" in said or "the storage failed: " in said
+    error = run_interrupted(archive, f"s3://{bucket}/out", lambda: bool(shards_in(s3_api, bucket)), delete_bucket)
+    assert f"s3://{bucket}/out lost this run's claim" in error or "the storage failed: " in error
 
 
-@pytest.mark.long  # likewise: tests/unit/storage/test_s3_faults.py has what S3 answers
-def test_credentials_that_expire_are_one_line_and_leave_what_is_stored(
+@pytest.mark.long  # tests/unit/storage/test_s3_faults.py tests the answers of S3
+def test_expired_credentials_are_one_line_and_keep_stored_windows(
     s3_server: str, s3_api: Any, bucket: str, archive: Path, tmp_path: Path
 ) -> None:
     with faulty_s3_proxy(s3_server) as proxy, pytest.MonkeyPatch.context() as environment:
@@ -204,9 +211,9 @@ def test_credentials_that_expire_are_one_line_and_leave_what_is_stored(
         def expire() -> None:
             proxy.choose = fail_always(EXPIRED)
 
-        said = interrupted(archive, f"s3://{bucket}/out", lambda: bool(shards_in(s3_api, bucket)), expire)
-    assert "credentials that have expired" in said or "The provided token has expired" in said
-    assert "run the same command again" in said
+        error = run_interrupted(archive, f"s3://{bucket}/out", lambda: bool(shards_in(s3_api, bucket)), expire)
+    assert "credentials that have expired" in error or "The provided token has expired" in error
+    assert "run the same command again" in error
     keys = shards_in(s3_api, bucket)
     assert keys
     for number, key in enumerate(keys):

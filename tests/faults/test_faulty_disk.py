@@ -1,4 +1,4 @@
-"""Disks that answer with EIO, ESTALE or ETIMEDOUT: one line, or a failure row of kind ``io``; never a traceback."""
+"""Disks that fail with EIO, ESTALE or ETIMEDOUT: an error of one line or a failure row ``io``, never a traceback."""
 
 import errno
 import os
@@ -24,10 +24,10 @@ N_RECORDINGS = 6
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``faulty_disk.c`` as a library to preload."""
+    """``faulty_disk.c``, compiled to a library to preload."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None or sys.platform != "linux":
-        pytest.skip("a disk that fails takes Linux and a C compiler")
+        pytest.skip("the simulation of a failing disk needs Linux and a C compiler")
     library = tmp_path_factory.mktemp("shim") / "faulty_disk.so"
     source = ROOT / "tests" / "support" / "faulty_disk.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
@@ -44,18 +44,18 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """An output that jobs may read, without failures."""
+    """A finished output without failures."""
     recordings = {file: np.asarray(vectors) for file, vectors in species_vectors().items()}
     write_finished_output(tmp_path / "out", recordings, [])
     return tmp_path / "out"
 
 
-def failing(shim: Path, call: str, path: str, number: int) -> dict[str, str]:
-    """The environment of a process in which ``call`` fails on whatever has ``path`` in its name."""
+def failing_environment(shim: Path, call: str, path: str, number: int) -> dict[str, str]:
+    """Return the environment of a process in which ``call`` fails for every file with ``path`` in its name."""
     return {"LD_PRELOAD": str(shim), "FAULT_CALL": call, "FAULT_PATH": path, "FAULT_ERRNO": str(number)}
 
 
-def run(job: str, *arguments: object, env: dict[str, str]) -> Outcome:
+def run_job(job: str, *arguments: object, env: dict[str, str]) -> Outcome:
     command = [sys.executable, "-m", f"jobs.{job}", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(**env), capture_output=True, text=True, timeout=300, check=False
@@ -87,14 +87,14 @@ def embed_options(archive: Path, output: Path) -> tuple[object, ...]:
         ("fsync", "/out/.tmp-", errno.EIO),
     ],
 )
-def test_a_run_that_cannot_begin(
+def test_a_disk_fault_at_the_start_of_a_run_is_one_line(
     shim: Path, archive: Path, tmp_path: Path, *, call: str, path: str, number: int
 ) -> None:
     (tmp_path / "given").symlink_to(archive)
     options = embed_options(tmp_path / "given", tmp_path / "out")
-    assert_one_line(run("embed", *options, env=failing(shim, call, path, number)), number)
-    left = [path.name for path in tmp_path.rglob("*")]
-    assert not [name for name in left if name.startswith((".tmp-", "claim.json"))]
+    assert_one_line(run_job("embed", *options, env=failing_environment(shim, call, path, number)), number)
+    names = [path.name for path in tmp_path.rglob("*")]
+    assert not [name for name in names if name.startswith((".tmp-", "claim.json"))]
 
 
 READERS = {
@@ -118,13 +118,13 @@ READERS = {
         ("embed", "read", errno.EIO),
     ],
 )
-def test_shards_that_cannot_be_read(
+def test_unreadable_shards_are_one_line(
     shim: Path, archive: Path, output: Path, tmp_path: Path, *, job: str, call: str, number: int
 ) -> None:
     write_species_labels(tmp_path / "labels.csv")
-    arguments = [each.format(tmp_path) for each in READERS[job]]
-    given = embed_options(archive, output) if job == "embed" else (output, *arguments)
-    assert_one_line(run(job, *given, env=failing(shim, call, "/out/embeddings/s", number)), number)
+    options = [option.format(tmp_path) for option in READERS[job]]
+    arguments = embed_options(archive, output) if job == "embed" else (output, *options)
+    assert_one_line(run_job(job, *arguments, env=failing_environment(shim, call, "/out/embeddings/s", number)), number)
     assert not (tmp_path / "npy").exists()
 
 
@@ -136,26 +136,27 @@ def test_shards_that_cannot_be_read(
         ("report", ("--html", "{}/pages/page.html"), "/pages/.tmp-", "fsync", errno.ESTALE),
     ],
 )
-def test_results_that_cannot_be_written(
+def test_unwritable_results_are_one_line(
     shim: Path, output: Path, tmp_path: Path, *, job: str, arguments: tuple[str, ...], path: str, call: str, number: int
 ) -> None:
     write_species_labels(tmp_path / "labels.csv")
-    given = [each.format(tmp_path) for each in arguments]
-    assert_one_line(run(job, output, *given, env=failing(shim, call, path, number)), number)
-    assert not [each for each in tmp_path.rglob("*") if each.name.startswith(".tmp-") or "page.html" in each.name]
+    options = [option.format(tmp_path) for option in arguments]
+    assert_one_line(run_job(job, output, *options, env=failing_environment(shim, call, path, number)), number)
+    names = [path.name for path in tmp_path.rglob("*")]
+    assert not [name for name in names if name.startswith(".tmp-") or "page.html" in name]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("call", "number"), list(zip(("read", "open", "stat"), ERRNOS, strict=True)))
-def test_a_recording_that_cannot_be_read_is_a_failure_row(
+def test_an_unreadable_recording_is_a_failure_row(
     shim: Path, archive: Path, tmp_path: Path, call: str, number: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in failing(shim, call, "/3.wav", number).items():
+        for name, value in failing_environment(shim, call, "/3.wav", number).items():
             patched.setenv(name, value)
         with ray_of(2) as address:
             options = (*embed_options(archive, tmp_path / "out"), "--max-failure-rate", 0.5)
-            done = run("embed", *options, env={"RAY_ADDRESS": address})
+            done = run_job("embed", *options, env={"RAY_ADDRESS": address})
     assert (done.code, done.stderr) == (0, "")
     failures = pq.read_table(tmp_path / "out" / "failures").to_pylist()
     assert [(Path(row["file"]).name, row["kind"]) for row in failures] == [("3.wav", "io")]
@@ -165,14 +166,14 @@ def test_a_recording_that_cannot_be_read_is_a_failure_row(
 
 @pytest.mark.long
 @pytest.mark.parametrize(("call", "number"), list(zip(("write", "fsync", "rename"), ERRNOS, strict=True)))
-def test_shards_that_cannot_be_written(shim: Path, archive: Path, tmp_path: Path, call: str, number: int) -> None:
+def test_unwritable_shards_are_one_line(shim: Path, archive: Path, tmp_path: Path, call: str, number: int) -> None:
     options = embed_options(archive, tmp_path / "out")
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in failing(shim, call, "/embeddings/", number).items():
+        for name, value in failing_environment(shim, call, "/embeddings/", number).items():
             patched.setenv(name, value)
         with ray_of(2) as address:
-            done = run("embed", *options, env={"RAY_ADDRESS": address})
+            done = run_job("embed", *options, env={"RAY_ADDRESS": address})
     assert_one_line(done, number)
     assert not list((tmp_path / "out" / "embeddings").iterdir())
     with ray_of(2) as address:
-        assert run("embed", *options, env={"RAY_ADDRESS": address}).code == 0
+        assert run_job("embed", *options, env={"RAY_ADDRESS": address}).code == 0

@@ -1,7 +1,7 @@
-"""Random content in every file that is read back: a correct result or one line, never a traceback or a write outside.
+"""Random content in every file that a job reads back.
 
-Each file is tried with arbitrary bytes, with arbitrary JSON, and with a valid content in which some values, or some
-bytes, are others.
+The result must be correct, or an error of one line: never a traceback, and never a write outside the output. Each file
+is tried with random bytes, with random JSON, and with valid content in which some values or bytes are changed.
 """
 
 import copy
@@ -33,7 +33,7 @@ from jobs.export import main as export
 from jobs.report import main as report
 from tests.support.shards import shard, write_output
 
-FEW, MANY = 25, 1250  # cases of each file; eight files
+FEW, MANY = 25, 1250  # cases for each of eight kinds of files
 
 TEXTS = st.text(max_size=12) | st.sampled_from(
     ["../../victim", "/", "..", "\0", "0000000000aa", "2025-01-01", "-1", "1e308"]
@@ -52,33 +52,33 @@ REPORT = {"state": "complete", "recordings": BALANCE, "output": {"windows": 3}, 
 EXPORT = {"format": "npy", "names": ["export.json"]}
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths to every value in a JSON document."""
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths to all values of a JSON document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, item in items for place in places(item, (*path, key)))]
+    return [path, *(inner for key, item in items for inner in paths_in(item, (*path, key)))]
 
 
 @st.composite
 def documents(draw: st.DrawFn, valid: Any) -> bytes:
-    """A valid document with another value somewhere, or anything."""
+    """A valid document with one or two changed values, or any bytes or JSON."""
     if draw(st.integers(0, 3)) == 0:
         return draw(st.binary(max_size=40) | VALUES.map(lambda value: json.dumps(value).encode()))
     document = {"": copy.deepcopy(valid)}
-    for place in draw(st.lists(st.sampled_from(places(valid)), min_size=1, max_size=2)):
-        *way, last = ("", *place)
-        at: Any = document
+    for path in draw(st.lists(st.sampled_from(paths_in(valid)), min_size=1, max_size=2)):
+        *parents, last = ("", *path)
+        container: Any = document
         try:
-            for key in way:
-                at = at[key]
-            at[last] = draw(VALUES)
-        except (KeyError, IndexError, TypeError):  # another value has taken the place of a part of the way
+            for key in parents:
+                container = container[key]
+            container[last] = draw(VALUES)
+        except (KeyError, IndexError, TypeError):  # the first change has replaced a part of this path
             continue
     return json.dumps(document[""]).encode()
 
 
 @st.composite
 def changed_bytes(draw: st.DrawFn, valid: bytes) -> bytes:
-    """Valid content with some bytes changed, cut off or added; or anything."""
+    """Valid content with some bytes changed, cut off or added, or any bytes."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=60))
     content = bytearray(valid)
@@ -115,40 +115,38 @@ COLUMNS = st.sampled_from(
 
 @st.composite
 def tables(draw: st.DrawFn, valid: pa.Table) -> bytes:
-    """A Parquet file with other columns than a valid one, or with other bytes."""
+    """A valid Parquet file with changed columns or changed bytes."""
     if draw(st.booleans()):
         return draw(changed_bytes(as_parquet(valid)))
     table = valid
     for name in draw(st.lists(st.sampled_from(valid.column_names), max_size=3)):
-        at = table.column_names.index(name)
-        table = table.set_column(at, name, draw(COLUMNS))
+        table = table.set_column(table.column_names.index(name), name, draw(COLUMNS))
     metadata = draw(
         st.dictionaries(st.sampled_from([b"avex_batch.settings", b"avex_batch.audio_hashes"]), st.binary(max_size=9))
     )
     return as_parquet(table.replace_schema_metadata(metadata))
 
 
-def runs(command: Callable[[list[str]], int], *arguments: object) -> int:
-    """Run a job in this process: it ends with a code, and says one line if that is no result."""
-    said = io.StringIO()
-    with redirect_stderr(said), redirect_stdout(io.StringIO()):
-        code = command([*map(str, arguments)])
+def check_job(job: Callable[[list[str]], int], *arguments: object) -> None:
+    """Run a job in this process, and check that it ends with an exit code and prints at most one line of errors."""
+    stderr = io.StringIO()
+    with redirect_stderr(stderr), redirect_stdout(io.StringIO()):
+        code = job([*map(str, arguments)])
     assert code in (0, 1, 2)
-    assert "Traceback" not in said.getvalue(), said.getvalue()
-    assert said.getvalue().count("\n") <= 1
-    return code
+    assert "Traceback" not in stderr.getvalue(), stderr.getvalue()
+    assert stderr.getvalue().count("\n") <= 1
 
 
-def refused_or(call: Callable[[], object]) -> None:
-    """Either a result or a refusal of one line."""
+def check_call(call: Callable[[], object]) -> None:
+    """Check that a call gives a result, or raises a RequestError of one line."""
     try:
         call()
     except RequestError as error:
-        assert "\n" not in str(error)  # noqa: PT017 — there may be none
+        assert "\n" not in str(error)  # noqa: PT017 — the call may also succeed
 
 
-def output(folder: Path) -> Path:
-    """An output with one shard, as it was before the last case."""
+def fresh_output(folder: Path) -> Path:
+    """Return an output with one shard, without the changes of the last case."""
     root = folder / "out"
     if not root.exists():
         write_output(str(root), {"/a/1.wav": np.ones((3, 4), np.float32)}, {"model": "m"}, 1)
@@ -158,21 +156,23 @@ def output(folder: Path) -> Path:
     return root
 
 
-def report_with(name: str) -> Callable[[Path, bytes], None]:
+def check_report_with(name: str) -> Callable[[Path, bytes], None]:
+    """Return a check of jobs.report, and for shards of jobs.export, on an output with a file of random content."""
+
     def check(folder: Path, content: bytes) -> None:
-        root = output(folder)
+        root = fresh_output(folder)
         (root / name).write_bytes(content)
-        runs(report, root)
+        check_job(report, root)
         if name.startswith("embeddings"):
-            runs(export, root, "--to", "npy", folder / "exported")
+            check_job(export, root, "--to", "npy", folder / "exported")
 
     return check
 
 
 def check_claim(folder: Path, content: bytes) -> None:
-    root = output(folder)
+    root = fresh_output(folder)
     (root / "claim.json").write_bytes(content)
-    runs(report, root)
+    check_job(report, root)
 
     def take() -> None:
         with hold_claim(str(root), "0000000000bb", lambda _: None):
@@ -181,24 +181,24 @@ def check_claim(folder: Path, content: bytes) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(claim, "RENEW_S", 0.002)
         patched.setattr(claim, "LAPSE_S", 0.002)
-        refused_or(take)
+        check_call(take)
 
 
 def check_manifest(folder: Path, content: bytes) -> None:
     for name in ("a.csv", "a.parquet"):
         (folder / name).write_bytes(content)
-        refused_or(lambda name=name: list_recordings([str(folder / name)]))
-        refused_or(lambda name=name: read_labels(str(folder / name), "label", None))
+        check_call(lambda name=name: list_recordings([str(folder / name)]))
+        check_call(lambda name=name: read_labels(str(folder / name), "label", None))
 
 
 def check_label_map(_: Path, content: bytes) -> None:
-    refused_or(lambda: label_map.parse_label_map("label_map.json", content))
+    check_call(lambda: label_map.parse_label_map("label_map.json", content))
 
 
 def check_options(folder: Path, content: bytes) -> None:
     (folder / "job.yaml").write_bytes(content)
-    refused_or(lambda: read_config_file(str(folder / "job.yaml")))
-    refused_or(lambda: parse(["--config", str(folder / "job.yaml")]))
+    check_call(lambda: read_config_file(str(folder / "job.yaml")))
+    check_call(lambda: parse(["--config", str(folder / "job.yaml")]))
 
 
 def check_export(folder: Path, content: bytes) -> None:
@@ -210,39 +210,40 @@ def check_export(folder: Path, content: bytes) -> None:
         with replace_folder(destination, "npy") as new:
             (new / "export.json").write_bytes(content)
 
-    refused_or(replace)
+    check_call(replace)
     assert (destination / "export.json").read_bytes() == content
 
 
-OWNER = asdict(ClaimHolder.this_process("0000000000aa")) | {"process_start": 1.0}  # its process has ended
+HOLDER = asdict(ClaimHolder.this_process("0000000000aa")) | {"process_start": 1.0}  # its process has ended
 MANIFEST = pa.table(
     {"file": ["/a.wav", "b.wav"], "label": ["x", "y"], "start_time": [0.0, 1.0], "end_time": [1.0, 2.0]}
 )
 CSV = b"file,label,start_time,end_time\n/a.wav,x,0,1\nb.wav,y;z,1,2\n"
 YAML = b'input: [x, "y"]\noutput: z\nwindow-s: 3\nbatch_size: 8\nmask_padding: true\nlayers: 0,-1\nlimit: 1_000\n'
 FILES: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path, bytes], None]]] = {
-    "run.json": (documents(RUN), report_with("run.json")),
-    "report.json": (documents(REPORT), report_with("report.json")),
-    "claim.json": (documents(OWNER), check_claim),
-    "shards": (tables(shard((1, 0, 2), (1, 1, 2))), report_with("embeddings/x.parquet")),
+    "run.json": (documents(RUN), check_report_with("run.json")),
+    "report.json": (documents(REPORT), check_report_with("report.json")),
+    "claim.json": (documents(HOLDER), check_claim),
+    "shards": (tables(shard((1, 0, 2), (1, 1, 2))), check_report_with("embeddings/x.parquet")),
     "manifests": (tables(MANIFEST) | changed_bytes(CSV), check_manifest),
     "label maps": (
         documents({"a": 0, "b": 1}),
-        lambda _, content: refused_or(lambda: label_map.parse_label_map("map", content)),
+        lambda _, content: check_call(lambda: label_map.parse_label_map("map", content)),
     ),
     "options files": (changed_bytes(YAML) | st.text().map(lambda text: text.encode(errors="replace")), check_options),
     "export.json": (documents(EXPORT), check_export),
 }
 
 
-def try_cases(name: str, folder: Path, n: int, *, the_same_each_time: bool) -> None:
+def try_cases(name: str, folder: Path, n: int, *, is_derandomised: bool) -> None:
+    """Check a kind of files with ``n`` cases, and that no other file is written."""
     content, check = FILES[name]
     (folder / "victim").write_text("mine")
 
     @settings(
         max_examples=n,
         database=None,
-        derandomize=the_same_each_time,
+        derandomize=is_derandomised,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     )
     @given(content)
@@ -251,20 +252,20 @@ def try_cases(name: str, folder: Path, n: int, *, the_same_each_time: bool) -> N
         assert (folder / "victim").read_text() == "mine"
 
     try_case()
-    own = {"victim", "out", "exported", "export", "a.csv", "a.parquet", "job.yaml"}
-    assert {path.name for path in folder.iterdir()} <= own
+    expected = {"victim", "out", "exported", "export", "a.csv", "a.parquet", "job.yaml"}
+    assert {path.name for path in folder.iterdir()} <= expected
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_random_content_is_a_result_or_one_line(name: str, tmp_path: Path) -> None:
-    (tmp_path / "here").mkdir()
-    try_cases(name, tmp_path / "here", FEW, the_same_each_time=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+def test_random_content_gives_a_result_or_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    try_cases(name, tmp_path / "cases", FEW, is_derandomised=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["cases"]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", FILES)
-def test_much_random_content_is_a_result_or_one_line(name: str, tmp_path: Path) -> None:
-    (tmp_path / "here").mkdir()
-    try_cases(name, tmp_path / "here", MANY, the_same_each_time=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+def test_many_cases_of_random_content_give_a_result_or_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    try_cases(name, tmp_path / "cases", MANY, is_derandomised=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["cases"]

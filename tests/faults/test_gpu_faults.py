@@ -1,4 +1,4 @@
-"""The whole job on simulated GPUs that run out of memory, fail, or die with two batches in them."""
+"""jobs.embed on simulated GPUs: they run out of memory, fail, or their encoder dies with two open batches."""
 
 import json
 import os
@@ -35,12 +35,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_gpus() -> Iterator[str]:
-    """The address of a Ray with them."""
+    """The address of a Ray with two GPUs."""
     with ray_of(2, n_gpus=2) as address:
         yield address
 
 
-def on_simulated(
+def embed_on_simulated_gpus(
     address: str, archive: Path, output: Path, checkpoint: Path, faults: list[Any], *options: object
 ) -> Outcome:
     arguments = ["--input", archive, "--output", output, "--checkpoint", checkpoint, *OPTIONS, *options]
@@ -51,23 +51,23 @@ def on_simulated(
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-def rows(output: Path) -> tuple[list[tuple[str, int]], np.ndarray]:
-    """Keys in order, and their vectors."""
+def read_vectors(output: Path) -> tuple[list[tuple[str, int]], np.ndarray]:
+    """Return the keys of an output in order, and their vectors."""
     table = pq.read_table(output / "embeddings").sort_by([("file", "ascending"), ("window_index", "ascending")])
     keys = list(zip(table["file"].to_pylist(), table["window_index"].to_pylist(), strict=True))
     return keys, np.stack(table["embedding"].to_numpy())
 
 
 def assert_same(output: Path, other: Path) -> None:
-    keys, vectors = rows(output)
-    other_keys, other_vectors = rows(other)
+    keys, vectors = read_vectors(output)
+    other_keys, other_vectors = read_vectors(other)
     assert keys == other_keys
     assert len(set(keys)) == N_WINDOWS
     errors = np.linalg.norm(vectors - other_vectors, axis=1) / np.linalg.norm(other_vectors, axis=1)
     assert errors.max() <= 1e-5
 
 
-def last_run(output: Path) -> dict[str, Any]:
+def read_last_run(output: Path) -> dict[str, Any]:
     report = json.loads((output / "report.json").read_text())
     assert report["recordings"]["balanced"]
     return report["runs"][-1]
@@ -87,7 +87,7 @@ def on_cpus(
     return output
 
 
-def test_faults_of_gpus_cost_time_and_nothing_else(
+def test_gpu_faults_change_no_vector(
     two_gpus: str, archive: Path, on_cpus: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """Memory runs out in two ways, the driver fails once, and the first of two GPUs fails every time."""
@@ -97,35 +97,39 @@ def test_faults_of_gpus_cost_time_and_nothing_else(
         [None, ILLEGAL, 1],
         [FIRST, ECC, 99],
     ]
-    # One encoder: of two the other one might do all the work before this one fails often enough.
-    done = on_simulated(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], faults, "--actors", 1)
+    # One encoder: a second encoder might finish the work before the first GPU fails often enough.
+    done = embed_on_simulated_gpus(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], faults, "--actors", 1)
     assert done.code == 0, done.stdout + done.stderr
     assert f"failed {GPU_FAULTS} times and is no longer used in this run: {ECC}" in done.stdout
     assert_same(tmp_path, on_cpus)
-    run = last_run(tmp_path)
+    run = read_last_run(tmp_path)
     assert run["done_again"]["encoders"] >= 1
     assert run["busy_s"]["warm_up"] > 0
 
 
-def test_an_encoder_that_dies_with_two_batches_open_loses_neither(
+def test_no_window_is_lost_when_an_encoder_dies_with_two_open_batches(
     two_gpus: str, archive: Path, on_cpus: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    done = on_simulated(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], [[None, KILL, 1]], "--actors", 1)
+    done = embed_on_simulated_gpus(
+        two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], [[None, KILL, 1]], "--actors", 1
+    )
     assert done.code == 0, done.stdout + done.stderr
     assert_same(tmp_path, on_cpus)
-    assert last_run(tmp_path)["done_again"]["encoders"] == 1
+    assert read_last_run(tmp_path)["done_again"]["encoders"] == 1
 
 
 @pytest.mark.long  # the encoder loads five times
-def test_of_two_batches_in_an_encoder_the_deadly_one_is_named(
+def test_the_error_names_the_batch_that_kills_encoders(
     two_gpus: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     for seed in range(6):
         write_audio(tmp_path / "in" / f"tone-{seed}.wav", tone(30.0, 16_000, seed=seed), 16_000)
-    # The first by name, and as long as a batch: its windows are a batch of their own.
+    # The first recording by name, exactly as long as a batch, so its windows are a separate batch.
     write_audio(tmp_path / "in" / "deadly.wav", np.full(16 * 16_000, DEADLY, np.float32), 16_000)
     faults = [[None, KILL_AT_DEADLY, 99]]
-    done = on_simulated(two_gpus, tmp_path / "in", tmp_path / "out", checkpoints[EFFICIENTNET], faults, "--actors", 1)
+    done = embed_on_simulated_gpus(
+        two_gpus, tmp_path / "in", tmp_path / "out", checkpoints[EFFICIENTNET], faults, "--actors", 1
+    )
     assert done.code == 1, done.stdout + done.stderr
     assert f"died {ENCODE_TRIES} times over the windows from window 0 of {tmp_path / 'in' / 'deadly.wav'} on" in (
         done.stdout + done.stderr
@@ -133,12 +137,14 @@ def test_of_two_batches_in_an_encoder_the_deadly_one_is_named(
 
 
 @pytest.mark.long  # the encoder loads three times
-def test_a_run_whose_gpus_are_all_given_up_ends_and_says_so(
+def test_a_run_ends_when_no_gpu_is_left(
     two_gpus: str, archive: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    done = on_simulated(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], [[None, ECC, 99]], "--actors", 1)
+    done = embed_on_simulated_gpus(
+        two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], [[None, ECC, 99]], "--actors", 1
+    )
     assert done.code == 1, done.stdout + done.stderr
     assert "no GPU is left to encode on: GPU " in done.stderr
     assert "Traceback" not in done.stderr
-    assert on_simulated(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], []).code == 0
-    assert len(set(rows(tmp_path)[0])) == N_WINDOWS
+    assert embed_on_simulated_gpus(two_gpus, archive, tmp_path, checkpoints[EFFICIENTNET], []).code == 0
+    assert len(set(read_vectors(tmp_path)[0])) == N_WINDOWS

@@ -1,4 +1,4 @@
-"""The head of Ray, or the raylet of the driver's node, dies under a run."""
+"""Runs in which the head of Ray or the raylet of the driver's node dies."""
 
 import random
 import signal
@@ -19,57 +19,57 @@ from tests.support.soak import OPTIONS, Archive
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "ASK_EVERY_S", 0.02)
 
 
-def watched(server: socket.socket, gone_after_s: float) -> RequiredProcess:
+def required_process(server: socket.socket, gone_after_s: float) -> RequiredProcess:
     return RequiredProcess("the head of Ray", "{}:{}".format(*server.getsockname()), gone_after_s)
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_process_that_is_gone_is_one_line_once() -> None:
-    said: list[RunError] = []
-    heard = threading.Event()
+@pytest.mark.usefixtures("short_interval")
+def test_a_dead_process_is_reported_once_in_one_line() -> None:
+    errors: list[RunError] = []
+    reported = threading.Event()
 
-    def hear(error: RunError) -> None:
-        said.append(error)
-        heard.set()
+    def report(error: RunError) -> None:
+        errors.append(error)
+        reported.set()
 
     with socket.create_server(("127.0.0.1", 0)) as dies, socket.create_server(("127.0.0.1", 0)) as lives:
-        processes = [watched(lives, 0.2), watched(dies, 0.2)]
-        with watch_processes(processes, hear):
+        processes = [required_process(lives, 0.2), required_process(dies, 0.2)]
+        with watch_processes(processes, report):
             dies.close()
-            assert heard.wait(30)
-    gone = f"the head of Ray ({processes[1].address}) has not answered for 0.2 s"
-    go_on = "what is stored stays valid, run the same command again to go on"
-    assert [str(error) for error in said] == [f"{gone}; {go_on}"]
+            assert reported.wait(30)
+    reason = f"the head of Ray ({processes[1].address}) has not answered for 0.2 s"
+    advice = "what is stored stays valid, run the same command again to go on"
+    assert [str(error) for error in errors] == [f"{reason}; {advice}"]
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_head_that_is_started_anew_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_interval")
+def test_a_head_that_restarts_in_time_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([True, False, False, True])
     asked_enough = threading.Event()
 
     def answer(_: RequiredProcess) -> bool:
-        found = next(answers, None)
-        if found is None:
+        is_alive = next(answers, None)
+        if is_alive is None:
             asked_enough.set()
-        return found is None or found
+        return is_alive is None or is_alive
 
     monkeypatch.setattr(RequiredProcess, "answers", answer)
-    said: list[RunError] = []
-    with watch_processes([RequiredProcess("the head of Ray", "127.0.0.1:1", 60.0)], said.append):
+    errors: list[RunError] = []
+    with watch_processes([RequiredProcess("the head of Ray", "127.0.0.1:1", 60.0)], errors.append):
         assert asked_enough.wait(30)
-    assert not said
+    assert not errors
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "within_s"), [("gcs_server", 58), ("raylet", 30)])
-def test_a_run_whose_ray_is_killed_says_so_and_the_same_command_goes_on(
+def test_a_run_without_its_ray_ends_with_one_line_and_the_same_command_resumes(
     name: str, within_s: float, tmp_path: Path
 ) -> None:
-    """Both limits are below those of Ray, which would end the process without a word."""
+    """Both limits are below those of Ray, at which Ray ends the process without a message."""
     archive = Archive(tmp_path / "in", 1_000, 100, random.Random(1))
     output = tmp_path / "out"
     with ray_of(2) as address:
@@ -80,12 +80,12 @@ def test_a_run_whose_ray_is_killed_says_so_and_the_same_command_goes_on(
             assert len(victims) == 1
             victims[0].send_signal(signal.SIGKILL)
             killed_s = time.monotonic()
-            said, _ = process.communicate(timeout=300)
-        assert process.returncode == 1, said
+            printed, _ = process.communicate(timeout=300)
+        assert process.returncode == 1, printed
         assert time.monotonic() - killed_s < within_s
-        ours = [line for line in said.splitlines() if line.startswith("avex-batch: ")]
-        assert len(ours) == 1
-        assert "has not answered for" in ours[0]
-        assert "Traceback" not in said
+        errors = [line for line in printed.splitlines() if line.startswith("avex-batch: ")]
+        assert len(errors) == 1
+        assert "has not answered for" in errors[0]
+        assert "Traceback" not in printed
     with ray_of(2) as address:
         Job(archive.folder, output, {"RAY_ADDRESS": address}, 64, OPTIONS).finish()

@@ -1,4 +1,4 @@
-"""Outputs that somebody has damaged or forged: each command ends in one line that names the file."""
+"""Damaged or forged outputs: each command ends with one line that names the file."""
 
 import json
 from collections.abc import Callable
@@ -34,22 +34,23 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def one_line(capsys: pytest.CaptureFixture[str], *parts: object) -> None:
-    said = capsys.readouterr().err
-    assert said.startswith("avex-batch: ")
-    assert said.count("\n") == 1, said
+def assert_one_line(capsys: pytest.CaptureFixture[str], *parts: object) -> None:
+    """Check that stderr is one line which contains all ``parts``."""
+    error = capsys.readouterr().err
+    assert error.startswith("avex-batch: ")
+    assert error.count("\n") == 1, error
     for part in parts:
-        assert str(part) in said, said
+        assert str(part) in error, error
 
 
-def column(name: str, values: Any) -> Change:
+def replace_column(name: str, values: Any) -> Change:
     def change(table: pa.Table) -> pa.Table:
         return table.set_column(table.column_names.index(name), name, values)
 
     return change
 
 
-def metadata(key: str, value: bytes) -> Change:
+def replace_metadata(key: str, value: bytes) -> Change:
     def change(table: pa.Table) -> pa.Table:
         return table.replace_schema_metadata({**(table.schema.metadata or {}), key.encode(): value})
 
@@ -61,29 +62,29 @@ def vectors(*rows: list[float | None] | None) -> pa.Array:
 
 
 DAMAGED: dict[str, Change] = {
-    "settings no JSON": metadata(SETTINGS_KEY, b"{"),
-    "settings no UTF-8": metadata(SETTINGS_KEY, b'{"model": "\xff"}'),
-    "settings a list": metadata(SETTINGS_KEY, b"[1]"),
-    "settings nested": metadata(SETTINGS_KEY, b'{"a":' * 5000 + b"1" + b"}" * 5000),
-    "window_s a text": metadata(SETTINGS_KEY, b'{"window_s": "long"}'),
-    "hashes no base64": metadata(AUDIO_HASHES_KEY, b"?" * 16),
-    "hashes cut short": metadata(AUDIO_HASHES_KEY, b"AAAA"),
-    "index negative": column("window_index", pa.array([-1, 0, 1], pa.int32())),
-    "no windows": column("n_windows", pa.array([0, 0, 0], pa.int32())),
-    "duration NaN": column("duration", pa.array([1, float("nan"), 1], pa.float64())),
-    "duration negative": column("duration", pa.array([1, -1, 1], pa.float64())),
-    "file_id null": column("file_id", pa.array([1, None, 1], pa.int64())),
-    "file null": column("file", pa.array(["/a", None, "/a"])),
-    "embedding null": column("embedding", vectors([1, 2, 3, 4], None, [1, 2, 3, 4])),
+    "settings no JSON": replace_metadata(SETTINGS_KEY, b"{"),
+    "settings no UTF-8": replace_metadata(SETTINGS_KEY, b'{"model": "\xff"}'),
+    "settings a list": replace_metadata(SETTINGS_KEY, b"[1]"),
+    "settings nested": replace_metadata(SETTINGS_KEY, b'{"a":' * 5000 + b"1" + b"}" * 5000),
+    "window_s a text": replace_metadata(SETTINGS_KEY, b'{"window_s": "long"}'),
+    "hashes no base64": replace_metadata(AUDIO_HASHES_KEY, b"?" * 16),
+    "hashes cut short": replace_metadata(AUDIO_HASHES_KEY, b"AAAA"),
+    "index negative": replace_column("window_index", pa.array([-1, 0, 1], pa.int32())),
+    "no windows": replace_column("n_windows", pa.array([0, 0, 0], pa.int32())),
+    "duration NaN": replace_column("duration", pa.array([1, float("nan"), 1], pa.float64())),
+    "duration negative": replace_column("duration", pa.array([1, -1, 1], pa.float64())),
+    "file_id null": replace_column("file_id", pa.array([1, None, 1], pa.int64())),
+    "file null": replace_column("file", pa.array(["/a", None, "/a"])),
+    "embedding null": replace_column("embedding", vectors([1, 2, 3, 4], None, [1, 2, 3, 4])),
 }
-NOT_OURS: dict[str, Change] = {
-    "file an integer": column("file", pa.array([1, 2, 3])),
-    "file a list": column("file", pa.array([["/a"], ["/a"], ["/a"]])),
-    "file_id a text": column("file_id", pa.array(["1", "2", "3"])),
-    "index a number": column("window_index", pa.array([0.0, 1.0, 2.0])),
-    "embedding ragged": column("embedding", pa.array([[1.0], [1.0, 2.0], []], pa.list_(pa.float32()))),
-    "embedding strings": column("embedding", pa.array(["a", "b", "c"])),
-    "embedding doubles": column("embedding", pa.array([[1.0], [2.0], [3.0]], pa.list_(pa.float64(), 1))),
+FOREIGN: dict[str, Change] = {
+    "file an integer": replace_column("file", pa.array([1, 2, 3])),
+    "file a list": replace_column("file", pa.array([["/a"], ["/a"], ["/a"]])),
+    "file_id a text": replace_column("file_id", pa.array(["1", "2", "3"])),
+    "index a number": replace_column("window_index", pa.array([0.0, 1.0, 2.0])),
+    "embedding ragged": replace_column("embedding", pa.array([[1.0], [1.0, 2.0], []], pa.list_(pa.float32()))),
+    "embedding strings": replace_column("embedding", pa.array(["a", "b", "c"])),
+    "embedding doubles": replace_column("embedding", pa.array([[1.0], [2.0], [3.0]], pa.list_(pa.float64(), 1))),
     "a column twice": lambda table: table.append_column("file", table["file"]),
     "a column less": lambda table: table.drop_columns("sample_rate"),
 }
@@ -91,31 +92,31 @@ NOT_OURS: dict[str, Change] = {
 
 @pytest.mark.parametrize("statistics", [True, False], ids=["", "without statistics"])
 @pytest.mark.parametrize(
-    ("name", "reason"), [*((name, "damaged") for name in DAMAGED), *((name, "no shard") for name in NOT_OURS)]
+    ("name", "reason"), [*((name, "damaged") for name in DAMAGED), *((name, "no shard") for name in FOREIGN)]
 )
-def test_a_shard_that_cannot_be_is_named(
+def test_a_damaged_or_foreign_shard_is_named(
     output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, reason: str, *, statistics: bool
 ) -> None:
     shard = output / "embeddings" / "s0.parquet"
-    pq.write_table((DAMAGED | NOT_OURS)[name](pq.read_table(shard)), shard, write_statistics=statistics)
+    pq.write_table((DAMAGED | FOREIGN)[name](pq.read_table(shard)), shard, write_statistics=statistics)
     assert report([str(output)]) == 2
-    one_line(capsys, shard, f"is {reason}")
+    assert_one_line(capsys, shard, f"is {reason}")
     code = export([str(output), "--to", "npy", str(tmp_path / "npy")])
     assert code in ((0, 2) if "hashes" in name else (2,))
     if code:
-        one_line(capsys, shard)
+        assert_one_line(capsys, shard)
     assert (tmp_path / "npy").exists() == (code == 0)
     capsys.readouterr()
 
 
-def test_a_vector_with_a_number_missing_is_named_by_whoever_reads_it(
+def test_a_shard_with_an_incomplete_vector_is_named_by_every_reader(
     output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = output / "embeddings" / "s0.parquet"
-    change = column("embedding", vectors([1, 2, 3, 4], [1, None, 3, 4], [1, 2, 3, 4]))
+    change = replace_column("embedding", vectors([1, 2, 3, 4], [1, None, 3, 4], [1, 2, 3, 4]))
     pq.write_table(change(pq.read_table(shard)), shard)
     assert export([str(output), "--to", "npy", str(tmp_path / "npy")]) == 2
-    one_line(capsys, shard, "is damaged (values of 'embedding' are missing)")
+    assert_one_line(capsys, shard, "is damaged (values of 'embedding' are missing)")
     with pytest.raises(RequestError, match="values of a vector are missing"), open_shard(str(shard)) as opened:
         matrix(opened.read(columns=["embedding"])["embedding"])
 
@@ -131,16 +132,14 @@ def test_a_vector_with_a_number_missing_is_named_by_whoever_reads_it(
     ],
     ids=["integer", "list", "text", "nulls", "else"],
 )
-def test_a_file_of_failures_that_cannot_be_is_named(
-    output: Path, capsys: pytest.CaptureFixture[str], table: pa.Table
-) -> None:
+def test_a_damaged_file_of_failures_is_named(output: Path, capsys: pytest.CaptureFixture[str], table: pa.Table) -> None:
     (output / "failures").mkdir()
     pq.write_table(table, output / "failures" / "x.parquet")
     assert report([str(output)]) == 2
-    one_line(capsys, output / "failures" / "x.parquet", "is damaged")
+    assert_one_line(capsys, output / "failures" / "x.parquet", "is damaged")
 
 
-RECORDS = {
+DAMAGED_JSON = {
     "run.json": [
         b"{}",
         b'{"settings":[1]}',
@@ -159,7 +158,7 @@ RECORDS = {
         b'{"recordings":{"balanced":true}}',
     ],
 }
-ANY = [
+DAMAGED_ANY_JSON = [
     b"",
     b"[]",
     b"5",
@@ -172,45 +171,47 @@ ANY = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content"), [(name, content) for name in RECORDS for content in RECORDS[name] + ANY])
-def test_a_json_file_that_cannot_be_is_named(
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, content) for name in DAMAGED_JSON for content in DAMAGED_JSON[name] + DAMAGED_ANY_JSON]
+)
+def test_a_damaged_json_file_is_named(
     output: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
 ) -> None:
     (output / name).write_bytes(content)
     assert report([str(output)]) == 2
-    one_line(capsys, f"cannot read {output / name}: ")
+    assert_one_line(capsys, f"cannot read {output / name}: ")
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"settings":[1]}', b"\xff"])
-def test_jobs_embed_names_a_run_json_that_cannot_be(
+def test_jobs_embed_names_a_damaged_run_json(
     output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
     (output / "run.json").write_bytes(content)
     (tmp_path / "a.wav").write_bytes(b"x")
     arguments = ["--input", tmp_path / "a.wav", "--output", output, "--model", EFFICIENTNET, "--checkpoint", "random"]
     assert embed([*map(str, arguments), "--dry-run"]) == 2
-    one_line(capsys, f"cannot read {output}/run.json: ")
+    assert_one_line(capsys, f"cannot read {output}/run.json: ")
 
 
-def test_what_later_versions_add_is_kept(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_keys_of_later_versions_are_kept(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = {"run_id": "0000000000aa", "host": "h", "started": "2025-01-01T00:00:00+00:00", "more": {"of": ["it"]}}
     content = {"state": "complete", "runs": [run], "more": 1}
     (output / "report.json").write_text(json.dumps(content))
     (output / "run.json").write_text(json.dumps({"settings": {"model": "m", "more": None}, "more": 1}))
     report([str(output), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["runs"][0]["more"] == run["more"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["runs"][0]["more"] == run["more"]
 
 
 @pytest.mark.parametrize("option", ["--window-s", "--hop-s"])
 @pytest.mark.parametrize("value", ["1e308", "1e300", "inf", "1e-300"])
-def test_a_length_that_no_window_has_is_refused(
+def test_an_impossible_window_length_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
     (tmp_path / "a.wav").write_bytes(b"x")
     arguments = ["--input", tmp_path / "a.wav", "--output", tmp_path / "out", "--model", EFFICIENTNET]
     assert embed([*map(str, arguments), "--checkpoint", "random", "--dry-run", option, value]) == 2
-    one_line(capsys, f"{option}: ")
+    assert_one_line(capsys, f"{option}: ")
 
 
 @pytest.mark.parametrize("name", ["hashes no base64", "file null"])
@@ -219,19 +220,19 @@ def test_jobs_embed_names_a_damaged_shard(tmp_path: Path, capsys: pytest.Capture
     arguments = {"input": [str(tmp_path / "a.wav")], "output": str(tmp_path / "out"), "model": [EFFICIENTNET]}
     config = make_config({**arguments, "checkpoint": ["random"], "dry_run": True})
     settings = Settings.of(config).guarded()
-    # The same recording with another time: its hashes are looked for.
+    # The same recording with another time of change, so jobs.embed reads the hashes of the shard.
     write_output(str(tmp_path / "out"), {str(tmp_path / "a.wav"): np.ones((3, 4), np.float32)}, settings, 1)
     assert run_embed(config, Terminal.on_stdout()) is None
     shard = tmp_path / "out" / "embeddings" / "s0.parquet"
     pq.write_table(DAMAGED[name](pq.read_table(shard)), shard)
     options = [f"--{key}={value[0] if isinstance(value, list) else value}" for key, value in arguments.items()]
     assert embed([*options, "--checkpoint=random", "--dry-run"]) == 2
-    one_line(capsys, shard, "is damaged")
+    assert_one_line(capsys, shard, "is damaged")
 
 
-def test_a_shard_of_more_rows_than_a_shard_has_is_named_unread(
+def test_a_shard_with_too_many_rows_is_named_before_it_is_read(
     output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("embedding.output.shard_schema.MOST_ROWS", 2)
     assert report([str(output)]) == 2
-    one_line(capsys, output / "embeddings" / "s0.parquet", "is no shard", "it claims 3 rows")
+    assert_one_line(capsys, output / "embeddings" / "s0.parquet", "is no shard", "it claims 3 rows")

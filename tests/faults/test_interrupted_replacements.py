@@ -1,6 +1,6 @@
-"""Whatever replaces something stored, interrupted at every step: the earlier one stands, or its successor does.
+"""Replacements of stored files, interrupted at every step: the earlier files stay, or the new files are complete.
 
-A step is a call that changes what is on the disk. "Killed" means that no later step happens either, as after SIGKILL.
+A step is a call that changes the disk. "Killed" means that no later step happens either, as after SIGKILL.
 """
 
 import os
@@ -35,12 +35,12 @@ def output(tmp_path: Path) -> Path:
 
 
 class Killed(BaseException):
-    """The end of the process."""
+    """The simulated end of the process."""
 
 
 @contextmanager
 def killed_at(step: int, *, once: bool) -> Iterator[list[str]]:
-    """Raise ``Killed`` in place of this step, and of all later ones unless ``once``; yields the steps so far."""
+    """Raise ``Killed`` instead of a step, and instead of all later steps unless ``once``; yield the steps so far."""
     taken: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +71,7 @@ def at_every_step(replace: Callable[[], object], check: Callable[[], None], *, o
         check()
         if is_over:
             return
-    raise AssertionError("there was always one step more")
+    raise AssertionError("the replacement has more than MOST_STEPS steps")
 
 
 @pytest.fixture(params=[True, False], ids=["interrupted", "killed"])
@@ -85,7 +85,7 @@ def export_to(destination: Path, content: str) -> None:
         (folder / "export.json").write_text('{"format": "npy", "names": ["export.json", "vectors.npy"]}')
 
 
-def test_an_export_or_its_predecessor_is_there(tmp_path: Path, *, once: bool) -> None:
+def test_an_interrupted_export_keeps_the_earlier_one(tmp_path: Path, *, once: bool) -> None:
     destination = tmp_path / "npy"
     export_to(destination, "earlier")
 
@@ -100,7 +100,7 @@ def test_an_export_or_its_predecessor_is_there(tmp_path: Path, *, once: bool) ->
     at_every_step(lambda: export_to(destination, "later"), check, once=once)
 
 
-def test_an_export_that_was_killed_in_the_exchange_comes_back_even_if_the_next_one_fails(tmp_path: Path) -> None:
+def test_an_export_killed_between_its_renames_is_restored_even_if_the_next_export_fails(tmp_path: Path) -> None:
     export_to(tmp_path / "npy", "earlier")
     (tmp_path / ".tmp-npy").mkdir()
     (tmp_path / "npy").rename(tmp_path / ".tmp-npy" / "former")
@@ -110,7 +110,7 @@ def test_an_export_that_was_killed_in_the_exchange_comes_back_even_if_the_next_o
     assert [path.name for path in tmp_path.iterdir()] == ["npy"]
 
 
-def test_an_export_whose_second_rename_fails_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_earlier_export_is_restored_when_a_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_to(tmp_path / "npy", "earlier")
     rename = Path.rename
 
@@ -126,7 +126,9 @@ def test_an_export_whose_second_rename_fails_is_put_back(tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["npy"]
 
 
-def test_an_export_that_cannot_be_put_back_is_kept_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_earlier_export_is_kept_and_named_when_it_cannot_be_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export_to(tmp_path / "npy", "earlier")
     rename = Path.rename
 
@@ -142,7 +144,7 @@ def test_an_export_that_cannot_be_put_back_is_kept_and_named(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("name", ["page.html", "p" * 250 + ".html"])
-def test_a_page_or_its_predecessor_is_there(tmp_path: Path, name: str, *, once: bool) -> None:
+def test_an_interrupted_page_keeps_the_earlier_one(tmp_path: Path, name: str, *, once: bool) -> None:
     page = tmp_path / name
     page.write_text("earlier")
 
@@ -154,7 +156,7 @@ def test_a_page_or_its_predecessor_is_there(tmp_path: Path, name: str, *, once: 
     at_every_step(lambda: storage.write_bytes(str(page), b"later"), check, once=once)
 
 
-def test_pooled_rows_are_there_before_others_go(tmp_path: Path, *, once: bool) -> None:
+def test_pooled_rows_are_stored_before_others_are_removed(tmp_path: Path, *, once: bool) -> None:
     pooled = PooledOutput(str(tmp_path), ("mean",), "{}")
     pooled.write(pa.table({"file_id": [1, 2]}), "a")
     (uri,) = pooled.read_file_ids()
@@ -166,7 +168,7 @@ def test_pooled_rows_are_there_before_others_go(tmp_path: Path, *, once: bool) -
     at_every_step(lambda: pooled.keep_rows(uri, np.array([2])), check, once=once)
 
 
-def test_the_files_of_a_probe_are_whole_and_say_if_they_are_of_two(
+def test_the_files_of_an_interrupted_probe_are_whole_and_their_digests_show_a_mixture(
     output: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -175,7 +177,7 @@ def test_the_files_of_a_probe_are_whole_and_say_if_they_are_of_two(
 ) -> None:
     files = sorted(str(path) for path in set(pq.read_table(output / "embeddings")["file"].to_pylist()))
     labels = tmp_path / "labels.csv"
-    labels.write_text("file,label\n" + "".join(f"{file},{SPECIES[at % 2]}\n" for at, file in enumerate(files)))
+    labels.write_text("file,label\n" + "".join(f"{file},{SPECIES[number % 2]}\n" for number, file in enumerate(files)))
     arguments = [str(output), "--labels", str(labels), "--max-windows", "40"]
     assert probe([*arguments, "--seed", "1"]) == 0
     folder = output / "probes" / "label"

@@ -1,8 +1,7 @@
-"""A run that is killed at any write or removal of settling, of failures or of a claim, on a disk and in S3.
+"""Repair and claim, killed at every write and removal, on a disk and in S3.
 
-A kill comes just before a step or just after it. Whatever is there then is whole, and the next run ends in the same
-place as a run that was never killed. A claim that is killed between its name and its bytes:
-tests/unit/output/test_claim.py.
+A kill comes just before a step or just after it. Then all stored files are whole, and the next run gives the same
+output as a run without a kill. tests/unit/output/test_claim.py tests a kill between the name and the bytes of a claim.
 """
 
 import subprocess
@@ -25,18 +24,19 @@ from tests.support.shards import ids, listing, shard
 
 STEPS = ("create_bytes", "write_bytes", "delete")
 MOST_STEPS = 40
+ORIGINAL = {name: getattr(storage, name) for name in STEPS}
 
 Moment = str
 MOMENTS = ("before", "after")
 
 
 class Killed(BaseException):
-    """The end of the process."""
+    """The simulated end of the process."""
 
 
 @contextmanager
 def killed_at(step: int, moment: Moment) -> Iterator[list[str]]:
-    """Raise ``Killed`` at this step and in place of all later ones; yields the names of the steps so far."""
+    """Raise ``Killed`` before or after a step, and instead of all later steps; yield the names of the steps so far."""
     taken: list[str] = []
 
     def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,69 +58,62 @@ def killed_at(step: int, moment: Moment) -> Iterator[list[str]]:
 
 
 def at_every_step(moment: Moment, do: Callable[[int], None], check: Callable[[int], None]) -> int:
-    """Kill ``do`` at its first step, its second and so on, and ``check`` after each; the number of its steps."""
+    """Kill ``do`` at its first step, its second and so on, and ``check`` after each; return the number of steps."""
     for step in range(MOST_STEPS):
         with killed_at(step, moment) as taken, suppress(Killed):
             do(step)
         check(step)
         if len(taken) <= step:
             return len(taken)
-    raise AssertionError("there was always one step more")
+    raise AssertionError("there are more than MOST_STEPS steps")
 
 
 @pytest.fixture(params=["disk", "S3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"s3://{request.getfixturevalue('bucket')}" if request.param == "S3" else str(tmp_path)
 
 
-TOUCHED, GONE = {5: 105}, ids([3])
+# New identity of a recording whose file was touched, and identities that are superseded.
+NEW_IDS, SUPERSEDED = {5: 105}, ids([3])
 
 
-def write_disorder(root: str) -> Store:
-    """An output with windows that are there twice, a recording that is gone, one that was touched, and failures."""
+def write_unrepaired_output(root: str) -> Store:
+    """Write an output with repeated windows, a superseded and a touched recording, and failures; no step is killed."""
     store = Store(root, "{}")
-    store.write_shard(shard((1, 0, 2), (1, 1, 2), (3, 0, 1)), "a")
-    store.write_shard(shard((1, 1, 2), (2, 0, 1), (5, 0, 1)), "b")
-    store.write_shard(shard((3, 0, 1)), "c")  # nothing is left of this shard
-    store_failures(store, "before", (1, "decode", "io"), (7, "decode", "corrupt"), (8, "decode", "corrupt"))
-    store_failures(store, "now", (8, "decode", "empty"))
+    with pytest.MonkeyPatch.context() as patched:
+        for name, original in ORIGINAL.items():
+            patched.setattr(storage, name, original)
+        store.write_shard(shard((1, 0, 2), (1, 1, 2), (3, 0, 1)), "a")
+        store.write_shard(shard((1, 1, 2), (2, 0, 1), (5, 0, 1)), "b")
+        store.write_shard(shard((3, 0, 1)), "c")  # repair removes this shard
+        store_failures(store, "before", (1, "decode", "io"), (7, "decode", "corrupt"), (8, "decode", "corrupt"))
+        store_failures(store, "now", (8, "decode", "empty"))
     return store
 
 
-def settle_all(store: Store) -> None:
-    repair_shards(store, store.read(), GONE, TOUCHED)
+def repair(store: Store) -> None:
+    repair_shards(store, store.read(), SUPERSEDED, NEW_IDS)
     repair_failures(store, store.read(), listing(), ids([]), "now")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_settling(place: str, moment: Moment) -> None:
-    whole = write_disorder(f"{place}/whole")
-    settle_all(whole)
-    rows, failed = stored_windows(whole), stored_failures(whole)
+def test_a_killed_repair_is_finished_by_the_next_one(location: str, moment: Moment) -> None:
+    uninterrupted = write_unrepaired_output(f"{location}/uninterrupted")
+    repair(uninterrupted)
+    rows, failures = stored_windows(uninterrupted), stored_failures(uninterrupted)
     assert rows.keys() == {(1, 0), (1, 1), (2, 0), (105, 0)}
 
     def check(step: int) -> None:
-        store = Store(f"{place}/{step}", "{}")
-        stored = store.read()  # what a reader meets is whole
-        present = {(TOUCHED.get(row["file_id"], row["file_id"]), row["window_index"]) for row in rows_of(store)}
+        store = Store(f"{location}/{step}", "{}")
+        inventory = store.read()  # all files are whole
+        present = {(NEW_IDS.get(row["file_id"], row["file_id"]), row["window_index"]) for row in rows_of(store)}
         assert present >= rows.keys()
-        assert {row["file_id"] for row in stored.failures.to_pylist()} >= {each[0] for each in failed}
-        settle_all(store)
-        assert (stored_windows(store), stored_failures(store)) == (rows, failed)
+        assert {row["file_id"] for row in inventory.failures.to_pylist()} >= {failure[0] for failure in failures}
+        repair(store)
+        assert (stored_windows(store), stored_failures(store)) == (rows, failures)
 
-    n_steps = at_every_step(moment, lambda step: settle_all(write_disorder_unharmed(f"{place}/{step}")), check)
-    assert n_steps >= 6  # two shards are written, one is removed; one file of failures takes the place of several
-
-
-def write_disorder_unharmed(root: str) -> Store:
-    """``write_disorder``, whose own writes are no steps."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, original in ORIGINAL.items():
-            patched.setattr(storage, name, original)
-        return write_disorder(root)
-
-
-ORIGINAL = {name: getattr(storage, name) for name in STEPS}
+    n_steps = at_every_step(moment, lambda step: repair(write_unrepaired_output(f"{location}/{step}")), check)
+    assert n_steps >= 6  # two shards are written, one is removed; one file of failures replaces several
 
 
 def rows_of(store: Store) -> Iterator[dict[str, Any]]:
@@ -130,43 +123,45 @@ def rows_of(store: Store) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def dead() -> ClaimHolder:
-    """A process of this machine that has ended."""
+    """A holder whose process on this machine has ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = replace(ClaimHolder.this_process("0" * 12), pid=process.pid)
+    holder = replace(ClaimHolder.this_process("0" * 12), pid=process.pid)
     process.communicate()
-    return owner
+    return holder
 
 
 @contextmanager
-def dead_soon(owner: ClaimHolder, run_id: str) -> Iterator[None]:
-    """Claims in this block are those of ``owner``, which lives until they are looked at."""
+def claims_of(holder: ClaimHolder, run_id: str) -> Iterator[None]:
+    """Let ``holder`` hold the claims that are made in this block."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ClaimHolder, "this_process", lambda _: replace(owner, run_id=run_id))
+        patched.setattr(ClaimHolder, "this_process", lambda _: replace(holder, run_id=run_id))
         patched.setattr(claim, "RENEW_S", 0.05)
         yield
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("lapsed", [False, True], ids=["a free output", "an output with a lapsed claim"])
-def test_a_claim(place: str, dead: ClaimHolder, moment: Moment, *, lapsed: bool) -> None:
-    """Taking, taking over and releasing; whoever comes next takes over at once, and leaves nothing."""
+@pytest.mark.parametrize("lapsed", [False, True], ids=["without a claim", "with a lapsed claim"])
+def test_a_killed_claim_is_taken_over_at_once(
+    location: str, dead: ClaimHolder, moment: Moment, *, lapsed: bool
+) -> None:
+    """Kills happen while a claim is made, taken over and released. The next run leaves no file behind."""
 
     def hold(step: int) -> None:
-        root = f"{place}/{step}"
+        root = f"{location}/{step}"
         if lapsed:
             ORIGINAL["write_bytes"](f"{root}/claim.json", claim._encode(replace(dead, run_id="1" * 12)))
-        with dead_soon(dead, "2" * 12), hold_claim(root, "2" * 12, refuse_to_wait):
+        with claims_of(dead, "2" * 12), hold_claim(root, "2" * 12, refuse_to_wait):
             pass
 
     def check(step: int) -> None:
-        root = f"{place}/{step}"
-        with hold_claim(root, "3" * 12, refuse_to_wait) as held:
-            held.check()
+        root = f"{location}/{step}"
+        with hold_claim(root, "3" * 12, refuse_to_wait) as held_claim:
+            held_claim.check()
         assert read_holder(f"{root}/claim.json") is None
         assert not list(storage.list_names(root, ""))
 
     assert at_every_step(moment, hold, check) >= (5 if lapsed else 2)
 
 
-def refuse_to_wait(owner: ClaimHolder) -> None:
-    raise AssertionError(f"{owner} is known to be dead")
+def refuse_to_wait(holder: ClaimHolder) -> None:
+    raise AssertionError(f"{holder} is known to be dead")

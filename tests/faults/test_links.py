@@ -1,4 +1,4 @@
-"""Results that are written where somebody has put a link: nothing is written or deleted where the link leads."""
+"""Links in place of results: nothing is written or deleted in the targets of the links."""
 
 import os
 import stat
@@ -44,7 +44,7 @@ def test_a_page_replaces_a_link_of_its_name(tmp_path: Path, victim: Path) -> Non
     assert (victim / "new" / "mine.txt").read_text() == "mine"
 
 
-def test_an_export_does_not_work_in_a_folder_that_a_link_leads_to(tmp_path: Path, victim: Path) -> None:
+def test_an_export_refuses_a_link_in_place_of_its_temporary_folder(tmp_path: Path, victim: Path) -> None:
     (tmp_path / ".tmp-npy").symlink_to(victim)
     with pytest.raises(RequestError, match=r"\.tmp-npy is a link, and the"), replace_folder(tmp_path / "npy", "npy"):
         pass
@@ -52,7 +52,7 @@ def test_an_export_does_not_work_in_a_folder_that_a_link_leads_to(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["new", "former"])
-def test_an_export_does_not_follow_a_link_in_its_own_folder(tmp_path: Path, victim: Path, name: str) -> None:
+def test_an_export_follows_no_link_in_its_temporary_folder(tmp_path: Path, victim: Path, name: str) -> None:
     (tmp_path / ".tmp-npy").mkdir()
     (tmp_path / ".tmp-npy" / name).symlink_to(victim)
     try:
@@ -65,7 +65,7 @@ def test_an_export_does_not_follow_a_link_in_its_own_folder(tmp_path: Path, vict
 
 
 @pytest.mark.parametrize("target", ["gone", "file", "folder"])
-def test_pages_and_clips_into_links_end_in_one_line_or_replace_the_link(
+def test_links_in_place_of_a_page_or_a_folder_of_clips_are_refused(
     tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_output(str(tmp_path / "out"), {"/a/1.wav": np.ones((2, 4), np.float32)}, {"model": "m"}, 1)
@@ -83,7 +83,7 @@ def test_pages_and_clips_into_links_end_in_one_line_or_replace_the_link(
     assert not list((tmp_path / "folder").iterdir())
 
 
-def test_files_have_the_mode_that_the_umask_leaves_and_the_group_of_their_folder(tmp_path: Path) -> None:
+def test_files_follow_the_umask_and_have_the_group_of_their_folder(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o2750)

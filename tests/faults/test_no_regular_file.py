@@ -1,4 +1,4 @@
-"""Pipes, sockets, devices and links to nothing where a file is expected: one line, and nothing that hangs."""
+"""Pipes, sockets, devices and broken links in place of files: an error of one line, and no job hangs."""
 
 import os
 import signal
@@ -26,25 +26,25 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def a_socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # an address of a socket takes about a hundred bytes
+def unix_socket(path: Path) -> None:
+    working_directory = Path.cwd()
+    os.chdir(path.parent)  # the address of a socket may have only about a hundred bytes
     try:
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path.name)
     finally:
-        os.chdir(here)
+        os.chdir(working_directory)
 
 
 def device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-def link_to_nothing(path: Path) -> None:
+def broken_link(path: Path) -> None:
     path.symlink_to("nothing")
 
 
-ODD = [pipe, a_socket, device, link_to_nothing]
+NO_FILES = [pipe, unix_socket, device, broken_link]
 
 
 @pytest.fixture
@@ -54,21 +54,21 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize("make", ODD)
+@pytest.mark.parametrize("make", NO_FILES)
 @pytest.mark.parametrize(
     "name", ["embeddings/x.parquet", "failures/x.parquet", "run.json", "report.json", "claim.json"]
 )
-def test_a_report_names_what_is_no_file(
+def test_a_report_names_an_entry_that_is_no_file(
     output: Path, name: str, make: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(output / name)
     assert report([str(output)]) == 2
-    said = capsys.readouterr().err
-    assert str(output / name) in said
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert str(output / name) in error
+    assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("make", ODD)
+@pytest.mark.parametrize("make", NO_FILES)
 def test_a_claim_that_is_no_file_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "claim.json")
     with (
@@ -97,7 +97,7 @@ def test_options_labels_and_exports_that_are_no_files_are_named(
     assert "exists and is no earlier export to npy" in capsys.readouterr().err
 
 
-HANGS = """
+PROGRAM = """
 import threading, sys
 from embedding import stopping
 from embedding.cli.exit_codes import run_job
@@ -114,13 +114,13 @@ def job():
 
 stopping.end_process(run_job(job))
 """
-IN_A_THREAD = "list(map_in_threads(hang, [()]))"
-IN_A_POOL_THAT_IS_WAITED_FOR = """
+HANG_IN_THREAD = "list(map_in_threads(hang, [()]))"
+HANG_IN_POOL = """
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(1) as pool:
         pool.submit(hang).result()
 """
-IN_THE_GRACE = """
+HANG_IN_GRACE_PERIOD = """
     with stopping.stop_on_signals(ends_process=True) as stop, stop.gracefully():
         try:
             hang()
@@ -130,10 +130,10 @@ IN_THE_GRACE = """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("job", [IN_A_THREAD, IN_A_POOL_THAT_IS_WAITED_FOR, IN_THE_GRACE])
-def test_a_job_in_which_something_hangs_ends_within_the_grace(job: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize("job", [HANG_IN_THREAD, HANG_IN_POOL, HANG_IN_GRACE_PERIOD])
+def test_a_hanging_job_ends_within_the_grace_period(job: str, number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", HANGS.format(job=job)],
+        [sys.executable, "-c", PROGRAM.format(job=job)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -141,14 +141,14 @@ def test_a_job_in_which_something_hangs_ends_within_the_grace(job: str, number: 
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "hangs\n"
-        began_s = time.monotonic()
+        signalled_s = time.monotonic()
         process.send_signal(number)
         try:
-            _, said = process.communicate(timeout=20)
+            _, error = process.communicate(timeout=20)
         finally:
             process.kill()
     assert process.returncode == 1
-    assert time.monotonic() - began_s < 10
-    assert said.count("\n") == 1
-    assert said.startswith("avex-batch: stopped by ")
-    assert "what is stored stays valid" in said
+    assert time.monotonic() - signalled_s < 10
+    assert error.count("\n") == 1
+    assert error.startswith("avex-batch: stopped by ")
+    assert "what is stored stays valid" in error

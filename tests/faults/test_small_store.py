@@ -1,4 +1,4 @@
-"""Little shared memory: what Ray cannot hold at once waits or goes to disk, and the run is whole."""
+"""A run with little shared memory: tasks wait, or objects are spilled to disk, and the output is complete."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ import pytest
 from local_ray import ray_of
 from tests.support.kills import N_WINDOWS, Job, make_archive
 
-STORE_BYTES = 80 << 20  # about the least that Ray takes
+STORE_BYTES = 80 << 20  # about the least that Ray accepts
 
 
 @pytest.mark.long
-def test_a_run_with_little_shared_memory_is_whole(tmp_path: Path) -> None:
+def test_a_run_with_little_shared_memory_is_complete(tmp_path: Path) -> None:
     with ray_of(2, store_bytes=STORE_BYTES) as address:
         job = Job(make_archive(tmp_path / "in"), tmp_path / "out", {"RAY_ADDRESS": address})
         job.finish()

@@ -1,4 +1,4 @@
-"""The job, run as a user runs it: real files, real Ray, real models with seeded weights."""
+"""jobs.embed as a user runs it, with real files, a real Ray, and real models with seeded weights."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ MODELS = [BEATS, EFFICIENTNET]
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Mono and stereo at 16, 44.1 and 48 kHz, shorter and longer than a window, whole windows and a rest."""
+    """Recordings in mono and stereo, at 16, 44.1 and 48 kHz, shorter and longer than a window."""
     folder = tmp_path_factory.mktemp("archive")
     write_audio(folder / "mono 16k.wav", tone(4.0, 16_000, 300), 16_000)
     write_audio(folder / "site 1" / "mono 44k.flac", tone(3.31, 44_100, 700, seed=1), 44_100)
@@ -43,11 +43,14 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outputs(
     archive: Path, embed: Embed, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], tuple[Path, Outcome]]:
-    """The archive embedded by ``model`` in ``precision``: the output and what was printed. Each runs once."""
-    made: dict[tuple[str, str], tuple[Path, Outcome]] = {}
+    """A function that embeds the archive with a model in a precision, and returns the output and the outcome.
 
-    def make(model: str, precision: str = "fp32") -> tuple[Path, Outcome]:
-        if (model, precision) not in made:
+    A run with the same model and precision happens only once.
+    """
+    results: dict[tuple[str, str], tuple[Path, Outcome]] = {}
+
+    def run(model: str, precision: str = "fp32") -> tuple[Path, Outcome]:
+        if (model, precision) not in results:
             output = tmp_path_factory.mktemp("output") / "out"
             outcome = embed(
                 *("--input", archive, "--output", output, "--model", model, "--checkpoint", checkpoints[model]),
@@ -55,14 +58,14 @@ def outputs(
                 *("--actors", 1, "--shard-rows", 6),
             )
             assert outcome.code == 0, outcome.stderr
-            made[model, precision] = output, outcome
-        return made[model, precision]
+            results[model, precision] = output, outcome
+        return results[model, precision]
 
-    return make
+    return run
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_parquet_holds_what_the_reference_loop_computes(
+def test_stored_vectors_match_the_reference_loop(
     model: str,
     archive: Path,
     outputs: Callable[..., tuple[Path, Outcome]],
@@ -90,11 +93,13 @@ def test_the_parquet_holds_what_the_reference_loop_computes(
     assert max(errors) <= 1e-5
 
 
-# tests/unit/encoding/test_openvino_graph.py and test_encoder.py have both in bf16, too.
+# tests/unit/encoding/test_openvino_graph.py and test_encoder.py test both models in bf16, too.
 @pytest.mark.long
 @pytest.mark.parametrize("model", MODELS)
-def test_bf16_vectors_point_where_fp32_vectors_do(model: str, outputs: Callable[..., tuple[Path, Outcome]]) -> None:
-    exact, coarse = (
+def test_bf16_vectors_have_the_direction_of_fp32_vectors(
+    model: str, outputs: Callable[..., tuple[Path, Outcome]]
+) -> None:
+    fp32, bf16 = (
         np.stack(
             pq.read_table(outputs(model, precision)[0] / "embeddings")
             .sort_by([("file", "ascending"), ("window_index", "ascending")])["embedding"]
@@ -102,12 +107,12 @@ def test_bf16_vectors_point_where_fp32_vectors_do(model: str, outputs: Callable[
         )
         for precision in ("fp32", "bf16")
     )
-    cosine = (exact * coarse).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(coarse, axis=1)
+    cosine = (fp32 * bf16).sum(1) / np.linalg.norm(fp32, axis=1) / np.linalg.norm(bf16, axis=1)
     print(f"{model}: smallest cosine {cosine.min():.6f}")  # noqa: T201 — for the record
     assert cosine.min() >= 0.999
 
 
-def test_every_recording_has_its_windows_once(archive: Path, outputs: Callable[..., tuple[Path, Outcome]]) -> None:
+def test_every_window_is_stored_once(archive: Path, outputs: Callable[..., tuple[Path, Outcome]]) -> None:
     output, _ = outputs(EFFICIENTNET)
     table = pq.read_table(output / "embeddings").to_pandas()
     assert not table.duplicated(["file_id", "window_index"]).any()
@@ -119,14 +124,14 @@ def test_every_recording_has_its_windows_once(archive: Path, outputs: Callable[.
     }  # fmt: skip
 
 
-def test_any_reader_opens_the_output_without_ray(outputs: Callable[..., tuple[Path, Outcome]]) -> None:
+def test_common_readers_open_the_output_without_ray(outputs: Callable[..., tuple[Path, Outcome]]) -> None:
     output, _ = outputs(EFFICIENTNET)
     shards = sorted((output / "embeddings").glob("*.parquet"))
     assert len(shards) >= 2  # --shard-rows 6 of 14 windows
     assert all(pq.read_schema(shard).equals(embeddings_schema(1280)) for shard in shards)
     pattern = str(output / "embeddings" / "*.parquet")
-    counted = duckdb.execute(f"select count(*), any_value(len(embedding)) from '{pattern}'").fetchall()
-    assert counted == [(14, 1280)]
+    counts = duckdb.execute(f"select count(*), any_value(len(embedding)) from '{pattern}'").fetchall()
+    assert counts == [(14, 1280)]
     frame = pl.read_parquet(pattern)
     assert frame["embedding"].dtype == pl.Array(pl.Float32, 1280)
     vectors = np.stack(pd.read_parquet(output / "embeddings")["embedding"])  # type: ignore[arg-type]
@@ -134,7 +139,9 @@ def test_any_reader_opens_the_output_without_ray(outputs: Callable[..., tuple[Pa
     assert np.isfinite(vectors).all()
 
 
-def test_a_person_is_told_what_was_found_done_and_written(outputs: Callable[..., tuple[Path, Outcome]]) -> None:
+def test_the_terminal_shows_settings_counts_and_a_command_to_read_the_output(
+    outputs: Callable[..., tuple[Path, Outcome]],
+) -> None:
     output, outcome = outputs(EFFICIENTNET)
     lines = outcome.stdout.splitlines()
     assert lines[0].startswith("avex-batch 0.1.0 · esp_aves2_effnetb0_all · 16 kHz · window 2 s, hop 1 s · fp32")
@@ -144,10 +151,10 @@ def test_a_person_is_told_what_was_found_done_and_written(outputs: Callable[...,
         for line in lines
     )
     assert f"""  {sys.executable} -c "import pandas; print(pandas.read_parquet('{output}/embeddings'))\"""" in lines
-    assert outcome.stderr == ""  # neither Ray nor avex chatters
+    assert outcome.stderr == ""  # messages of Ray and avex are hidden
 
 
-def test_run_and_report_are_stored(outputs: Callable[..., tuple[Path, Outcome]]) -> None:
+def test_run_json_and_report_json_are_stored(outputs: Callable[..., tuple[Path, Outcome]]) -> None:
     output, _ = outputs(EFFICIENTNET)
     run, report = (json.loads((output / name).read_text()) for name in ("run.json", "report.json"))
     assert run["settings"]["model"] == EFFICIENTNET
@@ -174,7 +181,7 @@ def test_run_and_report_are_stored(outputs: Callable[..., tuple[Path, Outcome]])
     assert 0 < run["first_window_after_s"] < run["wall_s"]
 
 
-def test_the_same_command_again_does_only_what_is_new(embed: Embed, tmp_path: Path) -> None:
+def test_the_same_command_again_embeds_only_new_recordings(embed: Embed, tmp_path: Path) -> None:
     write_audio(tmp_path / "in" / "a.wav", tone(2.0, 16_000), 16_000)
     command = (
         *("--input", tmp_path / "in", "--output", tmp_path / "out", "--model", EFFICIENTNET, "--actors", 1),
@@ -194,7 +201,7 @@ def test_the_same_command_again_does_only_what_is_new(embed: Embed, tmp_path: Pa
     assert "window_s was 1.0, is 0.5" in other.stderr
 
 
-# A Ray of its own takes half a minute.
+# Starting a separate Ray takes half a minute.
 @pytest.mark.long
 def test_one_core_is_enough(tmp_path: Path) -> None:
     write_audio(tmp_path / "in" / "a.wav", tone(3.0, 16_000), 16_000)
@@ -208,7 +215,7 @@ def test_one_core_is_enough(tmp_path: Path) -> None:
     assert len(pq.read_table(tmp_path / "out" / "embeddings")) == 3
 
 
-IN_SHORT_LEGS = """
+RUN_IN_SHORT_LEGS = """
 import sys
 from embedding.planning import work_sizes
 from jobs.embed import main
@@ -218,13 +225,13 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_long_run_goes_in_legs_and_ends_in_the_same_books(ray_address: str, tmp_path: Path) -> None:
+def test_a_run_in_several_legs_counts_all_recordings(ray_address: str, tmp_path: Path) -> None:
     for number in range(3):
         write_audio(tmp_path / "in" / f"{number}.wav", tone(3.0, 16_000, seed=number), 16_000)
     (tmp_path / "in" / "9.wav").write_text("not audio")
     options = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--model", EFFICIENTNET, "--window-s", 1)
     options += ("--checkpoint", "random", "--actors", 1, "--max-failure-rate", 0.5)
-    command = [sys.executable, "-c", IN_SHORT_LEGS, *map(str, options)]
+    command = [sys.executable, "-c", RUN_IN_SHORT_LEGS, *map(str, options)]
     env = environment(RAY_ADDRESS=ray_address)
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -240,7 +247,9 @@ def test_a_long_run_goes_in_legs_and_ends_in_the_same_books(ray_address: str, tm
     assert report["runs"][-1]["done_again"] == {"decode_tasks": 0, "encoders": 0, "windows": 0}
 
 
-def test_weights_that_do_not_fit_end_in_one_line(embed: Embed, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused_in_one_line(
+    embed: Embed, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
     write_audio(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
     outcome = embed(
         *("--input", tmp_path / "a.wav", "--output", tmp_path / "out", "--model", BEATS, "--actors", 1),
@@ -251,14 +260,14 @@ def test_weights_that_do_not_fit_end_in_one_line(embed: Embed, checkpoints: dict
     assert "does not fit esp_aves2_sl_beats_all: 0 of" in outcome.stderr
 
 
-def test_a_gpu_that_is_not_there_is_said_within_seconds(embed: Embed, tmp_path: Path) -> None:
+def test_a_missing_gpu_is_refused(embed: Embed, tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", tone(1.0, 16_000), 16_000)
     outcome = embed("--input", tmp_path, "--output", tmp_path / "out", "--checkpoint", "random", "--device", "cuda")
     assert outcome.code == 2
     assert outcome.stderr.startswith("avex-batch: --device: cuda needs a GPU, and Ray sees none")
 
 
-def test_nothing_found_is_a_bad_request(tmp_path: Path) -> None:
+def test_an_input_without_recordings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").touch()
     outcome = run_embed("--input", tmp_path / "in", "--output", tmp_path / "out", env={})
@@ -268,7 +277,7 @@ def test_nothing_found_is_a_bad_request(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_counts_and_estimates_and_writes_nothing(archive: Path, tmp_path: Path) -> None:
+def test_a_dry_run_counts_and_writes_nothing(archive: Path, tmp_path: Path) -> None:
     outcome = run_embed(
         *("--input", archive, "--output", tmp_path / "out", "--checkpoint", "random", "--dry-run"), env={}
     )

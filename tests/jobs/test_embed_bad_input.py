@@ -1,4 +1,4 @@
-"""A folder of rubbish among good recordings: each file ends as vectors or as a failure row, the others unharmed."""
+"""Damaged and odd files among good recordings: every file ends as vectors or as a failure row."""
 
 import json
 import os
@@ -17,8 +17,8 @@ GOOD_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def rubbish(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rubbish")
+def odd_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("odd")
     good = tone(GOOD_S, 16_000)
     write_audio(folder / "good.wav", good, 16_000)
     (folder / "empty.wav").touch()
@@ -49,10 +49,10 @@ def rubbish(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_file_ends_as_vectors_or_as_a_failure_row(
-    rubbish: Path, embed: Callable[..., Outcome], tmp_path: Path
+    odd_files: Path, embed: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     outcome = embed(
-        *("--input", rubbish, "--output", tmp_path / "out", "--model", EFFICIENTNET, "--checkpoint", "random"),
+        *("--input", odd_files, "--output", tmp_path / "out", "--model", EFFICIENTNET, "--checkpoint", "random"),
         *("--window-s", 1, "--actors", 1, "--max-failure-rate", 0.9),
     )
     assert outcome.code == 0, outcome.stderr
@@ -76,12 +76,12 @@ def test_every_file_ends_as_vectors_or_as_a_failure_row(
         "good.wav": 2, "8 bit.wav": 2, "24 bit.wav": 2, "64 bit float.wav": 2, "bats 384 kHz.wav": 2,
         "eight channels.wav": 2, "short.wav": 1, "one sample.wav": 1, "inside.wav": 2, "truncated.wav": 3, "nan.wav": 3,
     }  # fmt: skip
-    if os.geteuid() == 0:  # root reads everything: nothing is forbidden to it
+    if os.geteuid() == 0:  # root may read every file
         expected_windows["forbidden.wav"] = 2
     else:
         expected_kinds["forbidden.wav"] = "io"
-    decoded_of_truncated_flac = windows.pop("truncated.flac")
-    assert 9 <= decoded_of_truncated_flac <= 11
+    n_windows_of_truncated_flac = windows.pop("truncated.flac")
+    assert 9 <= n_windows_of_truncated_flac <= 11
     assert windows == expected_windows
     assert kinds == expected_kinds
     assert (failures["message"].str.len() > 10).all()
@@ -97,7 +97,7 @@ def test_every_file_ends_as_vectors_or_as_a_failure_row(
     assert "truncated 2" in outcome.stdout
 
 
-def test_a_folder_of_nothing_but_rubbish_ends_in_failure_rows_and_with_code_1(
+def test_a_folder_without_a_good_recording_ends_in_failure_rows_and_code_1(
     embed: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()

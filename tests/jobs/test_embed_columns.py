@@ -25,7 +25,7 @@ Embed = Callable[..., Outcome]
 
 @pytest.fixture(scope="module")
 def request_(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """Options of a run over two recordings, output included."""
+    """The options of a run over two recordings, with its output."""
     folder = tmp_path_factory.mktemp("columns")
     for i in range(2):
         write_audio(folder / "audio" / f"{i}.wav", tone(3.0, 16_000, seed=i), 16_000)
@@ -36,8 +36,8 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 
 
 def test_layers_and_predictions_are_columns_of_the_shards(embed: Embed, request_: list[object]) -> None:
-    asked = [*request_, "--layers", "0,-1", "--predict", 2]
-    done = embed(*asked)
+    options = [*request_, "--layers", "0,-1", "--predict", 2]
+    done = embed(*options)
     assert done.code == 0, done.stderr
     output = Path(str(request_[3]))
     rows = (
@@ -56,31 +56,31 @@ def test_layers_and_predictions_are_columns_of_the_shards(embed: Embed, request_
         assert scores[0] >= scores[1]
     before = pq.read_table(output / "embeddings")
     write_audio(Path(str(request_[1])) / "2.wav", tone(2.0, 16_000, seed=2), 16_000)
-    assert embed(*asked).code == 0
+    assert embed(*options).code == 0
     after = pq.read_table(output / "embeddings")
     assert after.schema.equals(before.schema)
     assert len(after) == len(before) + 2
 
 
-def test_other_columns_belong_into_another_output(embed: Embed, request_: list[object]) -> None:
+def test_other_columns_need_another_output(embed: Embed, request_: list[object]) -> None:
     done = embed(*request_, "--layers", "0")
     assert done.code == 2
     assert "holds vectors of other settings: layers was [0, 16], is [0]; predict was 2, is None" in done.stderr
 
 
-def test_the_dry_run_counts_all_columns(embed: Embed, request_: list[object], tmp_path: Path) -> None:
+def test_a_dry_run_counts_the_vectors_of_all_columns(embed: Embed, request_: list[object], tmp_path: Path) -> None:
     sizes = []
     for layers in ("last", "all"):
-        said = embed(*request_[:2], "--output", tmp_path, *request_[4:], "--layers", layers, "--dry-run").stdout
-        sizes.append(float(said.split("windows, ")[1].split(" kB of vectors")[0]))
-    inner = sum(ARCHITECTURES["efficientnet"].layer_dims)
-    assert np.isclose(sizes[1] / sizes[0], (inner + 1_280) / 1_280, rtol=0.05)
+        printed = embed(*request_[:2], "--output", tmp_path, *request_[4:], "--layers", layers, "--dry-run").stdout
+        sizes.append(float(printed.split("windows, ")[1].split(" kB of vectors")[0]))
+    n_inner = sum(ARCHITECTURES["efficientnet"].layer_dims)
+    assert np.isclose(sizes[1] / sizes[0], (n_inner + 1_280) / 1_280, rtol=0.05)
 
 
-def test_windows_that_a_model_does_not_want_have_its_columns_all_the_same() -> None:
-    """One of several models may have stored a window before, or a stop may come before its turn.
+def test_windows_without_vectors_of_a_model_have_its_columns_too() -> None:
+    """An encoded window lacks vectors of a target that stored the window before, or whose turn comes after a stop.
 
-    Tables with such windows and with others make one shard.
+    Tables with and without these vectors must fit into one shard.
     """
     request = {"input": "a", "output": "b", "model": EFFICIENTNET, "checkpoint": "random", "window_s": 1.0}
     settings = Settings.of(make_config(request | {"layers": "0,-1", "predict": 2}))

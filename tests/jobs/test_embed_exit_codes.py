@@ -1,4 +1,4 @@
-"""Exit codes of the job, from how its run ended."""
+"""Exit codes of jobs.embed for each end of a run."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ SMALL = replace(BALANCE, listed=8, already_done=0, embedded=8, failed=0)
 
 
 @pytest.mark.parametrize(
-    ("ending", "code", "said"),
+    ("ending", "code", "error"),
     [
         (BALANCE, 0, ""),
         (None, 0, ""),
@@ -42,8 +42,8 @@ SMALL = replace(BALANCE, listed=8, already_done=0, embedded=8, failed=0)
         (KeyboardInterrupt(), 1, "avex-batch: stopped; what is stored stays valid"),
     ],
 )
-def test_the_exit_code_says_how_it_went(
-    ending: object, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_each_end_of_a_run_has_its_exit_code_and_message(
+    ending: object, code: int, error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def embed(*_: object) -> object:
         if isinstance(ending, BaseException):
@@ -53,11 +53,11 @@ def test_the_exit_code_says_how_it_went(
     monkeypatch.setattr(embedding.driver, "embed", embed)
     assert main(["--input", "a", "--output", "b"]) == code
     printed = capsys.readouterr()
-    assert said in printed.err
-    assert printed.err.count("\n") == (1 if said else 0)
+    assert error in printed.err
+    assert printed.err.count("\n") == (1 if error else 0)
 
 
-def test_a_limit_that_is_given_holds_for_a_small_run_too(
+def test_a_failure_rate_on_the_command_line_applies_to_small_runs_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(embedding.driver, "embed", lambda *_: [replace(SMALL, embedded=7, failed=1)])

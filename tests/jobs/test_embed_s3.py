@@ -1,4 +1,4 @@
-"""S3 as source and as sink, over HTTP, with the names people give their files."""
+"""S3 as input and output of jobs.embed, over HTTP, with odd file names."""
 
 import io
 import json
@@ -25,7 +25,7 @@ NAMES = [
 ]
 
 
-def test_a_bucket_goes_in_and_a_bucket_comes_out(s3_server: str, bucket: str) -> None:
+def test_recordings_in_a_bucket_are_embedded_into_a_bucket(s3_server: str, bucket: str) -> None:
     for i, name in enumerate(NAMES):
         content = io.BytesIO()
         sf.write(content, tone(2.0, 16_000, 300.0 + 100 * i), 16_000, format=name.rpartition(".")[2])
@@ -33,7 +33,7 @@ def test_a_bucket_goes_in_and_a_bucket_comes_out(s3_server: str, bucket: str) ->
     storage.write_bytes(f"s3://{bucket}/site 1/notes.txt", b"rain")
     storage.write_bytes(f"s3://{bucket}/site 1/broken.wav", b"not audio")
     output = f"s3://{bucket}/vectors/run 1"
-    # A Ray of its own: workers take the AWS environment from the process that starts them.
+    # A separate Ray: workers inherit the AWS environment from the process that starts them.
     with ray_of(2) as address:
         outcome: Outcome = run_embed(
             *("--input", f"s3://{bucket}/site 1", "--output", output, "--model", EFFICIENTNET),
@@ -45,8 +45,8 @@ def test_a_bucket_goes_in_and_a_bucket_comes_out(s3_server: str, bucket: str) ->
     rows = pa.concat_tables(pq.read_table(io.BytesIO(storage.read_bytes(shard))) for shard in shards)
     assert sorted(set(rows["file"].to_pylist())) == sorted(f"s3://{bucket}/site 1/{name}" for name in NAMES)
     assert len(rows) == 2 * len(NAMES)
-    [failures] = storage.list_names(f"{output}/failures", ".parquet")
-    failed = pq.read_table(io.BytesIO(storage.read_bytes(failures))).to_pylist()
+    [failures_uri] = storage.list_names(f"{output}/failures", ".parquet")
+    failed = pq.read_table(io.BytesIO(storage.read_bytes(failures_uri))).to_pylist()
     assert [(row["file"], row["kind"]) for row in failed] == [(f"s3://{bucket}/site 1/broken.wav", "corrupt")]
     assert json.loads(storage.read_bytes(f"{output}/run.json"))["settings"]["model"] == EFFICIENTNET
     assert json.loads(storage.read_bytes(f"{output}/report.json"))["recordings"]["embedded"] == len(NAMES)

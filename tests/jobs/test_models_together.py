@@ -1,4 +1,4 @@
-"""Several models in one run: recordings are decoded once, and each output is what a run of its own would have made."""
+"""Several models in one run: recordings are decoded once, and each output equals that of a run with one model."""
 
 import json
 import shutil
@@ -74,9 +74,9 @@ def vectors_of(rows: pd.DataFrame) -> np.ndarray:
     return np.stack(rows["embedding"])  # type: ignore[arg-type]
 
 
-# Of either; and the rates' windows are compared below.
+# One of the models is enough here; windows of both sample rates are compared below.
 @pytest.mark.parametrize("model", [EFFICIENTNET, pytest.param(WIDE, marks=pytest.mark.long)])
-def test_each_output_is_that_of_a_run_of_its_own(
+def test_each_output_equals_that_of_a_run_with_one_model(
     model: str, together: tuple[Path, Outcome], archive: Path, weights: dict[str, object], embed: Embed
 ) -> None:
     output, outcome = together
@@ -88,21 +88,21 @@ def test_each_output_is_that_of_a_run_of_its_own(
     ours, expected = rows_of(own), rows_of(alone)
     assert ours.drop(columns="embedding").equals(expected.drop(columns="embedding"))
     assert relative_error(vectors_of(ours), vectors_of(expected)) <= 1e-6
-    assert relative_error(vectors_of(ours)[:1], vectors_of(ours)[1:2]) > 1e-3  # another sound, another vector
+    assert relative_error(vectors_of(ours)[:1], vectors_of(ours)[1:2]) > 1e-3  # two sounds have different vectors
     for name in ("settings", "versions"):
-        assert _json(own, "run.json")[name] == _json(alone, "run.json")[name]
+        assert read_json(own, "run.json")[name] == read_json(alone, "run.json")[name]
     for name in ("recordings", "windows", "failures", "output"):
-        assert _json(own, "report.json")[name] == _json(alone, "report.json")[name]
+        assert read_json(own, "report.json")[name] == read_json(alone, "report.json")[name]
     failures = pq.read_table(own / "failures").drop_columns("message")
     assert failures.equals(pq.read_table(alone / "failures").drop_columns("message"))
-    assert _json(own, "report.json")["runs"][-1]["windows_written"] == len(ours)
+    assert read_json(own, "report.json")["runs"][-1]["windows_written"] == len(ours)
 
 
-def _json(output: Path, name: str) -> dict:
+def read_json(output: Path, name: str) -> dict:
     return json.loads((output / name).read_text())
 
 
-def test_a_reader_sees_the_model_as_a_column(together: tuple[Path, Outcome]) -> None:
+def test_duckdb_reads_the_model_as_a_column(together: tuple[Path, Outcome]) -> None:
     output, _ = together
     found = duckdb.execute(f"""
         select model, count(*), any_value(len(embedding))
@@ -111,7 +111,7 @@ def test_a_reader_sees_the_model_as_a_column(together: tuple[Path, Outcome]) -> 
     assert found == [(EFFICIENTNET, 3, 1280), (WIDE, 3, 768)]
 
 
-def test_each_model_resumes_by_itself(
+def test_each_model_resumes_with_its_own_missing_windows(
     together: tuple[Path, Outcome], archive: Path, weights: dict[str, object], embed: Embed
 ) -> None:
     output = archive.parent / "resumed"
@@ -130,14 +130,14 @@ def test_each_model_resumes_by_itself(
     assert all(path.read_bytes() == content for path, content in kept.items())
     for folder, expected in ((first, before[0]), (second, before[1])):
         assert rows_of(folder).drop(columns="embedding").equals(expected.drop(columns="embedding"))
-    assert _json(first, "report.json")["runs"][-1]["windows_written"] == 2
-    assert _json(second, "report.json")["runs"][-1]["windows_written"] == 3
+    assert read_json(first, "report.json")["runs"][-1]["windows_written"] == 2
+    assert read_json(second, "report.json")["runs"][-1]["windows_written"] == 3
 
 
 @pytest.mark.parametrize(
     ("main", "options"), [(jobs.report.main, []), (jobs.pool.main, []), (jobs.search.main, ["--like", "a.wav"])]
 )
-def test_a_job_over_the_outputs_of_several_models_asks_for_one(
+def test_a_job_on_the_outputs_of_several_models_is_refused(
     main: Callable[[list[str]], int],
     options: list[str],
     together: tuple[Path, Outcome],
@@ -163,13 +163,13 @@ def test_outputs_of_one_model_and_of_several_do_not_mix(
         Request.of(make_config(both | {"output": f"{output}/model={WIDE}"}))
 
 
-# --- what is asked for ------------------------------------------------------------------------------------------------
+# --- options of several models ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("models", [["--model", "a", "--model", "b"], ["--model", "a", "b"]])
-def test_models_are_named_one_by_one_or_together(models: list[str]) -> None:
+def test_models_are_named_by_one_option_or_by_several(models: list[str]) -> None:
     config = parse(["--input", "in", "--output", "out/", *models, "--checkpoint", "random"])
-    assert [(each.model, each.checkpoint, each.output) for each in config.per_model()] == [
+    assert [(part.model, part.checkpoint, part.output) for part in config.per_model()] == [
         (("a",), ("random",), "out/model=a"),
         (("b",), ("random",), "out/model=b"),
     ]
@@ -189,31 +189,29 @@ def test_models_are_named_one_by_one_or_together(models: list[str]) -> None:
         ({"model": [BEATS, EFFICIENTNET], "pooling": "cls"}, f"--pooling: {BEATS} has no CLS token"),
     ],
 )
-def test_a_request_of_several_models_that_makes_no_sense_is_refused(
-    options: dict[str, object], message: str, archive: Path
-) -> None:
+def test_bad_options_of_several_models_are_refused(options: dict[str, object], message: str, archive: Path) -> None:
     request = {"input": [str(archive)], "output": "out", "checkpoint": "random", "window_s": 1.0}
     with pytest.raises(RequestError, match=message.replace("(", "\\(")):
         Request.of(make_config(request | options))
 
 
-def test_what_is_missing_is_said_of_each_model(
+def test_the_error_names_each_model_with_missing_recordings(
     archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = Balance(4, 0, 4, 0, 0, 0, 0, 9, 9, 0, {}, {})
-    failed, lost = replace(whole, embedded=1, failed=3), replace(whole, embedded=3)
+    complete = Balance(4, 0, 4, 0, 0, 0, 0, 9, 9, 0, {}, {})
+    failed, lost = replace(complete, embedded=1, failed=3), replace(complete, embedded=3)
     models = ("--model", BEATS, WIDE, EFFICIENTNET)
-    monkeypatch.setattr("embedding.driver.embed", lambda *_: [failed, whole, lost])
+    monkeypatch.setattr("embedding.driver.embed", lambda *_: [failed, complete, lost])
     assert jobs.embed.main(["--input", str(archive), "--output", "out", *models]) == 1
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert (
         f"{BEATS}: 1 of 4 recordings are embedded and saved; 3 failed: ; this is more than --max-failure-rate 0.05 "
-        f"allows; {EFFICIENTNET}: not every recording is accounted for" in said
+        f"allows; {EFFICIENTNET}: not every recording is accounted for" in error
     )
-    assert WIDE not in said
+    assert WIDE not in error
 
 
-# --- one decode -------------------------------------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def decoded(files: list[Path], specs: Sequence[WindowSpec], batch_size: int = 4) -> pa.Table:
@@ -224,7 +222,7 @@ def decoded(files: list[Path], specs: Sequence[WindowSpec], batch_size: int = 4)
 @given(
     n_frames=st.integers(1, 60_000), source_hz=st.sampled_from([22_050, 24_000, 44_100]), batch_size=st.integers(1, 5)
 )
-def test_windows_of_two_rates_are_those_of_each_alone(
+def test_windows_of_two_rates_equal_those_of_each_rate_alone(
     n_frames: int, source_hz: int, batch_size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = write_audio(tmp_path_factory.mktemp("a") / "a.wav", tone(n_frames / source_hz, source_hz), source_hz)
@@ -236,7 +234,7 @@ def test_windows_of_two_rates_are_those_of_each_alone(
         assert rows_of_target(both, target, spec.rate_hz)["audio_hash"].equals(alone[f"audio_hash_{spec.rate_hz}"])
 
 
-def test_long_recordings_of_two_rates_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streaming_at_two_rates_gives_the_same_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_audio(tmp_path / "a.wav", tone(61.3, 24_000), 24_000)
     whole = decoded([path], [LOW, HIGH])
     monkeypatch.setattr("embedding.decoding.decode.WHOLE_RECORDING_S", 10)
@@ -249,7 +247,7 @@ def test_long_recordings_of_two_rates_are_streamed(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("isolated", [False, True])
 def test_a_window_goes_to_the_targets_that_need_it(*, isolated: bool, tmp_path: Path) -> None:
-    """The first recording is done for target 1, the second half-done for both, the third unchanged for 0."""
+    """Recording a is complete for target 1, b is half-done for both targets, c is unchanged for target 0."""
     files = [write_audio(tmp_path / f"{name}.wav", tone(1.5, 16_000, seed=i), 16_000) for i, name in enumerate("abc")]
     (known,) = set(decoded(files[2:], [LOW])["audio_hash_16000"].to_pylist())
     table = (
@@ -260,8 +258,8 @@ def test_a_window_goes_to_the_targets_that_need_it(*, isolated: bool, tmp_path: 
     )
     record = EventRecord()
     rows = pa.concat_tables(decode(table, [LOW, HIGH], 100, record, isolated=isolated))
-    wanted = [(Path(row["file"]).stem, row["window_index"], row["targets"]) for row in rows.to_pylist()]
-    assert wanted == [
+    windows = [(Path(row["file"]).stem, row["window_index"], row["targets"]) for row in rows.to_pylist()]
+    assert windows == [
         *(("a", i, 1) for i in range(3)),
         *(("b", i, bits) for i, bits in ((0, 2), (1, 3))),
         *(("c", i, 2) for i in range(3)),

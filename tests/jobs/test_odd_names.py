@@ -1,4 +1,4 @@
-"""Names of every kind from the listing to the report: stored as they are, shown without what a terminal would obey."""
+"""Odd file names from the listing to the report: stored unchanged, printed without control characters."""
 
 import json
 import os
@@ -34,7 +34,7 @@ NAMES = [
     "{braces} %s $HOME.wav",
     "a" * 251 + ".wav",
 ]
-OBEYED = "\x1b\x07\r\u202e"
+CONTROL_CHARACTERS = "\x1b\x07\r\u202e"
 
 
 @pytest.fixture
@@ -45,18 +45,18 @@ def archive(tmp_path: Path) -> Path:
     return folder
 
 
-def test_names_of_every_kind_are_listed_and_decoded(archive: Path) -> None:
+def test_recordings_with_odd_names_are_listed_and_decoded(archive: Path) -> None:
     Path(os.fsdecode(os.fsencode(archive) + b"/not-utf8-\xff.wav")).write_bytes(b"x")
     assert listed_below(archive) == sorted(NAMES)
-    found = list_inputs(archive)
-    assert found.ignored == {"with a name that is not UTF-8": 1}
+    listed = list_inputs(archive)
+    assert listed.ignored == {"with a name that is not UTF-8": 1}
     record = EventRecord()
-    tables = list(decode(found.recordings.cast(RECORDINGS), [SECOND], 32, record))
+    tables = list(decode(listed.recordings.cast(RECORDINGS), [SECOND], 32, record))
     assert [Path(file).name for table in tables for file in table["file"].to_pylist()] == sorted(NAMES)
     assert not record.failures
 
 
-def test_names_of_every_kind_are_stored_as_they_are_and_told_harmlessly(
+def test_odd_names_are_stored_unchanged_and_printed_without_control_characters(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in NAMES:
@@ -71,22 +71,20 @@ def test_names_of_every_kind_are_stored_as_they_are_and_told_harmlessly(
     assert sorted(Path(file).name for file in stored) == sorted(NAMES)
     for arguments in ([], ["--json"]):
         report([str(output), *arguments])
-        said = capsys.readouterr()
-        assert not set(OBEYED) & set(said.out + said.err), arguments
+        printed = capsys.readouterr()
+        assert not set(CONTROL_CHARACTERS) & set(printed.out + printed.err), arguments
         if arguments:
-            assert sum(kind["recordings"] for kind in json.loads(said.out)["failures"].values()) == len(NAMES)
+            assert sum(kind["recordings"] for kind in json.loads(printed.out)["failures"].values()) == len(NAMES)
 
 
 SECRET = "0123456789abcdefSECRET"
 
 
-def test_what_is_said_of_odd_files_hides_credentials_in_their_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_messages_hide_credentials_in_file_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     query = f"?X-Amz-Signature={SECRET}&n="
     manifest = tmp_path / f"m{query}1.parquet"
-    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(9_000, np.int32)), pa.array(["x" * (1 << 20)]))
-    pq.write_table(pa.table({"file": long}), manifest)
+    too_long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(9_000, np.int32)), pa.array(["x" * (1 << 20)]))
+    pq.write_table(pa.table({"file": too_long}), manifest)
     (tmp_path / f"npy{query}2").write_bytes(b"")
     weights = tmp_path / f"w{query}3.safetensors"
     weights.write_bytes(b"\xff" * 8)
@@ -99,17 +97,17 @@ def test_what_is_said_of_odd_files_hides_credentials_in_their_names(
         (export, [out, "--to", "npy", str(tmp_path / f"npy{query}2")], "no earlier export"),
         (embed, ["--input", out, "--output", out, *model, str(weights), "--predict", "1"], "--"),
     ]
-    for job, arguments, part in commands:
+    for job, arguments, message in commands:
         assert job(arguments) == 2
-        said = capsys.readouterr()
-        assert part in said.err
-        assert said.err.count("\n") == 1
-        assert SECRET not in said.out + said.err
+        printed = capsys.readouterr()
+        assert message in printed.err
+        assert printed.err.count("\n") == 1
+        assert SECRET not in printed.out + printed.err
     name = f"x{query}4.wav"
     (tmp_path / name).write_bytes(b"no audio")
     record = EventRecord()
     assert not list(decode(list_inputs(tmp_path / name).recordings, [SECOND], 4, record))
-    Store(out, "{}").write_failures([e for e in record.events if not isinstance(e, str)], "0000000000aa")
+    Store(out, "{}").write_failures([event for event in record.events if not isinstance(event, str)], "0000000000aa")
     report([out])
     assert SECRET not in "".join(capsys.readouterr())
     assert SECRET not in pq.read_table(f"{out}/failures")["message"].to_pylist()[0]

@@ -145,7 +145,7 @@ def test_json_on_stdout_stays_valid_beside_a_page(tmp_path: Path, capfd: pytest.
         (["--html", "p.html", "--sample", "0"], "--sample: expected a whole number of at least 1 and at most 10,000"),
         (["--html", "p.html", "--sample", "many"], "--sample: expected a whole number"),
         (["--html", "p.html", "--manifest", "{folder}/none.csv"], "--manifest: cannot read manifest {folder}/none.csv"),
-        (["--html", "p.html", "--manifest", "{folder}/file"], "--manifest: {folder}/file is no manifest"),
+        (["--html", "p.html", "--manifest", "{folder}/file"], "--manifest: {folder}/file is not a manifest"),
         (["--sample", "7"], "--manifest and --sample need --html FILE or --png DIR"),
         (["--htlm", "p.html"], "unknown option --htlm (did you mean '--html'?)"),
         (["--png", "{folder}/file"], "--png: cannot make {folder}/file: File exists"),

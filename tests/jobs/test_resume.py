@@ -1,4 +1,4 @@
-"""The same command again: what is stored stays, what is missing or has changed is done, and the books say so."""
+"""The same command again: stored windows stay, missing and changed recordings are embedded, the report counts both."""
 
 import json
 import os
@@ -29,58 +29,59 @@ Embed = Callable[..., Outcome]
 OPTIONS = ("--model", EFFICIENTNET, "--checkpoint", "random", "--window-s", 1, "--actors", 1)
 
 
-def rows_of(output: Path) -> pd.DataFrame:
+def sorted_rows(output: Path) -> pd.DataFrame:
     return pq.read_table(output / "embeddings").to_pandas().sort_values(["file", "window_index"], ignore_index=True)
 
 
-def report_of(output: Path) -> dict[str, dict[str, object]]:
+def read_report(output: Path) -> dict[str, dict[str, object]]:
     return json.loads((output / "report.json").read_text())
 
 
-def ids_of(folder: Path) -> dict[str, int]:
+def read_ids(folder: Path) -> dict[str, int]:
+    """Return the identities of the recordings in a folder, by name."""
     rows = list_recordings([str(folder)]).recordings.to_pylist()
     return {Path(row["file"]).name: row["file_id"] for row in rows}
 
 
-def test_changed_touched_new_and_vanished_recordings(embed: Embed, tmp_path: Path) -> None:
+def test_a_second_run_embeds_new_and_changed_recordings_and_keeps_deleted_ones(embed: Embed, tmp_path: Path) -> None:
     archive, output = tmp_path / "in", tmp_path / "out"
-    for name, seed in (("same", 1), ("touched", 2), ("changed", 3), ("vanished", 4)):
+    for name, seed in (("same", 1), ("touched", 2), ("changed", 3), ("deleted", 4)):
         write_audio(archive / f"{name}.wav", tone(2.5, 16_000, seed=seed), 16_000)
     (archive / "repaired.wav").write_text("not audio")
     command = ("--input", archive, "--output", output, *OPTIONS, "--max-failure-rate", 0.5)
     assert embed(*command).code == 0
-    before, ids_before = rows_of(output), ids_of(archive)
+    before, ids_before = sorted_rows(output), read_ids(archive)
 
     os.utime(archive / "touched.wav")
     write_audio(archive / "changed.wav", tone(1.5, 16_000, seed=30), 16_000)
-    (archive / "vanished.wav").unlink()
+    (archive / "deleted.wav").unlink()
     write_audio(archive / "repaired.wav", tone(1.0, 16_000, seed=6), 16_000)
     write_audio(archive / "new.wav", tone(1.0, 16_000, seed=5), 16_000)
     again = embed(*command)
     assert again.code == 0, again.stderr
-    after, ids = rows_of(output), ids_of(archive)
+    after, ids = sorted_rows(output), read_ids(archive)
 
     names = after["file"].map(lambda file: Path(file).stem)
     assert names.value_counts().to_dict() == {
-        "same": 3, "touched": 3, "changed": 2, "vanished": 3, "new": 1, "repaired": 1,
+        "same": 3, "touched": 3, "changed": 2, "deleted": 3, "new": 1, "repaired": 1,
     }  # fmt: skip
     assert not after.duplicated(["file_id", "window_index"]).any()
-    listed = after[names != "vanished"]
+    listed = after[names != "deleted"]
     assert dict(zip([Path(file).name for file in listed["file"]], listed["file_id"], strict=True)) == ids
     assert ids["touched.wav"] != ids_before["touched.wav"]
-    for name in ("same", "touched", "vanished"):
+    for name in ("same", "touched", "deleted"):
         former = before[before["file"].str.endswith(f"{name}.wav")]
         assert np.array_equal(np.stack(former["embedding"]), np.stack(after[names == name]["embedding"]))  # type: ignore[arg-type]
 
     assert "2 of them were embedded before with another size or time" in again.stdout
     assert "1 again, because they had changed; 1 had a new time or size, but the same audio)" in again.stdout
-    report = report_of(output)
+    report = read_report(output)
     assert report["recordings"] == {
         "listed": 5, "already_done": 2, "embedded": 3, "failed": 0, "failed_before": 0, "changed": 1, "unchanged": 1,
         "balanced": True,
     }  # fmt: skip
     assert report["output"]["recordings"] == 6
-    assert not list((output / "failures").glob("*"))  # that of repaired.wav is history
+    assert not list((output / "failures").glob("*"))  # the failure of repaired.wav was removed
     assert [run["state"] for run in report["runs"]] == ["complete", "complete"]  # type: ignore[index]
 
 
@@ -89,7 +90,7 @@ def test_only_the_missing_windows_of_a_half_done_recording_are_embedded(embed: E
     write_audio(archive / "a.wav", tone(9.5, 16_000), 16_000)
     command = ("--input", archive, "--output", output, *OPTIONS, "--batch-size", 2, "--shard-rows", 2)
     assert embed(*command).code == 0
-    whole = rows_of(output)
+    whole = sorted_rows(output)
     shards = sorted((output / "embeddings").iterdir())
     assert len(shards) == 5
     shards[1].unlink()
@@ -97,21 +98,19 @@ def test_only_the_missing_windows_of_a_half_done_recording_are_embedded(embed: E
     (output / "embeddings" / f".tmp-{'01' * 16}-dead.parquet").write_bytes(b"half a shard")
     again = embed(*command)
     assert again.code == 0, again.stderr
-    mended = rows_of(output)
-    assert mended.drop(columns="embedding").equals(whole.drop(columns="embedding"))
-    assert np.allclose(np.stack(mended["embedding"]), np.stack(whole["embedding"]), atol=1e-6)  # type: ignore[arg-type]
-    assert report_of(output)["runs"][-1]["windows_written"] == 4  # type: ignore[index]
+    repaired = sorted_rows(output)
+    assert repaired.drop(columns="embedding").equals(whole.drop(columns="embedding"))
+    assert np.allclose(np.stack(repaired["embedding"]), np.stack(whole["embedding"]), atol=1e-6)  # type: ignore[arg-type]
+    assert read_report(output)["runs"][-1]["windows_written"] == 4  # type: ignore[index]
     assert not list(output.rglob(".tmp-*"))
 
 
-def test_failed_recordings_are_tried_again_when_asked_and_a_success_makes_the_failure_history(
-    embed: Embed, tmp_path: Path
-) -> None:
+def test_retry_failed_embeds_failed_recordings_and_removes_their_failures(embed: Embed, tmp_path: Path) -> None:
     archive, output = tmp_path / "in", tmp_path / "out"
     write_audio(archive / "a.wav", tone(2.0, 16_000), 16_000)
     (archive / "b.wav").write_text("not audio")
-    a, b = (ids_of(archive)[name] for name in ("a.wav", "b.wav"))
-    # As a former run would have left it, to which the storage did not deliver a.wav.
+    a, b = (read_ids(archive)[name] for name in ("a.wav", "b.wav"))
+    # The output of a former run that could not read a.wav from the storage.
     store = Store(str(output), "{}")
     store.write_failures([Failure(str(archive / "a.wav"), a, 1, "decode", "io", "cannot be read: time-out")], "former")
     command = ("--input", archive, "--output", output, *OPTIONS, "--max-failure-rate", 1)
@@ -123,8 +122,8 @@ def test_failed_recordings_are_tried_again_when_asked_and_a_success_makes_the_fa
     again = embed(*command, "--retry-failed")
     assert again.code == 0
     assert [row["file_id"] for row in pq.read_table(output / "failures").to_pylist()] == [b]
-    assert len(rows_of(output)) == 2
-    recordings = report_of(output)["recordings"]
+    assert len(sorted_rows(output)) == 2
+    recordings = read_report(output)["recordings"]
     assert (recordings["embedded"], recordings["failed"], recordings["balanced"]) == (1, 1, True)
 
 
@@ -161,14 +160,14 @@ def test_another_checkpoint_is_refused(embedded: Path, embed: Embed, checkpoints
 
 @pytest.fixture(scope="module")
 def embedded(embed: Embed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a small run; its archive lies beside it, as ``in``."""
+    """The output of a small run; its recordings are in the folder ``in`` beside it."""
     folder = tmp_path_factory.mktemp("guarded")
     write_audio(folder / "in" / "a.wav", tone(2.0, 16_000), 16_000)
     assert embed("--input", folder / "in", "--output", folder / "out", *OPTIONS).code == 0
     return folder / "out"
 
 
-def test_the_report_is_counted_from_the_shards_and_says_what_disagrees(embedded: Path, tmp_path: Path) -> None:
+def test_jobs_report_counts_the_shards_and_names_disagreements(embedded: Path, tmp_path: Path) -> None:
     output = shutil.copytree(embedded, tmp_path / "out")
 
     def report(*options: object) -> Outcome:
@@ -176,40 +175,40 @@ def test_the_report_is_counted_from_the_shards_and_says_what_disagrees(embedded:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    agreed = report(output)
-    assert agreed.code == 0, agreed.stderr
-    assert agreed.stdout.startswith("1 recording embedded, 0 failed · 2 windows in 1 shard · 2 s of audio")
-    assert "checked: stored data matches report.json" in agreed.stdout
+    consistent = report(output)
+    assert consistent.code == 0, consistent.stderr
+    assert consistent.stdout.startswith("1 recording embedded, 0 failed · 2 windows in 1 shard · 2 s of audio")
+    assert "checked: stored data matches report.json" in consistent.stdout
     shard = next((output / "embeddings").iterdir())
     shutil.copy(shard, shard.with_name("again.parquet"))
-    twice = report(output)
-    assert twice.code == 1
-    assert "2 repeated rows: removed by the next run" in twice.stdout
+    repeated = report(output)
+    assert repeated.code == 1
+    assert "2 repeated rows: removed by the next run" in repeated.stdout
     assert json.loads(report(output, "--json").stdout)["output"]["repeated"] == 2
     (output / "report.json").unlink()
     rebuilt = report(output)
     assert rebuilt.code == 1
     assert "there was no report.json" in rebuilt.stdout
-    assert report_of(output)["output"]["windows"] == 2
-    for refused, why in (
+    assert read_report(output)["output"]["windows"] == 2
+    for refused, reason in (
         (report(tmp_path / "nowhere"), "nowhere"),
         (report(output, "--jsno"), "unknown option --jsno (did you mean '--json'?)"),
         (report(), "the following arguments are required: OUTPUT"),
     ):
         assert (refused.code, len(refused.stderr.splitlines())) == (2, 1)
-        assert why in refused.stderr
+        assert reason in refused.stderr
 
 
-def test_a_run_that_finds_repeated_rows_mends_them(embedded: Path, embed: Embed, tmp_path: Path) -> None:
+def test_a_run_removes_repeated_rows(embedded: Path, embed: Embed, tmp_path: Path) -> None:
     output = shutil.copytree(embedded, tmp_path / "out")
-    whole = rows_of(output)
+    whole = sorted_rows(output)
     shard = next((output / "embeddings").iterdir())
     shutil.copy(shard, shard.with_name("again.parquet"))
     assert embed("--input", embedded.parent / "in", "--output", output, *OPTIONS).code == 0
-    assert rows_of(output).drop(columns="embedding").equals(whole.drop(columns="embedding"))
+    assert sorted_rows(output).drop(columns="embedding").equals(whole.drop(columns="embedding"))
 
 
-def test_of_two_runs_on_one_output_the_second_is_refused_until_the_first_is_dead(
+def test_a_second_run_on_an_output_is_refused_until_the_first_one_is_dead(
     embed: Embed, ray_address: str, tmp_path: Path
 ) -> None:
     archive, output = tmp_path / "in", tmp_path / "out"
@@ -235,23 +234,23 @@ def test_of_two_runs_on_one_output_the_second_is_refused_until_the_first_is_dead
     assert (output / "claim.json").exists()
     resumed = embed(*command)
     assert resumed.code == 0, resumed.stderr
-    rows = rows_of(output)
+    rows = sorted_rows(output)
     assert len(rows) == 800
     assert not rows.duplicated(["file_id", "window_index"]).any()
     assert not (output / "claim.json").exists()
-    assert report_of(output)["runs"][-1]["state"] == "complete"  # type: ignore[index]
+    assert read_report(output)["runs"][-1]["state"] == "complete"  # type: ignore[index]
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], limit_s: float = 120.0) -> None:
-    """Until ``condition`` holds; fails when the process ends before, or after ``limit_s``."""
+    """Wait until ``condition`` holds; fail when the process ends first, or after ``limit_s``."""
     until = time.monotonic() + limit_s
     while not condition():
-        assert process.poll() is None, f"it ended with {process.returncode}"
+        assert process.poll() is None, f"the process ended with {process.returncode}"
         assert time.monotonic() < until, "waited too long"
         time.sleep(0.1)
 
 
-def test_looking_at_an_output_starts_no_process_and_writes_nothing(embedded: Path) -> None:
+def test_comparing_a_request_with_an_output_starts_no_process_and_writes_nothing(embedded: Path) -> None:
     config = make_config({"input": [str(embedded.parent / "in")], "output": str(embedded)} | GUARDED)
     before = {path: path.stat().st_mtime_ns for path in embedded.rglob("*")}
     children = psutil.Process().children()

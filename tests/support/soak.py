@@ -1,4 +1,4 @@
-"""A job under random faults for a set time: the archive, the faults, and the record of what they caused."""
+"""A job under random faults for a set time: the archive, the faults, and a record of their effects."""
 
 import io
 import os
@@ -19,30 +19,30 @@ import psutil
 import soundfile as sf
 
 from tests.support.audio import tone
-from tests.support.kills import WORKERS, Job, workers_of
+from tests.support.kills import WORKER_KINDS, Job, workers_of
 from tests.support.models import EFFICIENTNET
 
 RATE_HZ = 16_000
 WINDOW_S = 0.5
 OPTIONS = ("--model", EFFICIENTNET, "--checkpoint", "random", "--window-s", str(WINDOW_S))
 
-# A run that stores no shard for so long, or does not end so soon after SIGTERM (30 s by its own rules), hangs.
+# A run hangs if it stores no shard for STALL_S, or does not end within STOP_S after SIGTERM. Its own limit is 30 s.
 STALL_S = 300.0
 STOP_S = 60.0
-# Memory and handles are taken as flat or not from here on: models are loaded, the first legs planned.
+# Memory and handles are judged only after WARM_UP_S, when the models are loaded and the first legs are planned, and
+# until WIND_DOWN_S before the end, when the driver reads back the output.
 WARM_UP_S = 30.0
-# … and up to here: at its end a driver reads back what is stored.
 WIND_DOWN_S = 15.0
 DAMAGED = re.compile(r"(/\S+\.parquet) is damaged")
 
 
 class Archive:
-    """Recordings of 1 to 3 windows, each a file of its own with one of a few thousand sounds.
+    """Recordings of 1 to 3 windows. Each recording has one of a few thousand sounds.
 
     Attributes:
         sounds: WAV files, as bytes.
-        contents: index into ``sounds`` by path, of every recording that is there now.
-        removed: paths that were there before.
+        contents: index into ``sounds`` of each present recording, by path.
+        removed: paths of removed recordings.
     """
 
     def __init__(self, folder: Path, n_recordings: int, n_sounds: int, rng: random.Random) -> None:
@@ -55,13 +55,14 @@ class Archive:
             self._write(self._new_path())
 
     def n_windows(self, sound: int) -> int:
+        """Return the number of windows of a sound."""
         return sound % 3 + 1
 
     def touch(self, path: Path) -> None:
         path.touch()
 
     def change(self, path: Path) -> None:
-        """Give a recording another sound, half of the time in place, so that a reader may meet a part of it."""
+        """Give a recording another sound; half of the changes are in place, so a reader may see a part of the file."""
         if self._rng.random() < 0.5:
             path.write_bytes(self._draw(path))
         else:
@@ -73,7 +74,7 @@ class Archive:
         self.removed.append(path)
 
     def add(self, _: Path) -> None:
-        """Add a recording: half of the time one that was removed before, with another sound."""
+        """Add a recording; half of the time at the path of a removed recording, with another sound."""
         if self.removed and self._rng.random() < 0.5:
             self._write(self.removed.pop(self._rng.randrange(len(self.removed))))
         else:
@@ -84,15 +85,16 @@ class Archive:
         return self.folder / f"{self._n_named // 1000:03d}" / f"{self._n_named:06d}.wav"
 
     def _draw(self, path: Path) -> bytes:
+        """Choose a sound for a recording at random."""
         sound = self._rng.randrange(len(self.sounds))
         self.contents[path] = sound
         return self.sounds[sound]
 
     def _write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".new")
-        beside.write_bytes(self._draw(path))
-        beside.replace(path)
+        new = path.with_suffix(".new")
+        new.write_bytes(self._draw(path))
+        new.replace(path)
 
 
 def _sound(seed: int) -> bytes:
@@ -104,7 +106,7 @@ def _sound(seed: int) -> bytes:
 
 @dataclass(frozen=True)
 class Sample:
-    """Memory and handles of a driver."""
+    """Memory and handles of a driver, ``at_s`` seconds after the first shard of an attempt."""
 
     at_s: float
     rss_bytes: int
@@ -113,53 +115,63 @@ class Sample:
 
 @dataclass
 class Record:
-    """Counts of a soak."""
+    """Counts of a soak.
 
-    tries: int = 0
+    Attributes:
+        n_attempts: starts of the job.
+        faults: number of faults of each kind.
+        ends: number of attempts that ended for each reason.
+        hangs: the reason of each hang, with the last lines of the driver.
+        tracebacks: the output of each driver that printed a traceback.
+        unexplained: the output of each driver that ended without a line with the reason.
+        samples: memory and handles of the driver in each attempt.
+    """
+
+    n_attempts: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     hangs: list[str] = field(default_factory=list)
     tracebacks: list[str] = field(default_factory=list)
-    unexplained: list[str] = field(default_factory=list)  # ends without one line that says why
-    samples: list[list[Sample]] = field(default_factory=list)  # by try
+    unexplained: list[str] = field(default_factory=list)
+    samples: list[list[Sample]] = field(default_factory=list)
 
     def end(self, code: int, lines: list[str]) -> None:
-        """Take note of the end of a try: its exit code, and what the driver printed."""
-        said = "".join(lines)
+        """Record the end of an attempt, from its exit code and the lines of the driver."""
+        printed = "".join(lines)
         last = lines[-1].strip() if lines else ""
-        if "Traceback" in said:
-            self.tracebacks.append(said)
+        if "Traceback" in printed:
+            self.tracebacks.append(printed)
         if code < 0:
             self.ends[f"killed by {signal.Signals(-code).name}"] += 1
             return
         if code > 0 and not last.startswith("avex-batch: "):
-            self.unexplained.append(said)
+            self.unexplained.append(printed)
         reason = re.sub(r"\S*/\S*|\d[\d,]*", "…", last.removeprefix("avex-batch: ")) if code else "complete"
         self.ends[f"exit code {code}: {reason}"] += 1
 
     def slopes(self, least_s: float) -> list[tuple[float, float, float]]:
-        """Fit a line through the samples of each try that has enough of them.
+        """Fit a line to the samples of each attempt that lasted long enough.
 
         Args:
-            least_s: seconds of samples after the warm-up.
+            least_s: least seconds of samples after the warm-up.
 
         Returns:
-            Seconds that were sampled, bytes of memory a second, handles a second.
+            Sampled seconds, growth of memory in bytes a second, growth of handles a second, for each attempt.
         """
-        found = []
+        slopes_by_attempt = []
         for samples in self.samples:
             until_s = samples[-1].at_s - WIND_DOWN_S if samples else 0.0
-            steady = [each for each in samples if WARM_UP_S <= each.at_s <= until_s]
-            rows = [(each.at_s, each.rss_bytes, each.n_handles) for each in steady]
+            steady = [sample for sample in samples if WARM_UP_S <= sample.at_s <= until_s]
+            rows = [(sample.at_s, sample.rss_bytes, sample.n_handles) for sample in steady]
             if rows and rows[-1][0] - rows[0][0] >= least_s:
                 at_s, rss_bytes, n_handles = np.array(rows, float).T
                 slopes = (float(np.polyfit(at_s, values, 1)[0]) for values in (rss_bytes, n_handles))
-                found.append((at_s[-1] - at_s[0], *slopes))
-        return found
+                slopes_by_attempt.append((at_s[-1] - at_s[0], *slopes))
+        return slopes_by_attempt
 
 
-class Try:
-    """One start of the job: its process, its lines, and samples of the driver."""
+class Attempt:
+    """One start of the job: its process, its output, and samples of the driver."""
 
     def __init__(self, job: Job, process: subprocess.Popen[str], record: Record) -> None:
         self._job, self._record = job, record
@@ -180,14 +192,14 @@ class Try:
 
     @property
     def storing_s(self) -> float:
-        """Seconds since the first shard of this try."""
+        """Seconds since the first shard of this attempt."""
         return 0.0 if self._first_shard_s is None else time.time() - self._first_shard_s
 
     def _read(self) -> None:
         self.lines.extend(self.process.stdout or ())
 
-    def lasts(self, seconds: float) -> bool:
-        """Wait so long, and sample meanwhile; true if the process runs on, false if it has ended or hangs."""
+    def is_running_after(self, seconds: float) -> bool:
+        """Wait and take samples; return true if the process is still running, false if it has ended or hangs."""
         until_s = time.monotonic() + seconds
         while time.monotonic() < until_s:
             with suppress(subprocess.TimeoutExpired):
@@ -195,7 +207,7 @@ class Try:
                 return False
             self._sample()
             if self._stalled_s() > STALL_S:
-                self.hang(f"no shard for {STALL_S:.0f} s")
+                self.record_hang(f"no shard for {STALL_S:.0f} s")
                 return False
         return True
 
@@ -212,42 +224,42 @@ class Try:
 
     def _stalled_s(self) -> float:
         stored_s = self._begun_s
-        with suppress(FileNotFoundError):  # a shard that is settled away meanwhile
+        with suppress(FileNotFoundError):  # repair has removed a shard in the meantime
             stored_s = max(stored_s, *(shard.stat().st_mtime for shard in self._job.shards()), 0.0)
         return time.time() - stored_s
 
-    def hang(self, why: str) -> None:
-        """Take note of a hang, with the stacks of all threads, and end the process."""
-        self.process.send_signal(signal.SIGABRT)  # which faulthandler answers
+    def record_hang(self, reason: str) -> None:
+        """Record a hang with the stacks of all threads, and end the process."""
+        self.process.send_signal(signal.SIGABRT)  # faulthandler then prints the stacks
         self.process.wait(60)
         self._reader.join(60)
-        self._record.hangs.append(why + "\n" + "".join(self.lines[-80:]))
+        self._record.hangs.append(reason + "\n" + "".join(self.lines[-80:]))
 
     def end(self) -> None:
-        """Wait for the process, which has been asked to end, or is expected to."""
-        if self.process.poll() is None and self.lasts(STOP_S):
-            self.hang(f"not ended after {STOP_S:.0f} s")
+        """Wait for the end of a process that was stopped or is nearly finished, and record the end."""
+        if self.process.poll() is None and self.is_running_after(STOP_S):
+            self.record_hang(f"not ended after {STOP_S:.0f} s")
         self._reader.join(60)
         self._record.end(self.process.returncode, self.lines)
-        # The remedy that docs/operations.md names.
+        # This is the remedy in docs/operations.md.
         for shard in DAMAGED.findall("".join(self.lines[-3:])):
             Path(shard).unlink(missing_ok=True)
             self._record.faults["damaged shard deleted, as the message says"] += 1
 
 
 @contextmanager
-def trying(job: Job, record: Record) -> Iterator[Try]:
-    """Start the job once more; the block lets it end."""
-    record.tries += 1
+def start_attempt(job: Job, record: Record) -> Iterator[Attempt]:
+    """Start the job; the block has to bring about its end."""
+    record.n_attempts += 1
     with job.running() as process:
-        attempt = Try(job, process, record)
+        attempt = Attempt(job, process, record)
         yield attempt
         attempt.end()
 
 
 @contextmanager
-def full(disk: Path) -> Iterator[None]:
-    """A disk without a free byte while the block runs."""
+def full_disk(disk: Path) -> Iterator[None]:
+    """Fill a disk to the last byte while the block runs."""
     filler = disk / "filler"
     with filler.open("wb") as file:
         length, step = 0, 1 << 26
@@ -263,14 +275,14 @@ def full(disk: Path) -> Iterator[None]:
             filler.unlink()
 
 
-# By how likely each is the next.
+# Relative chance of each fault during an attempt, and of each end of an attempt.
 DISTURBANCES = {"kill": 10, "touch": 2, "change": 2, "remove": 1, "add": 2, "delete shard": 0.4, "cut shard": 0.4}
 ENDS = {"SIGKILL": 4, "SIGTERM": 2, "full disk": 2, "none": 2}
 
 
 @dataclass
 class Soak:
-    """Random faults on a job, its archive and its output, which has ``disk`` for itself."""
+    """Random faults on a job, its archive and its output; only the output is on ``disk``."""
 
     job: Job
     archive: Archive
@@ -280,34 +292,34 @@ class Soak:
     record: Record = field(default_factory=Record)
 
     def run(self) -> None:
-        """Start the job again and again, and let it end by a fault, until the time is over."""
+        """Start the job again and again, and end it by a fault, until the time is over."""
         until_s = time.monotonic() + self.length_s
         while time.monotonic() < until_s:
-            with trying(self.job, self.record) as attempt:
-                # Some tries end while they start; most do only after they have stored something.
+            with start_attempt(self.job, self.record) as attempt:
+                # Some attempts end during the start; most attempts end only after they have stored a shard.
                 is_early = self.rng.random() < 0.2
                 life_s = self.rng.uniform(0.05, 1) * min(180.0, self.length_s / 6)
                 while time.monotonic() < until_s and (attempt.age_s if is_early else attempt.storing_s) < life_s:
-                    if not attempt.lasts(self.rng.uniform(0.5, min(8.0, self.length_s / 60))):
+                    if not attempt.is_running_after(self.rng.uniform(0.5, min(8.0, self.length_s / 60))):
                         break
                     self._disturb(attempt)
                 if attempt.process.poll() is None:
                     self._end(attempt)
 
     def finish(self) -> None:
-        """Run the same command, undisturbed, until it is complete."""
-        said: list[str] = []
-        for _ in range(1 + self.record.faults["cut shard"]):  # each of which is refused by its name once
-            with trying(self.job, self.record) as attempt:
-                while attempt.lasts(10.0):
+        """Run the same command without faults until it is complete."""
+        lines: list[str] = []
+        for _ in range(1 + self.record.faults["cut shard"]):  # each cut shard ends one run with a message
+            with start_attempt(self.job, self.record) as attempt:
+                while attempt.is_running_after(10.0):
                     pass
             if attempt.process.returncode == 0:
                 return
-            said += attempt.lines
-        raise AssertionError("not complete undisturbed: " + "".join(said))
+            lines += attempt.lines
+        raise AssertionError("not complete without faults: " + "".join(lines))
 
-    def _disturb(self, attempt: Try) -> None:
-        name = self._draw(DISTURBANCES)
+    def _disturb(self, attempt: Attempt) -> None:
+        name = self._choose(DISTURBANCES)
         if name == "kill":
             self._kill(attempt)
         elif name in ("delete shard", "cut shard"):
@@ -318,8 +330,8 @@ class Soak:
                 getattr(self.archive, name)(path)
             self.record.faults[f"{name} recordings"] += len(paths)
 
-    def _kill(self, attempt: Try) -> None:
-        name = self._draw({name: worker.weight for name, worker in WORKERS.items()})
+    def _kill(self, attempt: Attempt) -> None:
+        name = self._choose({name: worker.weight for name, worker in WORKER_KINDS.items()})
         if victims := workers_of(attempt.process).get(name):
             with suppress(psutil.NoSuchProcess):
                 self.rng.choice(victims).kill()
@@ -329,26 +341,26 @@ class Soak:
         if not (shards := self.job.shards()):
             return
         shard = self.rng.choice(shards)
-        with suppress(FileNotFoundError):  # settled away meanwhile
+        with suppress(FileNotFoundError):  # repair has removed the shard in the meantime
             if name == "delete shard":
                 shard.unlink()
             else:
                 os.truncate(shard, shard.stat().st_size // 2)
             self.record.faults[name] += 1
 
-    def _end(self, attempt: Try) -> None:
-        name = self._draw(ENDS)
+    def _end(self, attempt: Attempt) -> None:
+        name = self._choose(ENDS)
         if name == "none":
             return
         self.record.faults[name if name == "full disk" else f"{name} of the driver"] += 1
         if name == "full disk":
-            with full(self.disk):
-                attempt.lasts(self.rng.uniform(5, 30))
+            with full_disk(self.disk):
+                attempt.is_running_after(self.rng.uniform(5, 30))
             attempt.process.terminate()
         elif name == "SIGTERM":
             attempt.process.terminate()
         else:
             attempt.process.kill()
 
-    def _draw(self, weights: Mapping[str, float]) -> str:
+    def _choose(self, weights: Mapping[str, float]) -> str:
         return self.rng.choices(list(weights), list(weights.values()))[0]
