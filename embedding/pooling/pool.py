@@ -45,7 +45,7 @@ class PoolingOutcome:
 
     Attributes:
         n_left_out: number of recordings that are left out because windows are missing or repeated.
-        is_settled: no run of jobs.embed is in progress, and the last one has not died; else rows may be outdated.
+        is_settled: no run of jobs.embed is in progress, and the last one has not died; otherwise rows may be outdated.
     """
 
     n_left_out: int

@@ -80,7 +80,7 @@ class PooledOutput:
         storage.write_bytes(storage.child(self.folder, f"{name}.parquet"), self._encode(rows))
 
     def read_file_ids(self) -> dict[str, NDArray[np.int64]]:
-        """Return the URI of each file with the ``file_id`` of its rows; with none if it has other settings.
+        """Return the URI of each file with the ``file_id`` of its rows; a file of other settings has none.
 
         Raises:
             OSError: the storage failed.

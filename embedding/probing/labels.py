@@ -57,7 +57,7 @@ class Labels:
         )
 
     def label_recordings(self) -> Booleans:
-        """Return the labels of each recording, anywhere in it, as ``[recordings, classes]``."""
+        """Return the labels that each recording has at any time, as ``[recordings, classes]``."""
         truth = np.zeros((len(self.files), len(self.classes)), bool)
         truth[self.recording, self.label] = True
         return truth

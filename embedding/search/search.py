@@ -77,7 +77,7 @@ def search(options: SearchOptions, *, verbose: bool = False) -> pa.Table:
         if not len(query):
             raise RequestError("the vectors of the query are zero: no window is near to them")
 
-        # 3. Find the nearest windows; a stored query is one of them, and costs a place.
+        # 3. Find the nearest windows; a stored query is among them, so one hit more is needed.
         k = options.k if query_window is None else options.k + 1
         hits = _search_on_ray(shards, column, query, k, verbose=verbose)
     except OSError as error:
