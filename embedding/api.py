@@ -274,7 +274,7 @@ class Output:
         """Pool the windows of each recording, as ``python -m jobs.pool`` does, and return a row per recording.
 
         Args:
-            pooling: ``mean``, ``max``, ``min``, ``std``, joined with ``+``, or ``sequence``.
+            pooling: ``mean``, ``max``, ``std``, joined with ``+``, or ``sequence``.
             layer: an inner layer, of a run with ``layers``.
             quiet: print nothing.
 

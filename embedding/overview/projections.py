@@ -116,6 +116,9 @@ def project_umap(vectors: Vectors, neighbours: Neighbours) -> NDArray[np.float32
             n_neighbors=k + 1,
             min_dist=MIN_DIST,
             metric="cosine",
+            # The default, spectral, restarts SciPy's eigsh from a random vector without a seed where most vectors are
+            # equal: every call gave other points (SciPy 1.17).
+            init="pca",
             random_state=SEED,
             n_jobs=1,  # several threads have no order, so a seed would have no effect
             precomputed_knn=(index, distance.astype(np.float32), None),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.config import name_at_layer
-from embedding.errors import RunError
+from embedding.errors import RequestError
 from embedding.output.inventory import Inventory, Recordings
 from embedding.output.shard_reading import refuse_damage
 from embedding.output.shard_schema import SETTINGS_KEY
@@ -84,8 +84,7 @@ class PooledOutput:
 
         Raises:
             OSError: the storage failed.
-            RequestError: a file is damaged.
-            RunError: a file is not a file of pooled rows.
+            RequestError: a file is damaged, or not a file of pooled rows.
         """
         file_ids = {}
         for uri in storage.list_names(self.folder, ".parquet"):
@@ -93,7 +92,7 @@ class PooledOutput:
                 file = pq.ParquetFile(stream)
                 schema = file.schema_arrow
                 if "file_id" not in schema.names or schema.field("file_id").type != pa.int64():
-                    raise RunError(f"{uri} is no file of jobs.pool, by its columns: move it elsewhere")
+                    raise RequestError(f"{uri} is no file of jobs.pool, by its columns: move it elsewhere")
                 settings = (schema.metadata or {}).get(SETTINGS_KEY.encode(), b"")
                 ids = file.read(columns=["file_id"])["file_id"].drop_null().to_numpy()
                 file_ids[uri] = ids if settings == self.settings.encode() else ids[:0]

@@ -39,7 +39,7 @@ WORKER_KINDS = {
     "decode task": WorkerKind("ray::MapBatches(decode_stage)", 10),
     "encoder actor": WorkerKind("ray::MapWorker(MapBatches(EncodeStage))", 2),
     "write task": WorkerKind("ray::Write", 10),
-    "progress actor": WorkerKind("ray::Progress", 0.3),
+    "progress actor": WorkerKind("ray::RunProgress", 0.3),
 }
 
 OPTIONS = ("--model", EFFICIENTNET, "--checkpoint", "random", "--window-s", "1", "--hop-s", "1")
