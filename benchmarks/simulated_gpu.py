@@ -109,12 +109,12 @@ class SimulatedStage(pipeline.EncodeStage):
     folder: str = ""  # of files that mark faults that have happened, because some faults kill the process
 
     @staticmethod
-    def open_device(placement: Placement, precisions: Sequence[str]) -> SimulatedGpu:
+    def open_gpu(placement: Placement, precisions: Sequence[str]) -> SimulatedGpu:
         return SimulatedGpu()
 
     def _load(self, placement: Placement, weights: pipeline.SharedWeights) -> Any:
         (number,) = own_gpu().numbers
-        encoders = super()._load(placement, weights)
+        encoders: Any = super()._load(placement, weights)
         for encoder in encoders:
             encoder._network = self._with_faults(encoder._network, number)
         return encoders

@@ -33,7 +33,7 @@ N_PACKAGES = 8
 # Imports of the driver before it connects to Ray, and afterwards.
 DRIVER_IMPORTS = "import jobs.embed, embedding.driver"
 RAY_IMPORTS = "import embedding.ray_runtime.session, embedding.pipeline"
-ENCODER_IMPORTS = "from embedding.encoding.encoder import Encoder"
+ENCODER_IMPORTS = "from embedding.encoding.encoder_loading import load_encoders"
 CONNECT = """
 from embedding.ray_runtime import session
 from embedding import pipeline
@@ -43,11 +43,10 @@ with session.session(verbose=False):
 """
 LOAD = """
 from alone import settings_of
-from embedding.encoding.devices import Cpu
-from embedding.encoding.encoder import Encoder
+from embedding.encoding.encoder_loading import load_encoders
 settings = settings_of({task!r})
 began = time.perf_counter()
-Encoder(settings, Cpu(), 1)
+load_encoders([settings], 1)
 seconds = time.perf_counter() - began
 """
 
@@ -93,8 +92,8 @@ def part_tasks(workspace: Workspace, model: str) -> dict[str, Callable[[], float
         "driver: imports, to the request": partial(program_s, DRIVER_IMPORTS, env),
         "driver: Ray imported": partial(program_s, RAY_IMPORTS, env),
         "driver: Ray started (session)": partial(program_s, CONNECT, env),
-        f"actor: {SHORT_NAMES[model]}, torch imported": partial(program_s, ENCODER_IMPORTS, env),
-        f"actor: {SHORT_NAMES[model]}, loaded (with avex)": partial(program_s, LOAD.format(task=task), env),
+        f"actor: {SHORT_NAMES[model]}, OpenVINO imported": partial(program_s, ENCODER_IMPORTS, env),
+        f"actor: {SHORT_NAMES[model]}, loaded": partial(program_s, LOAD.format(task=task), env),
     }
 
 

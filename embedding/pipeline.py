@@ -43,7 +43,7 @@ from embedding.schema.targets import TargetColumn, Targets
 
 if TYPE_CHECKING:
     from embedding.encoding.devices import Device
-    from embedding.encoding.encoder import Encoder
+    from embedding.encoding.encode_batch import WindowEncoder
 
 # The bytes of checkpoints in Ray's object store, by digest. Random weights have none.
 SharedWeights = dict[str, ray.ObjectRef]
@@ -211,7 +211,7 @@ class EncodeStage:
         self._job = job
         self._reporter = ProgressReporter(progress)
         self._failure: Exception | None = None
-        self._encoders: list[Encoder] | None = None
+        self._encoders: Sequence[WindowEncoder] | None = None
         self._exiting = threading.Lock()
         # Ray restarts an actor that died, and gives it the same windows again, without end.
         self._tries = self._reporter.open_batches()
@@ -228,25 +228,26 @@ class EncodeStage:
             # call reaches the driver as itself.
             self._failure = self._explain_or_exit(error)
 
-    def _load(self, placement: Placement, weights: SharedWeights) -> "list[Encoder]":
-        # Imported here: torch and avex take seconds, and the actors alone need them.
-        from embedding.encoding.encoder import load_encoders
+    def _load(self, placement: Placement, weights: SharedWeights) -> "Sequence[WindowEncoder]":
+        # Imported here: the actors alone need OpenVINO, or torch and avex.
+        from embedding.encoding.encoder_loading import load_encoders
 
         settings = [_with_local_weights(target.settings, weights) for target in self._job.targets]
-        device = self.open_device(placement, [each.precision for each in settings])
-        encoders = load_encoders(settings, device, placement.encoder_threads)
+        is_gpu = placement.device == "cuda"
+        gpu = self.open_gpu(placement, [each.precision for each in settings]) if is_gpu else None
+        encoders = load_encoders(settings, placement.encoder_threads, gpu)
         warm_up_s = sum(encoder.warm_up(self._job.batch_size) for encoder in encoders)
         self._reporter.encoder_ready()
-        if device.is_gpu:
+        if is_gpu:
             self._reporter.add("warm_up", warm_up_s)
         return encoders
 
     @staticmethod
-    def open_device(placement: Placement, precisions: Sequence[str]) -> "Device":
-        """Return the device of this process; tests and benchmarks override it with a simulated one."""
-        from embedding.encoding.devices import open_device
+    def open_gpu(placement: Placement, precisions: Sequence[str]) -> "Device":
+        """Return the GPU of this process; tests and benchmarks override it with a simulated one."""
+        from embedding.encoding.devices import Cuda
 
-        return open_device(placement.device, precisions, placement.encoder_gpus)
+        return Cuda(precisions, placement.encoder_gpus)
 
     def __call__(self, windows: pa.Table) -> pa.Table:
         """Encode a batch of windows."""

@@ -1,5 +1,6 @@
 """Fixtures: archives on disk, an S3 server on loopback, one small Ray for all end-to-end tests."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile("avex-batch", deadline=None)
 settings.load_profile("avex-batch")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graph_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache for all tests and the programs that they start: preparing a model for CPUs takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent / "cache" if "PYTEST_XDIST_WORKER" in os.environ else base / "cache"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def ensure_local(checkpoint: Checkpoint, fetch: Callable[[], Any]) -> Checkpoint
     if checkpoint.path is None or _has_digest(checkpoint.path, checkpoint.digest):
         return checkpoint
     suffix = Path(checkpoint.path).suffix  # decides how the file is read
-    path = str(_cache_folder() / f"{checkpoint.digest.removeprefix('sha256:')}{suffix}")
+    path = str(cache_folder() / f"{checkpoint.digest.removeprefix('sha256:')}{suffix}")
     with FileLock(f"{path}.lock"):
         if not _has_digest(path, checkpoint.digest):
             storage.write_bytes(path, fetch())
@@ -123,7 +123,8 @@ def _digest(path: str) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder in which this program keeps files of this machine; create it if it is missing."""
     folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "avex-batch"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -167,7 +168,7 @@ def _fetch_from_s3(uri: str) -> str:
     try:
         version = s3.info(uri).get("ETag")  # a folder has no ETag; reading it fails below
         key = hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:24]
-        path = _cache_folder() / f"{key}-{uri.rpartition('/')[2]}"
+        path = cache_folder() / f"{key}-{uri.rpartition('/')[2]}"
         if not path.exists():
             storage.write_bytes(str(path), storage.read_bytes(uri))
     except OSError as error:

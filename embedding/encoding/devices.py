@@ -178,21 +178,6 @@ class Cuda:
         torch.cuda.empty_cache()
 
 
-def open_device(kind: str, precisions: Sequence[str], share: float = 1.0) -> Device:
-    """Return the device on which the encoders of this process run.
-
-    Args:
-        kind: ``cpu`` or ``cuda``.
-        precisions: Precisions in which the encoders compute.
-        share: Part of a GPU's memory that this process may use.
-
-    Raises:
-        GpuUnusableError: No GPU is visible to this process, or the driver or the GPU is too old for torch.
-        RequestError: The GPU cannot compute in one of ``precisions``.
-    """
-    return Cuda(precisions, share) if kind == "cuda" else Cpu()
-
-
 def _check_kernels(gpu: str, capability: tuple[int, int]) -> None:
     """Refuse a GPU for which torch has no kernels; its first pass would fail with "no kernel image is available"."""
     built_for = [int(arch.removeprefix("sm_")) for arch in torch.cuda.get_arch_list() if re.fullmatch(r"sm_\d+", arch)]

@@ -1,13 +1,12 @@
 """Encoding of a table of windows: the columns of samples are replaced by the outputs of each target's encoder."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.encoding.encoder import Encoder
 from embedding.encoding.settings import Settings
 from embedding.schema.batches import by_rate, output_column, window_column
 from embedding.schema.failures import Failure
@@ -17,8 +16,20 @@ from embedding.schema.vectors import column, matrix
 _FAILURE_COLUMNS = ["file", "file_id", "window_index", "start_time"]
 
 
+class WindowEncoder(Protocol):
+    """An encoder as this module uses it: ``Encoder`` or ``CpuEncoder``."""
+
+    settings: Settings
+
+    def encode(
+        self, windows: NDArray[np.float32], n_audio: NDArray[np.int64], stopping: Callable[[], bool] = ...
+    ) -> dict[str, NDArray[Any]]:
+        """Compute the outputs of windows; see ``Encoder.encode``."""
+        ...
+
+
 def encode_batch(
-    encoders: Sequence[Encoder], table: pa.Table, stopping: Callable[[], bool] = lambda: False
+    encoders: Sequence[WindowEncoder], table: pa.Table, stopping: Callable[[], bool] = lambda: False
 ) -> tuple[pa.Table, list[tuple[int, Failure]]]:
     """Encode a table of windows.
 

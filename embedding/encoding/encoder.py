@@ -1,7 +1,7 @@
 """Encoder: a loaded model on a device, which turns windows into vectors. It depends on torch, not on Ray."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from embedding.encoding.classifier import Classifier
 from embedding.encoding.devices import Device, Event, is_out_of_memory
 from embedding.encoding.layer_outputs import ModelWithLayerOutputs
 from embedding.encoding.micro_batch import MicroBatch
-from embedding.encoding.model_loading import load, skip_unneeded_imports
+from embedding.encoding.model_loading import load
 from embedding.encoding.openvino_graph import OpenvinoModel
 from embedding.encoding.optimized import Features, OptimizedBeats, OptimizedEfficientNet, optimized_class
 from embedding.encoding.precision import DTYPES, float32_products_in
@@ -219,18 +219,3 @@ def _load_network(
     is_beats = model_class is OptimizedBeats
     model = model_class(module, dtype, fused_bias=fused_bias) if is_beats else model_class(module, dtype)
     return model.eval().to(device.torch_device)
-
-
-def load_encoders(targets: Sequence[Settings], device: Device, n_threads: int) -> list[Encoder]:
-    """Load one encoder per target of a run into this process.
-
-    Args:
-        targets: Settings of the targets.
-        device: Device that computes.
-        n_threads: Threads of the CPU that torch may use.
-
-    Raises:
-        RequestError: The weights cannot be loaded or do not fit the model.
-    """
-    skip_unneeded_imports({settings.model.architecture for settings in targets})
-    return [Encoder(settings, device, n_threads) for settings in targets]

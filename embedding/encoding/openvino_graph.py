@@ -9,20 +9,26 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import torch
+from numpy.typing import NDArray
 from openvino import opset13 as ops
 from torch import nn
 
+from embedding.encoding.graph_model import GraphModel
 from embedding.encoding.optimized import Features, OptimizedBeats, OptimizedEfficientNet
 
 # Node of an OpenVINO graph; OpenVINO's Python package has no types.
 Node = Any
+# In the target of a reshape: the length of this axis stays the same.
+KEPT = 0
+# Values of a map's row that are added to each other first.
+ROW_PART = 16
 
 
 class OpenvinoModel:
     """A module of ``optimized.py`` that OpenVINO executes, with the same call signature."""
 
     def __init__(self, module: OptimizedBeats | OptimizedEfficientNet, precision: str, n_threads: int) -> None:
-        """Configure OpenVINO.
+        """Build the graph.
 
         Args:
             module: The module, in float32.
@@ -30,40 +36,28 @@ class OpenvinoModel:
             n_threads: Number of threads.
         """
         self._module = module
-        self._core = ov.Core()
-        self._options = {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-            "INFERENCE_NUM_THREADS": n_threads,
-            "NUM_STREAMS": 1,
-            # With pinning, all actors of a machine would use the same first cores.
-            "ENABLE_CPU_PINNING": False,
-        }
-        # One graph per shape, because a graph for any number of windows is 5 % slower.
-        self._requests: dict[tuple[int, ...], Any] = {}
+        self._graph = GraphModel(self._spectra, build_graph(module), precision, n_threads)
 
     def __call__(self, windows: torch.Tensor, padding: torch.Tensor | None) -> Features:
         """Compute the features of windows; see ``optimized.optimized_class``."""
         if padding is not None:  # with --mask-padding, for the last windows of recordings
             return self._module(windows, padding)
-        spectrum = self._module.spectrum(windows).numpy()
-        (features,) = self._request(spectrum.shape).infer([spectrum]).to_tuple()
-        return torch.from_numpy(features), None
+        return torch.from_numpy(self._graph(windows.numpy()).copy()), None
 
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self._requests:
-            model = build_graph(self._module, shape)
-            self._requests[shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-        return self._requests[shape]
+    def _spectra(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._module.spectrum(torch.from_numpy(windows)).numpy()
 
 
-def build_graph(module: OptimizedBeats | OptimizedEfficientNet, shape: tuple[int, ...]) -> ov.Model:
-    """Build the graph that computes a module's features from its spectra.
+def build_graph(module: OptimizedBeats | OptimizedEfficientNet) -> ov.Model:
+    """Build the graph that computes a module's features from spectra of any number and length of windows.
 
     Args:
-        module: The module.
-        shape: Shape of the spectra, as returned by ``module.spectrum``.
+        module: The module, in float32.
+
+    Returns:
+        The graph, from float32 spectra as returned by ``module.spectrum`` to unpooled features.
     """
-    spectrum = ops.parameter(shape, np.float32)
+    spectrum = ops.parameter(ov.PartialShape([-1, 1, -1, -1]), np.float32)
     features = _beats(module, spectrum) if isinstance(module, OptimizedBeats) else _apply(module.features, spectrum)
     return ov.Model([features], [spectrum])  # pyright: ignore[reportGeneralTypeIssues] — missing in OpenVINO's stubs
 
@@ -90,8 +84,7 @@ def _apply(module: Any, x: Node) -> Node:
             y = _apply(module.block, x)
             return ops.add(x, y) if module.use_res_connect else y
         case SqueezeExcitation():
-            scale = ops.reduce_mean(x, [2, 3], keep_dims=True)
-            scale = ops.swish(_convolution(module.fc1, scale))
+            scale = ops.swish(_convolution(module.fc1, _mean_of_map(x)))
             return ops.multiply(x, ops.sigmoid(_convolution(module.fc2, scale)))
         case nn.Conv2d():
             return _convolution(module, x)
@@ -102,20 +95,44 @@ def _apply(module: Any, x: Node) -> Node:
     raise TypeError(f"no graph for {type(module).__name__}")
 
 
+def _mean_of_map(x: Node) -> Node:
+    """Add the nodes of the mean over the last two axes of ``x``, rounded as torch rounds it.
+
+    On CPUs without AVX-512, OpenVINO adds the values of a map one by one, in float32. The rounding errors of thousands
+    of nearly equal values, as of silence, have one direction: vectors had errors of 2.4e-4. Here parts of rows are
+    added first, then rows, then columns, at no cost. Two means would not do, because OpenVINO merges them. Figures:
+    docs/decisions.md, "Mean of a map".
+    """
+    # Zeros complete the last part of a row, and count in its mean.
+    part_means = ops.avg_pool(x, [1, ROW_PART], [0, 0], [0, ROW_PART - 1], [1, ROW_PART], exclude_pad=False)
+    row_sums = ops.reduce_sum(part_means, [3], keep_dims=True)
+    row_length = ops.convert(ops.gather(ops.shape_of(x), _axis(3), _axis(0)), "f32")
+    return ops.multiply(ops.reduce_mean(row_sums, [2], keep_dims=True), ops.divide(_number(ROW_PART), row_length))
+
+
 # --- BEATs ------------------------------------------------------------------------------------------------------
 
 
 def _beats(module: OptimizedBeats, spectrum: Node) -> Node:
     """Add the nodes that turn spectra ``[batch, 1, frames, mels]`` into tokens ``[batch, tokens, dim]``."""
     patches = _convolution(module.patches, spectrum)
-    batch, dim, *_ = patches.shape
-    x = _transposed(_reshaped(patches, batch, dim, -1), 0, 2, 1)
+    x = _transposed(_reshaped(patches, KEPT, KEPT, -1), 0, 2, 1)
     x = _linear(module.projection, _norm(module.patch_norm, x))
     x = _norm(module.norm, ops.add(x, _positions(module.positions, x)))
-    bias = _constant(module.position_bias(x.shape[1])[None])
+    bias = _position_bias(module.bias_by_distance, x)
     for layer in module.layers:
         x = _layer(layer, x, bias)
     return x
+
+
+def _position_bias(bias_by_distance: torch.Tensor, x: Node) -> Node:
+    """Add the nodes of ``OptimizedBeats.position_bias`` for the tokens of ``x``; a constant once their number is."""
+    max_distance = bias_by_distance.shape[1] // 2
+    n_tokens = ops.gather(ops.shape_of(x), _axis(1), _axis(0))
+    positions = ops.range(_axis(0), n_tokens, _axis(1), output_type="i64")
+    distances = ops.subtract(ops.unsqueeze(positions, _axis(0)), ops.unsqueeze(positions, _axis(1)))
+    distances = ops.add(ops.clamp(distances, -max_distance, max_distance), _axis(max_distance))
+    return ops.gather(_constant(bias_by_distance[None]), distances, _axis(2))
 
 
 def _positions(module: Any, x: Node) -> Node:
@@ -133,17 +150,16 @@ def _layer(module: Any, x: Node, bias: Node) -> Node:
 
 
 def _attend(module: Any, qkvg: Node, bias: Node) -> Node:
-    batch, n_tokens, width = qkvg.shape
     n_heads = module.n_heads
-    dim = (width - 2 * n_heads) // 3
+    dim = module.out.in_features
     parts = ops.variadic_split(qkvg, _axis(2), [dim, dim, dim, 2 * n_heads]).outputs()
-    by_head = [_transposed(_reshaped(part, batch, n_tokens, n_heads, -1), 0, 2, 1, 3) for part in parts]
+    by_head = [_transposed(_reshaped(part, KEPT, KEPT, n_heads, -1), 0, 2, 1, 3) for part in parts]
     q, k, v, gates = by_head
     gate_a, gate_b = ops.split(ops.sigmoid(gates), _axis(3), 2).outputs()
     gate = ops.multiply(gate_a, ops.subtract(ops.multiply(gate_b, _constant(module.gate_scale)), _number(1)))
     mask = ops.multiply(ops.add(gate, _number(2)), bias)
     attended = ops.scaled_dot_product_attention(q, k, v, mask, _number(module.scale))
-    return _reshaped(_transposed(attended, 0, 2, 1, 3), batch, n_tokens, dim)
+    return _reshaped(_transposed(attended, 0, 2, 1, 3), KEPT, KEPT, dim)
 
 
 # --- nodes that both architectures use --------------------------------------------------------------------------
@@ -173,7 +189,7 @@ def _norm(module: nn.LayerNorm, x: Node) -> Node:
 
 
 def _reshaped(x: Node, *shape: int) -> Node:
-    return ops.reshape(x, list(shape), special_zero=False)
+    return ops.reshape(x, list(shape), special_zero=True)
 
 
 def _transposed(x: Node, *order: int) -> Node:

@@ -76,10 +76,10 @@ class OptimizedEfficientNet(nn.Module):
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self._processor = module.audio_processor
-        assert (self._processor.representation, self._processor.normalize) == ("mel_spectrogram", True)
-        self.register_buffer("window", self._processor._get_window())
-        self.register_buffer("mel", self._processor.mel_basis.fb)
+        self.processor = module.audio_processor
+        assert (self.processor.representation, self.processor.normalize) == ("mel_spectrogram", True)
+        self.register_buffer("window", self.processor._get_window())
+        self.register_buffer("mel", self.processor.mel_basis.fb)
         self.features = module.model.features
         _fold_batch_norms(self.features)
         _take_one_channel(self.features[0])
@@ -100,7 +100,7 @@ class OptimizedEfficientNet(nn.Module):
         Returns:
             ``[batch, 1, mels, frames]`` float32.
         """
-        processor = self._processor
+        processor = self.processor
         frames = torch.stft(
             windows,
             n_fft=processor.n_fft,
@@ -162,7 +162,7 @@ class OptimizedBeats(nn.Module):
         """
         super().__init__()
         backbone = module.backbone
-        self._fbank_mean, self._fbank_std = backbone.fbank_mean, backbone.fbank_std
+        self.fbank_mean, self.fbank_std = backbone.fbank_mean, backbone.fbank_std
         self.fbank = backbone.fbank
         self.patches = backbone.patch_embedding.to(dtype)
         self.patch_norm = backbone.layer_norm
@@ -199,7 +199,7 @@ class OptimizedBeats(nn.Module):
         Returns:
             ``[batch, 1, frames, mels]`` float32.
         """
-        return ((self.fbank(windows * 2**15) - self._fbank_mean) / (2 * self._fbank_std))[:, None]
+        return ((self.fbank(windows * 2**15) - self.fbank_mean) / (2 * self.fbank_std))[:, None]
 
     def position_bias(self, n_tokens: int) -> torch.Tensor:
         """Return the position bias ``[heads, tokens, tokens]``, queries before keys, of windows with ``n_tokens``."""

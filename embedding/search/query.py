@@ -66,12 +66,11 @@ def encode_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray
         raise RequestError(f"--clip: {clip} has more than {MAX_CLIP_WINDOWS} windows: cut out the sound to search for")
 
     # 3. Encode its windows.
-    from embedding.encoding.devices import Cpu  # torch and avex take seconds to import
-    from embedding.encoding.encoder import load_encoders
+    from embedding.encoding.encoder_loading import load_encoders  # imports OpenVINO
 
     if settings.precision in GPU_PRECISIONS:
         settings = replace(settings, precision="fp32")  # the nearest precision that CPUs have
-    (encoder,) = load_encoders([settings], Cpu(), n_threads)
+    (encoder,) = load_encoders([settings], n_threads)
     spec = settings.windows
     n_audio_samples = spec.audio_samples(windows["start_time"].to_numpy(), windows["end_time"].to_numpy())
     vectors = encoder.encode(matrix(windows[window_column(spec.rate_hz)]), n_audio_samples)[column]

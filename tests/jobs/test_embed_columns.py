@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding.config import make_config
-from embedding.encoding.devices import Cpu
 from embedding.encoding.encode_batch import encode_batch
-from embedding.encoding.encoder import load_encoders
+from embedding.encoding.encoder_loading import load_encoders
 from embedding.encoding.models import ARCHITECTURES
 from embedding.encoding.settings import Settings
 from tests.support.audio import tone, write_audio
@@ -84,7 +83,7 @@ def test_windows_without_vectors_of_a_model_have_its_columns_too() -> None:
     """
     request = {"input": "a", "output": "b", "model": EFFICIENTNET, "checkpoint": "random", "window_s": 1.0}
     settings = Settings.of(make_config(request | {"layers": "0,-1", "predict": 2}))
-    encoders = load_encoders([settings, settings], Cpu(), 1)
+    encoders = load_encoders([settings, settings], 1)
     of_first = windows_table(tone_windows(2))
     position = of_first.column_names.index("targets")
     of_both = of_first.set_column(position, "targets", pa.array([3, 3], pa.uint16()))

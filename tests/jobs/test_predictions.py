@@ -15,7 +15,7 @@ from embedding.encoding.encode_batch import encode_batch
 from embedding.encoding.models import check_fits, find_model
 from embedding.encoding.settings import Settings
 from embedding.errors import RequestError
-from tests.support.encoding import make_encoder, tone_windows, windows_table
+from tests.support.encoding import make_cpu_encoder, make_encoder, tone_windows, windows_table
 from tests.support.models import BEATS, EFFICIENTNET
 
 MODELS = {BEATS: ("classifier", 768), EFFICIENTNET: ("model.classifier.1", 1280)}
@@ -54,13 +54,15 @@ def make_settings(checkpoint: object, model: str, k: int) -> Settings:
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("make", [make_cpu_encoder, make_encoder], ids=["graph", "torch"])
 @pytest.mark.parametrize("options", [{}, {"pooling": "max"}, {"layers": "0"}])
 def test_predictions_are_those_of_avex(
-    model: str, options: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
+    model: str, make: Any, options: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
+    make = make_encoder if options.get("layers") else make  # of inner layers there is no graph
     path = write_classifier(tmp_path, checkpoints[model], model)
     windows = tone_windows(4)
-    encoder = make_encoder(path, model, predict=3, **options)
+    encoder = make(path, model, predict=3, **options)
     table, failures = encode_batch([encoder], windows_table(windows))
     assert not failures
 
@@ -79,7 +81,7 @@ def test_predictions_are_those_of_avex(
 
 
 def test_labels_of_random_weights_are_called_random() -> None:
-    encoder = make_encoder("random", EFFICIENTNET, predict=2)
+    encoder = make_cpu_encoder("random", EFFICIENTNET, predict=2)
     table, _ = encode_batch([encoder], windows_table(tone_windows(2)))
     assert all(len(row) == 2 and row[0].startswith("random label ") for row in table["0.labels"].to_pylist())
 

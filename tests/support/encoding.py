@@ -6,8 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from embedding.config import make_config
+from embedding.encoding.cpu_encoder import CpuEncoder
 from embedding.encoding.devices import Cpu, Device
+from embedding.encoding.encode_batch import WindowEncoder
 from embedding.encoding.encoder import Encoder
+from embedding.encoding.encoder_loading import load_encoders
 from embedding.encoding.settings import Settings
 from embedding.schema.batches import windows_schema
 from embedding.schema.windows import WindowSpec
@@ -17,10 +20,22 @@ RATE_HZ = 16_000
 WINDOW_S = 1.0
 
 
-def make_encoder(checkpoint: Path | str, model: str, device: Device | None = None, **options: object) -> Encoder:
-    """Load a model with windows of 1 s onto ``device``, by default the CPU."""
+def make_settings(checkpoint: Path | str, model: str, **options: object) -> Settings:
+    """Return the settings of a model with windows of 1 s."""
     request = {"input": "a", "output": "b", "model": model, "checkpoint": str(checkpoint), "window_s": WINDOW_S}
-    return Encoder(Settings.of(make_config(request | options)), device or Cpu(), 2)
+    return Settings.of(make_config(request | options))
+
+
+def make_encoder(checkpoint: Path | str, model: str, device: Device | None = None, **options: object) -> Encoder:
+    """Load a model onto ``device``, by default the CPU, for torch."""
+    return Encoder(make_settings(checkpoint, model, **options), device or Cpu(), 2)
+
+
+def make_cpu_encoder(checkpoint: Path | str, model: str, **options: object) -> CpuEncoder:
+    """Load a model's graph."""
+    (encoder,) = load_encoders([make_settings(checkpoint, model, **options)], 2)
+    assert isinstance(encoder, CpuEncoder)
+    return encoder
 
 
 def tone_windows(n: int, length_s: float = WINDOW_S) -> np.ndarray:
@@ -49,7 +64,7 @@ def windows_table(windows: np.ndarray) -> pa.Table:
     return pa.table({name: rows[name] for name in windows_schema([spec]).names}, windows_schema([spec]))
 
 
-def encode(encoder: Encoder, windows: np.ndarray) -> dict[str, np.ndarray]:
+def encode(encoder: WindowEncoder, windows: np.ndarray) -> dict[str, np.ndarray]:
     """Encode windows that have no padding."""
     return encoder.encode(windows, np.full(len(windows), windows.shape[1]))
 

@@ -58,10 +58,8 @@ def test_each_round_starts_with_another_task() -> None:
 
 
 def test_the_measurement_of_a_command_includes_its_child_processes(tmp_path: Path) -> None:
-    """A child with 100 MB and 0.5 s of CPU time outlives its parent; the measurement waits for it and counts it."""
-    child = (
-        "import time; b = bytearray(100_000_000); t = time.process_time()\nwhile time.process_time() - t < 0.5: pass"
-    )
+    """A child with 100 MB and 2 s of CPU time outlives its parent; the measurement waits for it and counts it."""
+    child = "import time; b = bytearray(100_000_000); t = time.process_time()\nwhile time.process_time() - t < 2: pass"
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(0.6)"
     output = tmp_path / "old"
     output.mkdir()
@@ -69,7 +67,7 @@ def test_the_measurement_of_a_command_includes_its_child_processes(tmp_path: Pat
     measurement = harness.measure(harness.Command("a name", [sys.executable, "-c", parent], output))
     assert not output.exists()
     assert 0.5 < measurement.wall_s <= time.perf_counter() - began
-    assert measurement.cpu_s > 0.4
+    assert measurement.cpu_s > 1.9
     assert measurement.peak_mb[harness.HELPERS] > 90
     assert measurement.peak_mb[harness.DRIVER] < 90
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from embedding.encoding import devices
-from embedding.encoding.devices import CONTEXT_BYTES, Cpu, Cuda, GpuUnusableError, open_device
+from embedding.encoding.devices import CONTEXT_BYTES, Cuda, GpuUnusableError
 from embedding.errors import RequestError
 
 T4, L4 = (7, 5), (8, 9)
@@ -39,12 +39,6 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MagicMock]:
         return stand_in
 
     return make
-
-
-def test_open_device_returns_a_device_of_the_given_kind(cuda: Callable[..., MagicMock]) -> None:
-    cuda()
-    assert isinstance(open_device("cpu", ["bf16"]), Cpu)
-    assert isinstance(open_device("cuda", ["bf16"]), Cuda)
 
 
 def test_the_error_of_an_old_driver_states_both_versions(

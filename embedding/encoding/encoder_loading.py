@@ -1,0 +1,51 @@
+"""Encoders of a run's targets: graphs on CPUs, torch on GPUs and for what graphs cannot compute."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from embedding.encoding.cpu_encoder import CpuEncoder
+from embedding.encoding.graph_files import can_use_graph, open_graph_files
+from embedding.encoding.settings import Settings
+
+if TYPE_CHECKING:
+    from embedding.encoding.devices import Device
+    from embedding.encoding.encoder import Encoder
+
+
+def load_encoders(
+    targets: Sequence[Settings], n_threads: int, gpu: "Device | None" = None
+) -> "list[CpuEncoder | Encoder]":
+    """Load one encoder per target of a run into this process.
+
+    Args:
+        targets: Settings of the targets.
+        n_threads: Threads of the CPU that an encoder may use.
+        gpu: Device that computes; None for the CPU.
+
+    Raises:
+        RequestError: The weights cannot be loaded or do not fit the model.
+    """
+    from_graphs = {} if gpu else {number: _from_graph(settings, n_threads) for number, settings in enumerate(targets)}
+    with_torch = [settings for number, settings in enumerate(targets) if from_graphs.get(number) is None]
+    torch_encoders = iter(_load_with_torch(with_torch, n_threads, gpu) if with_torch else [])
+    return [from_graphs.get(number) or next(torch_encoders) for number in range(len(targets))]
+
+
+def _from_graph(settings: Settings, n_threads: int) -> CpuEncoder | None:
+    """Return an encoder that computes a graph; None if this machine has no graph of the settings."""
+    if not can_use_graph(settings):
+        return None
+    try:
+        files = open_graph_files(settings.model, settings.checkpoint)
+    except OSError:  # the cache cannot be written: loading with torch is slower and always works
+        return None
+    return CpuEncoder(settings, files, n_threads) if files.has_graph else None
+
+
+def _load_with_torch(targets: Sequence[Settings], n_threads: int, gpu: "Device | None") -> "list[Encoder]":
+    from embedding.encoding.devices import Cpu
+    from embedding.encoding.encoder import Encoder
+    from embedding.encoding.model_loading import skip_unneeded_imports
+
+    skip_unneeded_imports({settings.model.architecture for settings in targets})
+    return [Encoder(settings, gpu or Cpu(), n_threads) for settings in targets]

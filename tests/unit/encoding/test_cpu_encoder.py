@@ -1,0 +1,78 @@
+"""Encoder of a model's graph: it does without torch, and computes what the encoder of torch computes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.encoding import encode, make_cpu_encoder, make_encoder, relative_error, tone_windows
+from tests.support.models import BEATS, EFFICIENTNET
+
+MODELS = [BEATS, EFFICIENTNET]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_predictions_equal_those_with_torch(model: str, pooling: str) -> None:
+    """Of windows of one pass and a rest."""
+    options: dict[str, Any] = {"pooling": pooling, "predict": 3}
+    windows = tone_windows(7)
+    outputs = encode(make_cpu_encoder("random", model, **options), windows)
+    expected = encode(make_encoder("random", model, **options), windows)
+    assert outputs.keys() == expected.keys() == {"embedding", "labels", "scores"}
+    assert relative_error(outputs["embedding"], expected["embedding"]) <= 1e-5
+    assert np.array_equal(outputs["labels"], expected["labels"])
+    assert np.abs(outputs["scores"] - expected["scores"]).max() <= 1e-5
+
+
+def test_windows_are_encoded_with_neither_torch_nor_avex(checkpoints: dict[str, Path]) -> None:
+    """Importing them takes seconds and hundreds of megabytes in each encoder."""
+    make_cpu_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)  # the first encoder of a machine writes the graph
+    script = f"""
+import sys
+import numpy as np
+import embedding.encoding.encode_batch
+from embedding.config import make_config
+from embedding.encoding.encoder_loading import load_encoders
+from embedding.encoding.settings import Settings
+options = dict(input="a", output="b", model="{EFFICIENTNET}", checkpoint={str(checkpoints[EFFICIENTNET])!r})
+(encoder,) = load_encoders([Settings.of(make_config(options))], 1)
+print(encoder.encode(np.zeros((2, 16_000), np.float32), np.full(2, 16_000))["embedding"].shape)
+print([name for name in ("torch", "avex", "torchaudio", "torchvision", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["(2, 1280)", "[]"], done.stderr
+
+
+def test_no_window_gives_no_vector(checkpoints: dict[str, Path]) -> None:
+    encoder = make_cpu_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)
+    assert encode(encoder, np.empty((0, 16_000), np.float32))["embedding"].shape == (0, 1280)
+
+
+def test_an_encoder_that_is_told_to_stop_ends_after_the_pass_at_hand(checkpoints: dict[str, Path]) -> None:
+    encoder = make_cpu_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)
+    encoder.warm_up(64)
+    answers = iter([False, False, True])
+    vectors = encoder.encode(tone_windows(64), np.full(64, 16_000), lambda: next(answers))["embedding"]
+    assert 2 <= len(vectors) < 64
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_vectors_stay_the_same_while_the_fastest_pass_is_searched(model: str, checkpoints: dict[str, Path]) -> None:
+    windows = tone_windows(20)
+    encoder = make_cpu_encoder(checkpoints[model], model, precision="bf16")
+    for file in encoder._search_file.parent.glob("micro-batch-bf16-*"):  # of other tests
+        file.unlink()
+    encoder.warm_up(20)
+    assert encoder._search.best is None
+    first = encode(encoder, windows)["embedding"]
+    while encoder._search.best is None:
+        assert relative_error(encode(encoder, windows)["embedding"], first) <= 2e-2
+    assert len(encoder._model._requests) <= 1  # each compiled graph holds the weights once more
+    assert relative_error(encode(encoder, windows)["embedding"], first) <= 2e-2
+    again = make_cpu_encoder(checkpoints[model], model, precision="bf16")
+    again.warm_up(20)
+    assert again._search.best == encoder._search.best
