@@ -168,7 +168,7 @@ def encode(task: Mapping[str, Any]) -> dict[str, float]:
     n_audio = np.full(len(windows), encoder.settings.windows.length)
     encoder.warm_up(len(windows))
     if task["device"] == "cpu":
-        while encoder._search.best is None:  # measured with the first windows, and kept for the next start
+        while encoder._search.measured_next is not None:  # measured with the first windows, and kept for the next start
             encoder.encode(windows, n_audio)
     size, n_calls = len(windows), 1 if task["device"] == "cpu" else CALLS_ON_GPU
     if "overlap" in task["without"]:  # each call is one pass, and waits for its end

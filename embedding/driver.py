@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from embedding.cli.progress_display import ProgressDisplay
 from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig
 from embedding.counters import Counters
+from embedding.encoding.graph_preparation import prepare_graphs
 from embedding.errors import storage_failure
 from embedding.job import Job
 from embedding.listing.audio_estimate import estimate_durations
@@ -143,7 +145,10 @@ class _Run:
         return pending_recordings([(target.backlog, target.inventory) for target in self._targets], run_id)
 
     def _connect_and_estimate(self, pending: pa.Table) -> tuple[ClusterResources, float]:
-        """Step 1: connect to Ray, and meanwhile estimate the seconds of audio in the recordings."""
+        """Step 1: connect to Ray. Meanwhile prepare the models, and estimate the seconds of audio in the recordings."""
+        if encodes_on_own_cpus(self._config.device):
+            settings = [target.target.settings for target in self._targets]
+            prepare_graphs(settings, self._terminal.say, self._terminal.warn)
         with ThreadPoolExecutor(1) as pool:
             estimate = pool.submit(_import_and_estimate, pending)
             cluster = self._connect()
@@ -271,6 +276,18 @@ class _Run:
 
         self._connect()
         return map_on_nodes(function, arguments)
+
+
+def encodes_on_own_cpus(device: str, devices: Path = Path("/dev")) -> bool:
+    """Return True if the encoders will be on CPUs of this machine, as far as that is known before Ray runs.
+
+    Args:
+        device: cpu, cuda or auto.
+        devices: folder of device files.
+    """
+    if "RAY_ADDRESS" in os.environ or device == "cuda":
+        return False
+    return device == "cpu" or not any(devices.glob("nvidia[0-9]*"))
 
 
 def _import_and_estimate(pending: pa.Table) -> NDArray[np.float64]:

@@ -41,7 +41,7 @@ class CpuEncoder:
         if settings.label_map is not None:
             self._classifier = _Classifier(settings, files, settings.label_map)
         work = f"{settings.precision}-{settings.windows.length}-{n_threads}-{self._model.cpu_digest()}"
-        self._search_file = files.folder / f"micro-batch-{work}"
+        self._search_file = files.folder / f"micro-batch-{work}.json"
         self._search = MicroBatchSearch(self._search_file, SIZES[-1])
 
     def warm_up(self, batch_size: int) -> float:
@@ -80,7 +80,7 @@ class CpuEncoder:
         began = time.perf_counter()
         outputs = self._outputs(self._model(windows))
         if self._search.record(len(windows), time.perf_counter() - began):
-            self._model.keep_only(self._search.best)
+            self._model.keep_only(self._search.pass_size)
         return outputs
 
     def _outputs(self, features: NDArray[np.float32]) -> dict[str, Array]:

@@ -96,6 +96,17 @@ def can_use_graph(settings: "Settings") -> bool:
     return settings.model.architecture in GRAPH_ARCHITECTURES and not settings.layers and not settings.mask_padding
 
 
+def graph_folder(model: Model, checkpoint: Checkpoint) -> Path:
+    """Return the folder of a model's files; it exists once they are written.
+
+    Its name depends on all that determines their content: the model, the weights, the packages and this program's code.
+    """
+    sources = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in _SOURCES]
+    versions = [metadata.version(package) for package in _PACKAGES]
+    text = json.dumps([model.name, checkpoint.digest, versions, sources])
+    return cache_folder() / "graphs" / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def open_graph_files(model: Model, checkpoint: Checkpoint) -> GraphFiles:
     """Return the files of a model; write them if they are missing or damaged. One process at a time writes.
 
@@ -108,7 +119,7 @@ def open_graph_files(model: Model, checkpoint: Checkpoint) -> GraphFiles:
         RunError: The process that writes the files died.
         OSError: The cache of this machine cannot be written.
     """
-    folder = cache_folder() / "graphs" / _key(model, checkpoint)
+    folder = graph_folder(model, checkpoint)
     folder.parent.mkdir(parents=True, exist_ok=True)
     files = GraphFiles(folder)
     with FileLock(f"{folder}.lock"):
@@ -140,13 +151,6 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()  # pyright: ignore[reportArgumentType]
 
 
-def _key(model: Model, checkpoint: Checkpoint) -> str:
-    sources = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in _SOURCES]
-    versions = [metadata.version(package) for package in _PACKAGES]
-    text = json.dumps([model.name, checkpoint.digest, versions, sources])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
 # --- the process that writes ------------------------------------------------------------------------------------
 
 
@@ -157,6 +161,7 @@ def _write_in_own_process(model: Model, checkpoint: Checkpoint, folder: Path) ->
     # A session of its own: Ctrl-C in a terminal is for the job. The process ends when its stdin does.
     with subprocess.Popen(
         command,
+        bufsize=0,  # else closing the pipe of a process that died would write the rest once more, and fail
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -167,8 +172,7 @@ def _write_in_own_process(model: Model, checkpoint: Checkpoint, folder: Path) ->
         assert process.stdout is not None
         try:
             with suppress(BrokenPipeError):  # it died; its exit code is told below
-                pickle.dump((model, checkpoint, folder), process.stdin)
-                process.stdin.flush()
+                process.stdin.write(pickle.dumps((model, checkpoint, folder)))
             answer = process.stdout.read()
             process.wait()
         finally:

@@ -54,7 +54,7 @@ class GraphModel:
         features = self._request(spectra.shape).infer([spectra], share_inputs=True, share_outputs=True)[0]
         return features[: len(windows)]
 
-    def keep_only(self, n_windows: int | None) -> None:
+    def keep_only(self, n_windows: int) -> None:
         """Free the compiled graphs for other numbers of windows: each holds the weights once more."""
         self._requests = {shape: request for shape, request in self._requests.items() if shape[0] == n_windows}
 

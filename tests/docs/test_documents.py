@@ -60,7 +60,7 @@ def test_every_module_of_the_package_has_a_docstring() -> None:
         assert first.startswith('"""'), path
 
 
-OPENINGS = ("What", "Of", "Whether", "Who", "Where", "How", "That", "Likewise")
+OPENINGS = ("What", "Of", "Whether", "Who", "Where", "How", "That", "Likewise", "As", "Which")
 FOLDERS = ("embedding", "jobs", "benchmarks", "examples", "tests")
 
 

@@ -28,6 +28,8 @@ def make_settings(checkpoint: Path | str, model: str, **options: object) -> Sett
 
 def make_encoder(checkpoint: Path | str, model: str, device: Device | None = None, **options: object) -> Encoder:
     """Load a model onto ``device``, by default the CPU, for torch."""
+    import avex  # noqa: F401 — with all architectures: the process of a run skips those it does not need, tests need all
+
     return Encoder(make_settings(checkpoint, model, **options), device or Cpu(), 2)
 
 
