@@ -75,9 +75,9 @@ def announce_dry_run(terminal: Terminal, request: Request, durations_s: Sequence
     """Print what a run would write.
 
     Args:
-        terminal: the terminal.
-        request: the request.
-        durations_s: for each target, estimated durations of the recordings to embed.
+        terminal: The terminal.
+        request: The request.
+        durations_s: For each target, estimated durations of the recordings to embed.
     """
     terminal.say(
         f"dry run, nothing written: {_cost(request.targets, durations_s)}; try --limit on a few recordings to see the "
@@ -109,12 +109,12 @@ def announce_result(
     """Print what a run did, where its vectors lie, and how to read them.
 
     Args:
-        terminal: the terminal.
-        balance: the balance of the output.
-        counters: the counters of the run.
-        wall_s: seconds that the run took.
-        output: directory or prefix.
-        model: the model's name, where the run has several.
+        terminal: The terminal.
+        balance: The balance of the output.
+        counters: The counters of the run.
+        wall_s: Seconds that the run took.
+        output: Directory or prefix.
+        model: The model's name, where the run has several.
     """
     before = [f"{balance.already_done - balance.unchanged:,} of them before"] if balance.already_done else []
     if balance.changed:

@@ -51,10 +51,10 @@ def embed(
     """Embed recordings, as ``python -m jobs.embed`` does.
 
     Args:
-        input: directories, globs, files, ``s3://`` prefixes or manifests.
-        output: directory or ``s3://`` prefix of the embeddings.
-        quiet: print nothing.
-        options: the other options of the command, with underscores: ``model="esp_aves2_sl_beats_all"``,
+        input: Directories, globs, files, ``s3://`` prefixes or manifests.
+        output: Directory or ``s3://`` prefix of the embeddings.
+        quiet: Print nothing.
+        options: The other options of the command, with underscores: ``model="esp_aves2_sl_beats_all"``,
             ``window_s=5``, ``batch_size=64`` …; see ``embedding.config.EmbedConfig``.
 
     Returns:
@@ -62,8 +62,8 @@ def embed(
         a warning.
 
     Raises:
-        RequestError: the request makes no sense.
-        RunError: the run could not go on, or was stopped. What is stored stays valid.
+        RequestError: The request makes no sense.
+        RunError: The run could not go on, or was stopped. What is stored stays valid.
     """
     inputs = [input] if isinstance(input, str | PathLike) else list(input)
     config = make_config(_plain(options | {"input": inputs, "output": output}))
@@ -94,8 +94,8 @@ class EmbedResult:
     """The result of a run.
 
     Attributes:
-        balances: for each model, the recordings that were listed, embedded before, embedded and failed.
-        outputs: for each model, its output.
+        balances: For each model, the recordings that were listed, embedded before, embedded and failed.
+        outputs: For each model, its output.
     """
 
     balances: dict[str, Balance]
@@ -133,10 +133,10 @@ def open_output(output: Path) -> "Output":
     """Open an output of ``embed`` or ``python -m jobs.embed``.
 
     Args:
-        output: directory or ``s3://`` prefix.
+        output: Directory or ``s3://`` prefix.
 
     Raises:
-        RequestError: there are no embeddings.
+        RequestError: There are no embeddings.
     """
     root = storage.normalise(_plain(output), "output")
     list_shards(root)
@@ -148,7 +148,7 @@ class LazyTable:
     """Rows that are read when they are used, a batch at a time.
 
     Attributes:
-        schema: the columns.
+        schema: The columns.
     """
 
     schema: pa.Schema
@@ -172,7 +172,7 @@ class Output:
     """An output: its windows, vectors, failures and report.
 
     Attributes:
-        root: absolute path, or ``s3://`` prefix.
+        root: Absolute path, or ``s3://`` prefix.
     """
 
     root: str
@@ -191,12 +191,12 @@ class Output:
         """Return the stored windows, a row each; docs/schema.md explains the columns.
 
         Args:
-            where: an SQL condition (DuckDB's) over the columns and ``recorded_at``, the time when the recording began
+            where: An SQL condition (DuckDB's) over the columns and ``recorded_at``, the time when the recording began
                 as its name says, or null: ``"hour(recorded_at) < 6"``.
-            columns: names of the columns to return; all of them by default.
+            columns: Names of the columns to return; all of them by default.
 
         Raises:
-            RequestError: there is no such column, or the condition makes no sense.
+            RequestError: There is no such column, or the condition makes no sense.
         """
         shards = list_shards(self.root)
         with open_shard(shards[0]) as first:
@@ -222,11 +222,11 @@ class Output:
         """Return the vectors of a recording, ``[windows, dim]``, in the order of its windows.
 
         Args:
-            file: the recording as listed, or the end of its path: ``"a.wav"``, ``"site-1/a.wav"``.
-            layer: an inner layer, of a run with ``layers``.
+            file: The recording as listed, or the end of its path: ``"a.wav"``, ``"site-1/a.wav"``.
+            layer: An inner layer, of a run with ``layers``.
 
         Raises:
-            RequestError: no recording has the name, or several have.
+            RequestError: No recording has the name, or several have.
         """
         name = _plain(file)
         column = Store(self.root, "").column_of(layer)
@@ -255,15 +255,15 @@ class Output:
         """Return the windows nearest to a sound, the nearest first: columns of windows and ``score``, the cosine.
 
         Args:
-            clip: a sound file; it is encoded as the output was.
-            like: in place of a clip, a recording of the output, as listed.
-            at_s: seconds from the start of ``like``.
-            k: number of windows.
-            layer: an inner layer, of a run with ``layers``.
+            clip: A sound file; it is encoded as the output was.
+            like: In place of a clip, a recording of the output, as listed.
+            at_s: Seconds from the start of ``like``.
+            k: Number of windows.
+            layer: An inner layer, of a run with ``layers``.
 
         Raises:
-            RequestError: the clip cannot be read, or there is no such recording.
-            RunError: the storage or the cluster failed.
+            RequestError: The clip cannot be read, or there is no such recording.
+            RunError: The storage or the cluster failed.
         """
         if (clip is None) == (like is None):
             raise RequestError("search for either clip=FILE or like=FILE")
@@ -275,12 +275,12 @@ class Output:
 
         Args:
             pooling: ``mean``, ``max``, ``std``, joined with ``+``, or ``sequence``.
-            layer: an inner layer, of a run with ``layers``.
-            quiet: print nothing.
+            layer: An inner layer, of a run with ``layers``.
+            quiet: Print nothing.
 
         Raises:
-            RequestError: the pooling or the layer makes no sense.
-            RunError: the storage or the cluster failed.
+            RequestError: The pooling or the layer makes no sense.
+            RunError: The storage or the cluster failed.
         """
         run_pool(
             self.root, parse_poolings(pooling), layer, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
@@ -307,7 +307,7 @@ def _run_query(query: str, windows: pa.RecordBatchReader, recordings: pa.Table) 
     """Run a query over two tables; rows are read as they are used.
 
     Raises:
-        RequestError: the query makes no sense.
+        RequestError: The query makes no sense.
     """
     duckdb = extras.load("duckdb", "sql")
     connection = duckdb.connect()

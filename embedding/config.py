@@ -267,7 +267,7 @@ def refuse_gpu_precision(precision: str) -> None:
     """Refuse a precision that CPUs do not support.
 
     Raises:
-        RequestError: only GPUs support the precision.
+        RequestError: Only GPUs support the precision.
     """
     if precision in GPU_PRECISIONS:
         raise RequestError(f"--precision: only GPUs compute in {precision}; on CPUs use fp32 or bf16")
@@ -293,10 +293,10 @@ def make_config(values: Mapping[str, object]) -> EmbedConfig:
     """Return a checked request.
 
     Args:
-        values: raw values by field name; None is the default.
+        values: Raw values by field name; None is the default.
 
     Raises:
-        RequestError: an option is unknown or missing, or has an invalid value.
+        RequestError: An option is unknown or missing, or has an invalid value.
     """
     fields = {f.name: f for f in dataclasses.fields(EmbedConfig)}
     checked: dict[str, Any] = {}

@@ -73,7 +73,7 @@ def read_config_file(path: str) -> dict[str, object]:
     """Return the options in a YAML file, by field name (``window_s`` or ``window-s``).
 
     Raises:
-        RequestError: the file cannot be read, or is not a mapping of options.
+        RequestError: The file cannot be read, or is not a mapping of options.
     """
     try:
         values = _Loader(storage.read_bytes(path, MOST_BYTES)).get_single_data()

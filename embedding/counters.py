@@ -21,22 +21,22 @@ class Counters:
     The counts say nothing about what is stored; that is read from the output itself.
 
     Attributes:
-        origin: identifier of the process that counts; a restarted process has a new one.
-        recordings: recordings whose last window is encoded, or that have no windows.
-        encoders: encoders of this leg that have loaded their model.
-        encoders_again: encoders that loaded their model again after their process or node died.
-        tasks_again: decode tasks that were started again after their process or node died.
-        read_bytes: bytes of the recordings that were decoded.
-        audio_s: seconds of audio decoded.
-        windows_encoded: windows encoded.
-        audio_encoded_s: seconds of audio encoded; overlapping windows count once.
-        windows_written: windows written to shards.
-        shards: shards written.
-        encoding_since_s: start of the first batch, seconds since 1970.
-        first_window_at_s: end of the first batch, seconds since 1970.
-        failed: recordings that failed, for any target.
-        busy_s: seconds of work by stage, over all workers of the stage.
-        by_target: of the counts above, those that belong to one target.
+        origin: Identifier of the process that counts; a restarted process has a new one.
+        recordings: Recordings whose last window is encoded, or that have no windows.
+        encoders: Encoders of this leg that have loaded their model.
+        encoders_again: Encoders that loaded their model again after their process or node died.
+        tasks_again: Decode tasks that were started again after their process or node died.
+        read_bytes: Bytes of the recordings that were decoded.
+        audio_s: Seconds of audio decoded.
+        windows_encoded: Windows encoded.
+        audio_encoded_s: Seconds of audio encoded; overlapping windows count once.
+        windows_written: Windows written to shards.
+        shards: Shards written.
+        encoding_since_s: Start of the first batch, seconds since 1970.
+        first_window_at_s: End of the first batch, seconds since 1970.
+        failed: Recordings that failed, for any target.
+        busy_s: Seconds of work by stage, over all workers of the stage.
+        by_target: Of the counts above, those that belong to one target.
     """
 
     origin: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -62,10 +62,10 @@ class Counters:
         """Add to the counters.
 
         Args:
-            stage: the stage that worked.
-            busy_s: seconds of its work.
-            by_target: counts of single targets; they are added to the totals, too.
-            counts: counts of the whole run, by attribute.
+            stage: The stage that worked.
+            busy_s: Seconds of its work.
+            by_target: Counts of single targets; they are added to the totals, too.
+            counts: Counts of the whole run, by attribute.
         """
         self.busy_s[stage] = self.busy_s.get(stage, 0.0) + busy_s
         for name, count in counts.items():
@@ -83,7 +83,7 @@ class Counters:
         """Return the seconds since the first batch was started.
 
         Args:
-            elapsed_s: seconds since the run began, by a monotonic clock; returned where the clock of the day was set.
+            elapsed_s: Seconds since the run began, by a monotonic clock; returned where the clock of the day was set.
         """
         since_s = time.time() - (self.encoding_since_s or 0.0)
         return since_s if 0 < since_s <= elapsed_s else max(elapsed_s, 1e-3)

@@ -63,8 +63,8 @@ def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
         The balance of each target's output; None after a dry run.
 
     Raises:
-        RequestError: the request makes no sense.
-        RunError: the run could not go on, or was stopped.
+        RequestError: The request makes no sense.
+        RunError: The run could not go on, or was stopped.
     """
     request = Request.of(config)
     announce_request(terminal, request)
@@ -92,12 +92,12 @@ class _Plan:
     """The plan of a run.
 
     Attributes:
-        cluster: the resources that Ray has.
+        cluster: The resources that Ray has.
         placement: CPUs and GPUs of each stage.
-        job: the job of the first leg.
-        weights: checkpoints in Ray's object store; None where the encoders run on this machine.
-        audio_s: estimated seconds of audio in the recordings that are left.
-        batches_per_byte: estimated number of batches per byte of recordings.
+        job: The job of the first leg.
+        weights: Checkpoints in Ray's object store; None where the encoders run on this machine.
+        audio_s: Estimated seconds of audio in the recordings that are left.
+        batches_per_byte: Estimated number of batches per byte of recordings.
     """
 
     cluster: ClusterResources
@@ -160,7 +160,7 @@ class _Run:
         """Step 2: choose the place and the size of the work.
 
         Raises:
-            RequestError: the cluster cannot do it, or its nodes do not see local paths of the request.
+            RequestError: The cluster cannot do it, or its nodes do not see local paths of the request.
         """
         from embedding.pipeline import share_weights
 
@@ -208,7 +208,7 @@ class _Run:
         """Embed the recordings leg by leg, and recordings that were lost with a worker in another round.
 
         Raises:
-            RunError: no GPU is left, or the storage or the cluster failed.
+            RunError: No GPU is left, or the storage or the cluster failed.
         """
         from embedding import pipeline
         from embedding.ray_runtime.broken_gpus import BrokenGpus
@@ -252,7 +252,7 @@ class _Run:
         """Return local paths of the request, after each node was found to see them.
 
         Raises:
-            RequestError: a node does not see them.
+            RequestError: A node does not see them.
         """
         from embedding.ray_runtime.node_tasks import call_on_each_node
 
@@ -283,7 +283,7 @@ def encodes_on_own_cpus(device: str, devices: Path = Path("/dev")) -> bool:
 
     Args:
         device: cpu, cuda or auto.
-        devices: folder of device files.
+        devices: Folder of device files.
     """
     if "RAY_ADDRESS" in os.environ or device == "cuda":
         return False

@@ -18,11 +18,11 @@ def load(module: str, extra: str) -> ModuleType:
     """Import a module of an optional package.
 
     Args:
-        module: dotted name of the module.
-        extra: the extra of this distribution that installs the package.
+        module: Dotted name of the module.
+        extra: The extra of this distribution that installs the package.
 
     Raises:
-        RequestError: the package is not installed.
+        RequestError: The package is not installed.
     """
     package = module.partition(".")[0]
     try:
@@ -37,12 +37,12 @@ def refuse_missing(packages: tuple[str, ...], extra: str, option: str) -> None:
     """Refuse an option whose packages are not installed, before its work begins.
 
     Args:
-        packages: packages that the option needs.
-        extra: the extra of this distribution that installs them.
-        option: name of the option, for the message.
+        packages: Packages that the option needs.
+        extra: The extra of this distribution that installs them.
+        option: Name of the option, for the message.
 
     Raises:
-        RequestError: a package is missing.
+        RequestError: A package is missing.
     """
     if missing := [package for package in packages if find_spec(package) is None]:
         names = ", ".join(missing)

@@ -31,7 +31,7 @@ class Target:
         """Return the target of a request for one model (``config.per_model``).
 
         Raises:
-            RequestError: the model, an option or the output makes no sense.
+            RequestError: The model, an option or the output makes no sense.
         """
         root = storage.normalise(config.output, "--output")
         return cls._at(root, Settings.of(config)).with_stored_device()
@@ -49,7 +49,7 @@ class Target:
         """Return the target with the device of its encoders, cpu or cuda.
 
         Raises:
-            RequestError: the device does not compute in the precision, or the output holds vectors of the other device.
+            RequestError: The device does not compute in the precision, or the output holds vectors of the other device.
         """
         settings = self.settings.on(device)
         if settings.device == self.settings.device:
@@ -98,12 +98,12 @@ class Job:
     """A leg of a run, as its stages see it.
 
     Attributes:
-        targets: the models; their numbers are their positions.
-        run_id: identifier of the run.
-        batch_size: windows per batch.
-        shard_rows: rows per shard.
-        shared_paths: local paths that each node has to see.
-        leg: number of the leg; a long run has several.
+        targets: The models; their numbers are their positions.
+        run_id: Identifier of the run.
+        batch_size: Windows per batch.
+        shard_rows: Rows per shard.
+        shared_paths: Local paths that each node has to see.
+        leg: Number of the leg; a long run has several.
     """
 
     targets: tuple[Target, ...]

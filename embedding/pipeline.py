@@ -65,17 +65,17 @@ def embed(
     """Embed one leg of a run.
 
     Args:
-        recordings: a table (``recordings.PENDING``) for each decode task.
-        job: the leg.
+        recordings: A table (``recordings.PENDING``) for each decode task.
+        job: The leg.
         placement: CPUs and GPUs of each stage.
-        cluster: the resources that Ray has.
-        channel: receives counts and failures, and tells workers to stop.
-        weights: checkpoints for nodes that do not have them, from ``share_weights``.
-        verbose: show what Ray Data logs.
+        cluster: The resources that Ray has.
+        channel: Receives counts and failures, and tells workers to stop.
+        weights: Checkpoints for nodes that do not have them, from ``share_weights``.
+        verbose: Show what Ray Data logs.
 
     Raises:
-        RequestError: an encoder found the request wrong, for example its weights.
-        RunError: the storage or the cluster failed; what is stored stays valid.
+        RequestError: An encoder found the request wrong, for example its weights.
+        RunError: The storage or the cluster failed; what is stored stays valid.
     """
     _configure_data(job, placement, cluster, verbose=verbose)
     channel.begin_leg()
@@ -185,9 +185,9 @@ def store_failures(failures: list[tuple[int, Failure]], job: Job, reporter: Prog
     """Store failures in the outputs of their targets, and report them.
 
     Args:
-        failures: each with the number of its target.
-        job: the leg.
-        reporter: receives the failures.
+        failures: Each with the number of its target.
+        job: The leg.
+        reporter: Receives the failures.
     """
     for number, target in enumerate(job.targets):
         target.store.write_failures((failure for owner, failure in failures if owner == number), job.run_id)

@@ -16,7 +16,7 @@ def logging_hidden(name: str) -> Iterator[None]:
     """Hide warnings of a library's logger while the block runs; its errors are shown.
 
     Args:
-        name: name of the logger.
+        name: Name of the logger.
     """
     logger = logging.getLogger(name)
     before = logger.level

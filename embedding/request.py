@@ -27,7 +27,7 @@ class Request:
         """List the inputs and resolve the models.
 
         Raises:
-            RequestError: the request makes no sense.
+            RequestError: The request makes no sense.
         """
         configs = config.per_model()
         for each in configs:
@@ -46,7 +46,7 @@ class Request:
         """Return the request with the devices of the vectors that its outputs hold by now.
 
         Raises:
-            RequestError: an output holds vectors of other settings by now.
+            RequestError: An output holds vectors of other settings by now.
         """
         request = replace(self, targets=tuple(target.with_stored_device() for target in self.targets))
         request.refuse_other_settings()
@@ -56,7 +56,7 @@ class Request:
         """Refuse outputs that hold vectors of other settings.
 
         Raises:
-            RequestError: an output does; the message names each difference.
+            RequestError: An output does; the message names each difference.
         """
         for target in self.targets:
             target.store.refuse_other_settings(target.settings.guarded())
@@ -84,9 +84,9 @@ class Request:
         """Compare the listing with the output of a target.
 
         Args:
-            target: the target.
-            thorough: look for former versions of recordings also where all that is listed is stored.
-            parallel_map: calls a function for many shards.
+            target: The target.
+            thorough: Look for former versions of recordings also where all that is listed is stored.
+            parallel_map: Calls a function for many shards.
 
         Returns:
             The inventory of the output, and the backlog.

@@ -38,7 +38,7 @@ class _Deadline:
     before any signal: a signal handler may have interrupted the creation of a thread, so it must not create one.
 
     Attributes:
-        was_set: whether a signal has set a deadline.
+        was_set: Whether a signal has set a deadline.
     """
 
     def __init__(self) -> None:
@@ -88,8 +88,8 @@ class Stop:
     """The user's request to stop.
 
     Attributes:
-        signal_name: name of the signal; None if the user has not asked to stop.
-        is_immediate: whether the user has sent a second signal.
+        signal_name: Name of the signal; None if the user has not asked to stop.
+        is_immediate: Whether the user has sent a second signal.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Stop:
         """Let the first signal set ``signal_name`` without interrupting the block, which has to check the attribute.
 
         Raises:
-            Stopped: at the end of the block, if there was a signal.
+            Stopped: At the end of the block, if there was a signal.
         """
         self._graceful = True
         try:
@@ -137,11 +137,11 @@ def stop_on_signals(*, ends_process: bool = False) -> Iterator[Stop]:
     """Handle signals during the block. Outside of the main thread do nothing: only the main thread receives signals.
 
     Args:
-        ends_process: end the process if a thread does not respond; for commands, not for notebooks.
+        ends_process: End the process if a thread does not respond; for commands, not for notebooks.
 
     Raises:
-        Stopped: there was a signal, and no work was in flight or the grace was over.
-        KeyboardInterrupt: there was a second signal, here or in a block within this block.
+        Stopped: There was a signal, and no work was in flight or the grace was over.
+        KeyboardInterrupt: There was a second signal, here or in a block within this block.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -18,10 +18,10 @@ class TargetRun:
     """A target, its inventory and its backlog, during a run.
 
     Attributes:
-        target: the target; its device is set once it is known.
-        inventory: what the output held when it was last read.
-        backlog: what the run has to do.
-        report: the run report of the output.
+        target: The target; its device is set once it is known.
+        inventory: What the output held when it was last read.
+        backlog: What the run has to do.
+        report: The run report of the output.
     """
 
     def __init__(self, request: Request, target: Target, claim: Claim, parallel_map: ParallelMap) -> None:
@@ -37,7 +37,7 @@ class TargetRun:
         """Take note of the device of the encoders.
 
         Raises:
-            RequestError: the output holds vectors of another device.
+            RequestError: The output holds vectors of another device.
         """
         target = self.target.on_device(device)
         if target is not self.target:

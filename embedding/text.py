@@ -55,8 +55,8 @@ def terminal_json(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON with all control characters escaped, so that a terminal shows it unchanged.
 
     Args:
-        value: the value.
-        indent: spaces per level; None: one line.
+        value: The value.
+        indent: Spaces per level; None: one line.
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return "\n".join(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in text.split("\n"))

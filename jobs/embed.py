@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None) -> EmbedConfig:
     """The checked request of a command line.
 
     Raises:
-        RequestError: an option that does not exist, is missing, or does not take its value.
+        RequestError: An option that does not exist, is missing, or does not take its value.
     """
     given = vars(make_parser().parse_args(arguments))
     config_file = given.pop("config")
@@ -55,8 +55,8 @@ def embed(arguments: Sequence[str] | None) -> None:
     """Run the job.
 
     Raises:
-        RequestError: the request makes no sense.
-        RunError: the run could not go on, was stopped, or is not complete within the failure budget.
+        RequestError: The request makes no sense.
+        RunError: The run could not go on, was stopped, or is not complete within the failure budget.
     """
     from embedding.driver import embed as run  # numpy, pyarrow and soundfile: not for --help
 

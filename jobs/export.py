@@ -42,8 +42,8 @@ def export(arguments: Sequence[str] | None) -> None:
     """Export an output, and print how to read the export.
 
     Raises:
-        RequestError: the request makes no sense.
-        RunError: the export could not be written.
+        RequestError: The request makes no sense.
+        RunError: The export could not be written.
     """
     options = make_parser().parse_args(arguments)
     if options.to not in FORMATS:

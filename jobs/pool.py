@@ -37,8 +37,8 @@ def pool(arguments: Sequence[str] | None) -> None:
     """Pool an output, and print how to read the rows.
 
     Raises:
-        RequestError: the request makes no sense.
-        RunError: not every recording is pooled, or the storage or the cluster failed.
+        RequestError: The request makes no sense.
+        RunError: Not every recording is pooled, or the storage or the cluster failed.
     """
     options = make_parser().parse_args(arguments)
     poolings = parse_poolings(options.pooling)

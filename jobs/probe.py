@@ -64,8 +64,8 @@ def probe(arguments: Sequence[str] | None) -> None:
     """Learn, measure and store a probe, and print its metrics.
 
     Raises:
-        RequestError: the request makes no sense.
-        RunError: the probe could not be stored.
+        RequestError: The request makes no sense.
+        RunError: The probe could not be stored.
     """
     options = make_parser().parse_args(arguments)
     name = name_at_layer(options.column, options.layer) if options.name is None else options.name

@@ -51,14 +51,14 @@ def report(arguments: Sequence[str] | None) -> int:
     """Count an output, compare it with its report, and write the page and its pictures.
 
     Args:
-        arguments: the command line; None: the command line of this process.
+        arguments: The command line; None: the command line of this process.
 
     Returns:
         The exit code.
 
     Raises:
-        RequestError: the request makes no sense.
-        RunError: a picture cannot be drawn, or a file cannot be written.
+        RequestError: The request makes no sense.
+        RunError: A picture cannot be drawn, or a file cannot be written.
     """
     options = make_parser().parse_args(arguments)
     report_options = None

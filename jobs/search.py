@@ -43,8 +43,8 @@ def search(arguments: Sequence[str] | None) -> None:
     """Search an output, and print the hits.
 
     Raises:
-        RequestError: the request makes no sense.
-        RunError: some clips could not be saved, or the storage or the cluster failed.
+        RequestError: The request makes no sense.
+        RunError: Some clips could not be saved, or the storage or the cluster failed.
     """
     options = make_parser().parse_args(arguments)
     if (options.clip is None) == (options.like is None):
@@ -79,7 +79,7 @@ def _make_folder(uri: str) -> Path:
     """Make the folder of the clips.
 
     Raises:
-        RequestError: the folder is not on this machine, or cannot be written to.
+        RequestError: The folder is not on this machine, or cannot be written to.
     """
     from embedding import storage
 
@@ -99,7 +99,7 @@ def _save_clips(hits: list[dict[str, Any]], folder: Path) -> None:
     """Save the clips of all hits that can be saved.
 
     Raises:
-        RunError: a clip could not be saved.
+        RunError: A clip could not be saved.
     """
     from embedding.search.hit_clips import save_clip
 

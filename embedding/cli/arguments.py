@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and name the nearest option.
 
     Raises:
-        RequestError: in the place of argparse's exit.
+        RequestError: In the place of argparse's exit.
     """
 
     def error(self, message: str) -> NoReturn:
@@ -40,9 +40,9 @@ def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
     """Return the parser of a job that reads an output of jobs.embed.
 
     Args:
-        job: name of the job.
-        description: one sentence for ``--help``.
-        on_ray: the job runs on Ray, and has ``--verbose``.
+        job: Name of the job.
+        description: One sentence for ``--help``.
+        on_ray: The job runs on Ray, and has ``--verbose``.
     """
     parser = Parser(prog=f"python -m jobs.{job}", description=description, allow_abbrev=False)
     parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
@@ -58,14 +58,14 @@ def number(option: str, text: str, kind: type, least: float, most: float) -> flo
     """Return ``text`` as a number.
 
     Args:
-        option: the option, for the message.
-        text: the value on the command line.
+        option: The option, for the message.
+        text: The value on the command line.
         kind: int or float.
-        least: lowest value.
-        most: highest value.
+        least: Lowest value.
+        most: Highest value.
 
     Raises:
-        RequestError: the text is no such number.
+        RequestError: The text is no such number.
     """
     try:
         value = kind(text)

@@ -14,8 +14,8 @@ def run_job(job: Callable[[], int | None], *, output: str = "--output") -> int:
     """Run ``job`` as a command. Every outcome except a bug prints one line.
 
     Args:
-        job: the job; it may return an exit code of its own.
-        output: name of the output on the job's command line, for messages.
+        job: The job; it may return an exit code of its own.
+        output: Name of the output on the job's command line, for messages.
 
     Returns:
         The exit code.

@@ -19,9 +19,9 @@ def describe(counters: Counters, audio_s: float, elapsed_s: float) -> str:
     """Return a line like ``2,060 windows · 5.7 h of audio · 184 × real time · 2 failed · 3 min left``.
 
     Args:
-        counters: the counters of the run.
-        audio_s: estimated seconds of audio in the whole run.
-        elapsed_s: seconds since the first batch.
+        counters: The counters of the run.
+        audio_s: Estimated seconds of audio in the whole run.
+        elapsed_s: Seconds since the first batch.
     """
     parts = [plural(counters.windows_encoded, "window"), f"{audio_length(counters.audio_encoded_s)} of audio"]
     if counters.audio_encoded_s and elapsed_s:
@@ -41,9 +41,9 @@ class ProgressDisplay:
         """Start a display.
 
         Args:
-            terminal: the terminal.
-            n_recordings: number of recordings to embed.
-            audio_s: estimated seconds of audio in the recordings.
+            terminal: The terminal.
+            n_recordings: Number of recordings to embed.
+            audio_s: Estimated seconds of audio in the recordings.
         """
         self._terminal = terminal
         self._n_recordings = n_recordings
@@ -91,8 +91,8 @@ class ProgressDisplay:
         """Show the counters.
 
         Args:
-            counters: the counters of the run.
-            read_resources: reads the resources of the cluster; called only while no window comes.
+            counters: The counters of the run.
+            read_resources: Reads the resources of the cluster; called only while no window comes.
         """
         self._say_if_quiet(counters, read_resources)
         if not counters.windows_encoded and not counters.failed:

@@ -50,8 +50,8 @@ class Terminal:
         """Show the number of finished items while the block runs.
 
         Args:
-            noun: the items, in the plural.
-            n: number of all items.
+            noun: The items, in the plural.
+            n: Number of all items.
 
         Yields:
             A function that takes the number of items finished since its last call.

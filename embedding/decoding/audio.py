@@ -103,9 +103,9 @@ class Recording:
 
     Attributes:
         sample_rate: Hz, of the source.
-        channels: number of channels of the source.
-        n_frames: number of frames that the header states; after ``blocks`` has ended, number of decoded frames.
-        audio_hashes: for each sample rate a hash of all samples that ``blocks`` yielded; empty before ``blocks`` has
+        channels: Number of channels of the source.
+        n_frames: Number of frames that the header states; after ``blocks`` has ended, number of decoded frames.
+        audio_hashes: For each sample rate a hash of all samples that ``blocks`` yielded; empty before ``blocks`` has
             ended, and after a fault. Recordings with equal hashes have equal windows, whatever their names, times and
             tags.
     """
@@ -134,8 +134,8 @@ class Recording:
         The blocks of a rate have ``resampled_length`` samples in total, for the number of decoded frames.
 
         Raises:
-            AudioFault: a fault of the recording; the audio before the fault has been yielded.
-            OSError: the storage failed.
+            AudioFault: A fault of the recording; the audio before the fault has been yielded.
+            OSError: The storage failed.
         """
         outputs = [_RateOutput(self, rate_hz) for rate_hz in rates_hz]
         fault: AudioFault | None = None
@@ -223,7 +223,7 @@ class Recording:
         """Return the number of frames before the end or the first fault; ``blocks`` will raise the same fault.
 
         Raises:
-            AudioFault: nothing can be decoded.
+            AudioFault: Nothing can be decoded.
         """
         n_frames = 0
         try:
@@ -241,7 +241,7 @@ class _RateOutput:
     """The audio of a recording at one sample rate.
 
     Attributes:
-        rate_hz: the sample rate.
+        rate_hz: The sample rate.
     """
 
     def __init__(self, recording: Recording, rate_hz: int) -> None:
@@ -298,11 +298,11 @@ def open_recording(source: str | BinaryIO) -> Iterator[Recording]:
     """Open a recording.
 
     Args:
-        source: a local path or a seekable binary stream.
+        source: A local path or a seekable binary stream.
 
     Raises:
         AudioFault: ``empty`` or ``corrupt``.
-        OSError: the storage failed, here or during reading; the audio may be intact.
+        OSError: The storage failed, here or during reading; the audio may be intact.
     """
     # Python opens a local file first: libsndfile reports a missing or forbidden file as "System error".
     with storage.open_stream(source) if isinstance(source, str) else nullcontext(source) as stream:

@@ -12,11 +12,11 @@ def cut(blocks: Iterable[NDArray[np.float32]], spec: WindowSpec) -> Iterator[NDA
     """Cut a stream of mono blocks into windows, in order.
 
     Args:
-        blocks: arrays of shape ``[n]``, any ``n``, at ``spec.rate_hz``.
-        spec: length, hop and tail of the windows.
+        blocks: Arrays of shape ``[n]``, any ``n``, at ``spec.rate_hz``.
+        spec: Length, hop and tail of the windows.
 
     Yields:
-        arrays of shape ``[k, spec.length]`` with ``k ≥ 1``. They may be views that overlap in memory: copy before
+        Arrays of shape ``[k, spec.length]`` with ``k ≥ 1``. They may be views that overlap in memory: copy before
         writing. At most one window and one block are held at a time.
     """
     held = np.empty(0, dtype=np.float32)  # audio from the next window's start on

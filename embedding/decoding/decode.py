@@ -36,10 +36,10 @@ def decode(
     """Decode recordings, in order.
 
     Args:
-        recordings: the recordings, with the targets that need each of them.
-        specs: the windows of each target. At different sample rates windows begin and end at the same times. A last
+        recordings: The recordings, with the targets that need each of them.
+        specs: The windows of each target. At different sample rates windows begin and end at the same times. A last
             window that exists at one rate alone, because lengths are rounded to samples, is dropped.
-        batch_size: rows of a table of windows; the last table may have fewer.
+        batch_size: Rows of a table of windows; the last table may have fewer.
 
     Yields:
         Events. Audio that was decoded before a fault is kept: its windows come as well as the failure.
@@ -61,8 +61,8 @@ def _decode_one(
     """Decode one recording.
 
     Raises:
-        AudioFault: the recording has no window.
-        OSError: the storage failed.
+        AudioFault: The recording has no window.
+        OSError: The storage failed.
     """
     place = source.open()
     yield Opened(pending.file)
@@ -113,7 +113,7 @@ class _BlocksUntilFault:
     """The blocks of a recording, as a stream that ends at the first fault.
 
     Attributes:
-        fault: the fault that ended the stream; None so far.
+        fault: The fault that ended the stream; None so far.
     """
 
     def __init__(self, blocks: Iterator[_Blocks]) -> None:
@@ -131,7 +131,7 @@ def _cut_one(pending: PendingRecording, recording: Recording, batch: WindowBatch
     """Put the windows of a recording into ``batch``; yield the batch whenever it is full.
 
     Raises:
-        AudioFault: the recording has no window.
+        AudioFault: The recording has no window.
     """
     blocks = _BlocksUntilFault(recording.blocks(*(spec.rate_hz for spec in batch.specs)))
     pieces: Iterable[WindowsByRate] = _side_by_side(iter(blocks), batch.specs)

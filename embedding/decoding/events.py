@@ -20,8 +20,8 @@ class Failed:
     """A recording has no windows, or fewer than it should have. Comes before the last window of the recording.
 
     Attributes:
-        failure: the row to store.
-        targets: the targets that need the recording.
+        failure: The row to store.
+        targets: The targets that need the recording.
     """
 
     failure: Failure
@@ -41,8 +41,8 @@ class Decoded:
     """A recording was decoded to its end.
 
     Attributes:
-        duration_s: seconds of audio in the recording.
-        size: bytes of the file, -1 where unknown.
+        duration_s: Seconds of audio in the recording.
+        size: Bytes of the file, -1 where unknown.
     """
 
     duration_s: float

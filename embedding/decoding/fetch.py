@@ -21,9 +21,9 @@ class Source:
     """The place where the bytes of a recording are.
 
     Attributes:
-        file: path or URI.
-        content: the whole object, where it has been fetched.
-        error: the error of the storage, where the object could not be fetched.
+        file: Path or URI.
+        content: The whole object, where it has been fetched.
+        error: The error of the storage, where the object could not be fetched.
     """
 
     file: str
@@ -34,7 +34,7 @@ class Source:
         """Return a local path, or a stream.
 
         Raises:
-            OSError: the storage failed.
+            OSError: The storage failed.
         """
         if self.error is not None:
             raise self.error

@@ -29,14 +29,14 @@ class ByteView:
     so a lost connection would look like a truncated recording.
 
     Args:
-        stream: the other stream.
-        head: bytes before the part.
-        start: first byte of the part in ``stream``.
-        length: bytes of the part; None: up to the end of ``stream``.
+        stream: The other stream.
+        head: Bytes before the part.
+        start: First byte of the part in ``stream``.
+        length: Bytes of the part; None: up to the end of ``stream``.
 
     Attributes:
-        n_bytes: bytes of ``head`` and the part.
-        stream: the other stream.
+        n_bytes: Bytes of ``head`` and the part.
+        stream: The other stream.
     """
 
     def __init__(self, stream: BinaryIO, head: bytes = b"", start: int = 0, length: int | None = None) -> None:
@@ -149,8 +149,8 @@ def mp3_with_unstated_length(view: ByteView, n_frames: int) -> ByteView | None:
     to guess from, so it is read to its end.
 
     Args:
-        view: the file.
-        n_frames: number of frames that libsndfile reports.
+        view: The file.
+        n_frames: Number of frames that libsndfile reports.
 
     Returns:
         None if the first frame states ``n_frames``, or if there is no frame.
@@ -215,8 +215,8 @@ def unread_bytes(pipe: int, view: ByteView) -> int:
     The block that the writing thread holds is not counted.
 
     Args:
-        pipe: file descriptor from ``piped``.
-        view: the view that fills the pipe.
+        pipe: File descriptor from ``piped``.
+        view: The view that fills the pipe.
     """
     in_pipe = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
     return int.from_bytes(in_pipe, sys.byteorder) + view.n_bytes - view.tell()

@@ -57,7 +57,7 @@ def decode_isolated(
     tables are those of a run without the death.
 
     Raises:
-        RuntimeError: the process failed for a reason that lies in no recording; the message has its traceback.
+        RuntimeError: The process failed for a reason that lies in no recording; the message has its traceback.
     """
     deaths: Counter[str] = Counter()
     rest = _Rest(tuple(recordings), len(specs))
@@ -103,7 +103,7 @@ class _Rest:
     """The recordings that are still to be decoded.
 
     Attributes:
-        n_delivered: number of leading events, tables aside, that have been yielded already.
+        n_delivered: Number of leading events, tables aside, that have been yielded already.
     """
 
     recordings: tuple[PendingRecording, ...]

@@ -21,17 +21,17 @@ class WindowBatch:
     """A table that is being filled. Each window is copied once, into its place.
 
     Attributes:
-        specs: windows of each sample rate.
-        size: rows of a full table.
-        n_rows: rows so far.
+        specs: Windows of each sample rate.
+        size: Rows of a full table.
+        n_rows: Rows so far.
     """
 
     def __init__(self, specs: Sequence[WindowSpec], size: int) -> None:
         """Start an empty batch.
 
         Args:
-            specs: windows of each target.
-            size: rows of a full table.
+            specs: Windows of each target.
+            size: Rows of a full table.
         """
         self.specs = by_rate(specs)
         self.size = size
@@ -53,11 +53,11 @@ class WindowBatch:
         """Add windows of a recording; yield each table that becomes full.
 
         Args:
-            pending: the recording as listed.
-            recording: the recording as decoded.
-            index: numbers of the windows, ``[k]``.
-            targets: the targets that need each window.
-            windows: samples, ``[k, length]`` for each sample rate.
+            pending: The recording as listed.
+            recording: The recording as decoded.
+            index: Numbers of the windows, ``[k]``.
+            targets: The targets that need each window.
+            windows: Samples, ``[k, length]`` for each sample rate.
         """
         while len(index):
             n = min(len(index), self.size - self.n_rows)

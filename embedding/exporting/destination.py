@@ -20,11 +20,11 @@ def refuse_other_content(destination: Path, to: str) -> None:
     """Refuse to replace anything but an empty folder or an earlier export to the same format.
 
     Args:
-        destination: the folder of the export.
-        to: the format.
+        destination: The folder of the export.
+        to: The format.
 
     Raises:
-        RequestError: the destination has other content, or an earlier export has more files than its own.
+        RequestError: The destination has other content, or an earlier export has more files than its own.
     """
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return
@@ -52,13 +52,13 @@ def replace_folder(destination: Path, to: str) -> Iterator[Path]:
     interrupted, the earlier export is moved back: at once, or by the next export if the process was killed.
 
     Args:
-        destination: the folder of the export.
-        to: the format.
+        destination: The folder of the export.
+        to: The format.
 
     Raises:
-        RequestError: another export to the folder is in progress, or the folder has other content.
-        RunError: the earlier export could not be moved back; the message says where it is.
-        OSError: the storage failed.
+        RequestError: Another export to the folder is in progress, or the folder has other content.
+        RunError: The earlier export could not be moved back; the message says where it is.
+        OSError: The storage failed.
     """
     staging = destination.with_name(f"{storage.TEMPORARY_PREFIX}{destination.name}")
     if staging.is_symlink():

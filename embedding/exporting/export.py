@@ -29,14 +29,14 @@ def export(options: ExportOptions, to: str, destination: Path, terminal: Termina
     """Export windows or recordings, and print how to read the export.
 
     Args:
-        options: the rows to export.
-        to: the format, a module of this package.
-        destination: the folder of the export.
-        terminal: prints progress.
+        options: The rows to export.
+        to: The format, a module of this package.
+        destination: The folder of the export.
+        terminal: Prints progress.
 
     Raises:
-        RequestError: there are no rows, a file is damaged, the folder has other content, or a package is missing.
-        RunError: rows are repeated, or the storage failed.
+        RequestError: There are no rows, a file is damaged, the folder has other content, or a package is missing.
+        RunError: Rows are repeated, or the storage failed.
     """
     # 1. Check the folder.
     for part in ("embeddings", "recordings"):

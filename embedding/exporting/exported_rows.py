@@ -28,9 +28,9 @@ class ExportOptions:
     """Options of an export.
 
     Attributes:
-        root: directory or prefix of the output.
-        pooling: the pooling whose recordings are exported; None for windows.
-        layer: the inner layer whose vectors are exported; None for the output of the model.
+        root: Directory or prefix of the output.
+        pooling: The pooling whose recordings are exported; None for windows.
+        layer: The inner layer whose vectors are exported; None for the output of the model.
     """
 
     root: str
@@ -44,13 +44,13 @@ class ExportedRows:
 
     Attributes:
         noun: ``window`` or ``recording``.
-        uris: the Parquet files.
-        advice: what the user can do if a file is damaged, for messages.
-        n: number of rows.
-        dim: length of a vector.
-        vectors: the column of vectors.
-        other_columns: the columns beside the vectors.
-        settings: settings of the vectors.
+        uris: The Parquet files.
+        advice: What the user can do if a file is damaged, for messages.
+        n: Number of rows.
+        dim: Length of a vector.
+        vectors: The column of vectors.
+        other_columns: The columns beside the vectors.
+        settings: Settings of the vectors.
     """
 
     noun: str
@@ -66,9 +66,9 @@ class ExportedRows:
         """Yield the rows in batches: ``other_columns``, and the vectors as EMBEDDING.
 
         Raises:
-            OSError: the storage failed.
-            RequestError: a file is damaged.
-            RunError: the number of rows has changed.
+            OSError: The storage failed.
+            RequestError: A file is damaged.
+            RunError: The number of rows has changed.
         """
         n, columns = 0, [*self.other_columns.names, self.vectors]
         for uri in self.uris:
@@ -90,8 +90,8 @@ def find_rows(options: ExportOptions) -> ExportedRows:
     """Find the rows to export, and check that all files have the same columns.
 
     Raises:
-        OSError: the storage failed.
-        RequestError: there are no rows, a file is damaged, or each row is a list of vectors.
+        OSError: The storage failed.
+        RequestError: There are no rows, a file is damaged, or each row is a list of vectors.
     """
     root = options.root
     if options.pooling is None:

@@ -27,13 +27,13 @@ def write(rows: ExportedRows, batches: Iterable[pa.Table], folder: Path) -> None
     The index is in memory until the end; it takes more than half of the vectors' bytes.
 
     Args:
-        rows: the rows.
-        batches: their batches.
-        folder: the folder to write into.
+        rows: The rows.
+        batches: Their batches.
+        folder: The folder to write into.
 
     Raises:
-        RequestError: perch-hoplite is not installed.
-        RunError: a number is too large for float16.
+        RequestError: Perch-hoplite is not installed.
+        RunError: A number is too large for float16.
     """
     database = _load("db.db_loader").create_new_usearch_db(str(folder), rows.dim)
     base = common_folder(rows.files())
@@ -62,10 +62,10 @@ class _RecordingIds:
     """Identifiers of recordings and deployments in a database; each is inserted with its first window.
 
     Attributes:
-        database: the hoplite database.
-        base: the folder of all recordings.
-        recordings: identifiers by file.
-        deployments: identifiers by name.
+        database: The hoplite database.
+        base: The folder of all recordings.
+        recordings: Identifiers by file.
+        deployments: Identifiers by name.
     """
 
     database: Any

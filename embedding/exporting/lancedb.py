@@ -19,9 +19,9 @@ def write(rows: ExportedRows, batches: Iterable[pa.Table], folder: Path) -> None
     """Write all rows.
 
     Args:
-        rows: the rows.
-        batches: their batches.
-        folder: the folder to write into.
+        rows: The rows.
+        batches: Their batches.
+        folder: The folder to write into.
 
     Raises:
         RequestError: LanceDB is not installed.

@@ -17,9 +17,9 @@ def write(rows: ExportedRows, batches: Iterable[pa.Table], folder: Path) -> None
     """Write all rows.
 
     Args:
-        rows: the rows.
-        batches: their batches.
-        folder: the folder to write into.
+        rows: The rows.
+        batches: Their batches.
+        folder: The folder to write into.
     """
     dimensions = [str(number) for number in range(rows.dim)]
     schema = pa.schema([*((name, pa.string()) for name in INDEX), *((name, pa.float32()) for name in dimensions)])

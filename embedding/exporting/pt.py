@@ -21,9 +21,9 @@ def write(rows: ExportedRows, batches: Iterable[pa.Table], folder: Path) -> None
     The vectors go through a file that is mapped into memory, so that memory holds only the other columns.
 
     Args:
-        rows: the rows.
-        batches: their batches.
-        folder: the folder to write into.
+        rows: The rows.
+        batches: Their batches.
+        folder: The folder to write into.
     """
     raw, files = folder / "raw", {}
     columns: dict[str, list[np.ndarray]] = {

@@ -31,7 +31,7 @@ def estimate_durations(recordings: pa.Table) -> NDArray[np.float64]:
     Bytes per second are read from the headers of a sample that is spread evenly over the recordings, by suffix.
 
     Args:
-        recordings: columns of RECORDINGS.
+        recordings: Columns of RECORDINGS.
 
     Returns:
         Seconds, ``[recordings]``; 0 where the size is unknown.

@@ -26,11 +26,11 @@ def list_from_disk(path: str, ignored: Counter[str]) -> Iterator[Entry]:
     """Yield the recordings of a directory, a glob pattern or a file.
 
     Args:
-        path: absolute path.
-        ignored: counts of other files; updated.
+        path: Absolute path.
+        ignored: Counts of other files; updated.
 
     Raises:
-        RequestError: the path does not exist or cannot be read, the pattern matches nothing, or the file is text.
+        RequestError: The path does not exist or cannot be read, the pattern matches nothing, or the file is text.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -54,9 +54,9 @@ def file_entry(path: str, resolved: str, ignored: Counter[str]) -> Iterator[Entr
     or a device is ignored: reading it might never end.
 
     Args:
-        path: absolute path.
-        resolved: the path after symbolic links are resolved.
-        ignored: counts of other files; updated.
+        path: Absolute path.
+        resolved: The path after symbolic links are resolved.
+        ignored: Counts of other files; updated.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 — pathlib takes 50 s longer for 10⁷ names
@@ -116,14 +116,14 @@ class _OpenFolder:
     """A folder that is being walked.
 
     Attributes:
-        path: absolute path.
-        resolved: the path after symbolic links are resolved.
-        state: state of the pattern after this folder.
-        identity: device and inode.
-        names: names of the entries that are left, the first one last. Each name is dropped when its entry is listed:
+        path: Absolute path.
+        resolved: The path after symbolic links are resolved.
+        state: State of the pattern after this folder.
+        identity: Device and inode.
+        names: Names of the entries that are left, the first one last. Each name is dropped when its entry is listed:
             os.DirEntry objects of a folder of 10⁶ recordings take 400 bytes each.
-        folders: names of entries that are folders.
-        links: names of entries that are symbolic links.
+        folders: Names of entries that are folders.
+        links: Names of entries that are symbolic links.
     """
 
     path: str

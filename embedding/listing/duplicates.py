@@ -22,8 +22,8 @@ class DuplicateFilter:
     """Filter for the rows of a listing. It remembers names and files as hashes of eight bytes.
 
     Attributes:
-        n_linked: number of further names of files that are already listed.
-        n_hard_links: number of listed recordings that are hard links to other listed recordings.
+        n_linked: Number of further names of files that are already listed.
+        n_hard_links: Number of listed recordings that are hard links to other listed recordings.
     """
 
     def __init__(self) -> None:
@@ -37,8 +37,8 @@ class DuplicateFilter:
         """Yield the first recordings without repetitions, in the order of ``rows``.
 
         Args:
-            rows: rows of the listing; no more rows are consumed than needed.
-            limit: maximum number of recordings.
+            rows: Rows of the listing; no more rows are consumed than needed.
+            limit: Maximum number of recordings.
         """
         while limit and (chunk := list(islice(rows, min(limit, _BATCH_ROWS)))):
             files, sizes, ids, identities, inodes = zip(*chunk, strict=True)
@@ -72,8 +72,8 @@ def _add_new(ids: Hashes, runs: list[Hashes]) -> NDArray[np.bool_]:
     """Return for each id whether it is new, and add the new ids to ``runs``.
 
     Args:
-        ids: the ids; of equal ids only the first one is new.
-        runs: sorted arrays, each longer than the next one. So there are few arrays to search, and an id is merged into
+        ids: The ids; of equal ids only the first one is new.
+        runs: Sorted arrays, each longer than the next one. So there are few arrays to search, and an id is merged into
             a longer array only some twenty times. An id takes 8 bytes here, during a merge 16; in a set it would take
             60 bytes.
     """

@@ -12,8 +12,8 @@ def file_id(file: str, size: int, version: str) -> int:
     """Return the identity of a recording: the first 8 bytes of BLAKE2b, as a signed integer.
 
     Args:
-        file: absolute path or URI.
-        size: bytes.
+        file: Absolute path or URI.
+        size: Bytes.
         version: ETag in S3, modification time in nanoseconds on a disk.
     """
     digest = hashlib.blake2b(f"{file}\0{size}\0{version}".encode(), digest_size=8).digest()
@@ -29,7 +29,7 @@ def resolved_name(path: str, resolve_folder: Callable[[str], str] = resolve_link
     """Return the path of a file with all symbolic links resolved.
 
     Args:
-        path: absolute path of the file.
+        path: Absolute path of the file.
         resolve_folder: ``resolve_links``, or the same function with a cache; called for the folder of ``path``.
     """
     if os.path.islink(path):  # noqa: PTH114 — pathlib takes 13 s longer for 10⁷ names

@@ -12,10 +12,10 @@ class GlobPattern:
     parts of the pattern that may match the next name.
 
     Args:
-        parts: the names of the pattern, as between slashes; without parts the pattern matches everything.
+        parts: The names of the pattern, as between slashes; without parts the pattern matches everything.
 
     Attributes:
-        start: state before the first name.
+        start: State before the first name.
     """
 
     def __init__(self, *parts: str) -> None:
@@ -36,9 +36,9 @@ class GlobPattern:
         """Return the state after ``name``; empty if nothing below ``name`` can match.
 
         Args:
-            state: the state before.
-            name: the next name.
-            any_case: treat upper and lower case as the same.
+            state: The state before.
+            name: The next name.
+            any_case: Treat upper and lower case as the same.
         """
         following: frozenset[int] = frozenset()
         match = self._match_any_case if any_case else self._match

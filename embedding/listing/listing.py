@@ -41,9 +41,9 @@ class Listing:
     """Recordings that the inputs hold.
 
     Attributes:
-        recordings: columns of RECORDINGS.
-        ignored: counts of other files, by suffix or reason.
-        n_hard_links: number of recordings that are hard links to other recordings of the listing.
+        recordings: Columns of RECORDINGS.
+        ignored: Counts of other files, by suffix or reason.
+        n_hard_links: Number of recordings that are hard links to other recordings of the listing.
     """
 
     recordings: pa.Table
@@ -71,7 +71,7 @@ def n_bytes(recordings: pa.Table) -> int:
     """Return the total size of recordings in bytes; unknown sizes count as 0.
 
     Args:
-        recordings: columns of RECORDINGS.
+        recordings: Columns of RECORDINGS.
     """
     return sum(int(np.maximum(sizes, 0).sum()) for sizes in recordings["size"].chunks)
 
@@ -80,12 +80,12 @@ def list_recordings(inputs: Iterable[str], limit: int | None = None) -> Listing:
     """List every recording of the inputs once.
 
     Args:
-        inputs: directories, glob patterns, files, ``s3://`` URIs or manifests. The listing keeps their order; within a
+        inputs: Directories, glob patterns, files, ``s3://`` URIs or manifests. The listing keeps their order; within a
             directory it has the order of names.
-        limit: maximum number of recordings; everything after them is neither looked up nor counted as ignored.
+        limit: Maximum number of recordings; everything after them is neither looked up nor counted as ignored.
 
     Raises:
-        RequestError: an input does not exist or cannot be listed, or no input has a recording.
+        RequestError: An input does not exist or cannot be listed, or no input has a recording.
     """
     inputs = list(inputs)
     ignored: Counter[str] = Counter()

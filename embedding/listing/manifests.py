@@ -28,7 +28,7 @@ def manifest_files(uri: str) -> Generator[list[str]]:
     A relative path counts from the folder of the manifest.
 
     Raises:
-        RequestError: the manifest cannot be read, or has no column ``file`` of names.
+        RequestError: The manifest cannot be read, or has no column ``file`` of names.
     """
     read = _csv_files if _is_csv(uri) else _parquet_files
     with _readable(uri, "--input"), closing(read(uri)) as lists:
@@ -40,15 +40,15 @@ def read_manifest(uri: str, option: str) -> pa.Table:
     """Read a whole manifest.
 
     Args:
-        uri: absolute path or URI of the manifest.
-        option: the option that names the manifest; messages begin with it.
+        uri: Absolute path or URI of the manifest.
+        option: The option that names the manifest; messages begin with it.
 
     Returns:
         All columns, with ``file`` as ``manifest_files`` yields it, without rows whose ``file`` is empty. All columns of
         a .csv are text.
 
     Raises:
-        RequestError: the manifest cannot be read, or has no column ``file`` of names.
+        RequestError: The manifest cannot be read, or has no column ``file`` of names.
     """
     if not uri.lower().endswith(MANIFEST_SUFFIXES):
         raise RequestError(f"{option}: {uri} is not a manifest: expected a .csv or .parquet with a column 'file'")

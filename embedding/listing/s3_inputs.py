@@ -19,10 +19,10 @@ def list_from_s3(uri: str, ignored: Counter[str]) -> Iterator[Entry]:
 
     Args:
         uri: ``s3://bucket/…``.
-        ignored: counts of other objects; updated.
+        ignored: Counts of other objects; updated.
 
     Raises:
-        RequestError: the bucket cannot be listed, or nothing matches.
+        RequestError: The bucket cannot be listed, or nothing matches.
     """
     bucket_key = s3.bucket_key(uri)
     if glob.has_magic(bucket_key.partition("/")[0]):

@@ -30,7 +30,7 @@ def recorded_at(file: str) -> datetime | None:
     """Return the start time of a recording, without time zone.
 
     Args:
-        file: path or URI; only the name counts, not the folders.
+        file: Path or URI; only the name counts, not the folders.
 
     Returns:
         None if the name has no time, or several different times.

@@ -40,12 +40,12 @@ def former_versions(
     Names are read only from shards with recordings that are not listed, and only if something listed is not stored.
 
     Args:
-        listed: the columns of RECORDINGS.
-        inventory: the inventory of the output.
-        store: the output.
-        thorough: read the names in any case. A run that ended early may have left a former version beside the present
+        listed: The columns of RECORDINGS.
+        inventory: The inventory of the output.
+        store: The output.
+        thorough: Read the names in any case. A run that ended early may have left a former version beside the present
             version.
-        parallel_map: calls a function for many shards.
+        parallel_map: Calls a function for many shards.
 
     Returns:
         A table of FORMER, with a row for each former version.
@@ -84,9 +84,9 @@ class Backlog:
     """The work of a run for one target.
 
     Attributes:
-        listed: the columns of RECORDINGS.
-        former: former versions of listed recordings, a table of FORMER.
-        is_todo: for each listed recording, whether the run has to do it.
+        listed: The columns of RECORDINGS.
+        former: Former versions of listed recordings, a table of FORMER.
+        is_todo: For each listed recording, whether the run has to do it.
         done_before: ``file_id`` of recordings that were complete before the run.
         failed_before: ``file_id`` of recordings that failed before and are not tried again.
     """
@@ -102,10 +102,10 @@ class Backlog:
         """Compare a listing with an inventory.
 
         Args:
-            listed: the columns of RECORDINGS.
-            former: the former versions of listed recordings.
-            inventory: the inventory of the output.
-            retry_failed: recordings that failed before are to do again.
+            listed: The columns of RECORDINGS.
+            former: The former versions of listed recordings.
+            inventory: The inventory of the output.
+            retry_failed: Recordings that failed before are to do again.
         """
         ids = listed["file_id"].to_numpy()
         has_failure = inventory.is_failed(ids)
@@ -128,8 +128,8 @@ class Backlog:
         """Return for each listed recording whether it is still to be decoded.
 
         Args:
-            inventory: the inventory of the output now.
-            run_id: leave out recordings that this run has completed or recorded as failed; None before the run began.
+            inventory: The inventory of the output now.
+            run_id: Leave out recordings that this run has completed or recorded as failed; None before the run began.
         """
         if run_id is None:
             return self.is_todo
@@ -170,7 +170,7 @@ class Backlog:
         """Return the balance of the output now.
 
         Args:
-            inventory: the inventory of the output now.
+            inventory: The inventory of the output now.
             unchanged_ids: ``file_id`` of recordings whose audio was found to be unchanged.
         """
         recordings = inventory.recordings()
@@ -206,8 +206,8 @@ def pending_recordings(targets: Sequence[tuple[Backlog, Inventory]], run_id: str
     """Return the recordings that are still to be decoded for any target.
 
     Args:
-        targets: backlog and inventory of each target; all backlogs have the same listing.
-        run_id: leave out recordings that this run has finished; None before the run began.
+        targets: Backlog and inventory of each target; all backlogs have the same listing.
+        run_id: Leave out recordings that this run has finished; None before the run began.
 
     Returns:
         A table of PENDING.
@@ -249,8 +249,8 @@ def failures_by_kind(failures: pa.Table, ids: NDArray[np.int64] | None = None) -
     """Return for each kind of failure the number of recordings and some examples, the most frequent kind first.
 
     Args:
-        failures: rows of failures.
-        ids: count only these recordings.
+        failures: Rows of failures.
+        ids: Count only these recordings.
     """
     if ids is not None:
         failures = failures.filter(pa.array(np.isin(failures["file_id"].to_numpy(), ids)))

@@ -14,19 +14,19 @@ class Balance:
     """The balance: ``listed = already_done + embedded + failed``, counted from the shards and failure rows.
 
     Attributes:
-        listed: recordings in the listing.
-        already_done: recordings that were complete before the run, or whose audio was found to be unchanged.
-        embedded: recordings that this run has completed.
-        failed: recordings with a failure row of this run or a former one.
-        failed_before: of these, recordings that failed in a former run and were not tried again.
-        changed: of the embedded, recordings of which a former version was stored.
-        unchanged: of those already done, recordings with another size or time, and the same audio as before.
-        windows_expected: windows of the recordings that are complete.
-        windows_stored: distinct windows stored of them.
-        windows_repeated: rows of them that are stored more than once.
-        failures: for each kind, the number of recordings and examples.
-        output: totals of the whole output, see ``Inventory.totals``.
-        failed_examples: names of some recordings that failed, each with the kind of its failure.
+        listed: Recordings in the listing.
+        already_done: Recordings that were complete before the run, or whose audio was found to be unchanged.
+        embedded: Recordings that this run has completed.
+        failed: Recordings with a failure row of this run or a former one.
+        failed_before: Of these, recordings that failed in a former run and were not tried again.
+        changed: Of the embedded, recordings of which a former version was stored.
+        unchanged: Of those already done, recordings with another size or time, and the same audio as before.
+        windows_expected: Windows of the recordings that are complete.
+        windows_stored: Distinct windows stored of them.
+        windows_repeated: Rows of them that are stored more than once.
+        failures: For each kind, the number of recordings and examples.
+        output: Totals of the whole output, see ``Inventory.totals``.
+        failed_examples: Names of some recordings that failed, each with the kind of its failure.
     """
 
     listed: int
@@ -73,7 +73,7 @@ class Balance:
         """Return why the output is not complete within the failure limit; empty where it is complete.
 
         Args:
-            max_failure_rate: share of the recordings that may fail; None: DEFAULT_FAILURE_RATE, or one recording, but
+            max_failure_rate: Share of the recordings that may fail; None: DEFAULT_FAILURE_RATE, or one recording, but
                 never all.
         """
         if max_failure_rate is not None:

@@ -41,14 +41,14 @@ class ClaimHolder:
     """The run that holds an output, and its process.
 
     Attributes:
-        run_id: identifier of the run.
-        host: name of the machine.
-        machine: namespace of process identifiers; equal for two holders only where ``pid`` means the same process.
-        pid: process identifier.
-        process_start: start of the process in seconds since a fixed moment; distinguishes the process from a later
+        run_id: Identifier of the run.
+        host: Name of the machine.
+        machine: Namespace of process identifiers; equal for two holders only where ``pid`` means the same process.
+        pid: Process identifier.
+        process_start: Start of the process in seconds since a fixed moment; distinguishes the process from a later
             process with the same ``pid``.
-        started: start of the run, ISO 8601, for the user.
-        renewals: number of renewals of the claim.
+        started: Start of the run, ISO 8601, for the user.
+        renewals: Number of renewals of the claim.
     """
 
     run_id: RunId
@@ -107,7 +107,7 @@ def _start_of(pid: int) -> float:
     clock: a process that lives would look like another process with the same number.
 
     Raises:
-        psutil.Error: there is no such process, or the system hides it.
+        psutil.Error: There is no such process, or the system hides it.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -131,7 +131,7 @@ class Claim:
     """A claim that this process holds.
 
     Attributes:
-        holder: this process, with the renewals so far.
+        holder: This process, with the renewals so far.
     """
 
     def __init__(self, root: str, holder: ClaimHolder) -> None:
@@ -145,8 +145,8 @@ class Claim:
         """Check that this process still holds the claim, before a step that two runs must not take at once.
 
         Raises:
-            RunError: another run has taken the output over.
-            OSError: the storage failed.
+            RunError: Another run has taken the output over.
+            OSError: The storage failed.
         """
         check_holder(self._root, self.holder.run_id)
 
@@ -212,12 +212,12 @@ def hold_claim(root: str, run_id: str, on_wait: Callable[[ClaimHolder], None]) -
     """Hold an output while the block runs.
 
     Args:
-        root: directory or prefix of the output.
-        run_id: identifier of the run.
-        on_wait: called before a wait for a holder whose process this machine cannot look up.
+        root: Directory or prefix of the output.
+        run_id: Identifier of the run.
+        on_wait: Called before a wait for a holder whose process this machine cannot look up.
 
     Raises:
-        RequestError: another run holds the output, or the output cannot be written to.
+        RequestError: Another run holds the output, or the output cannot be written to.
     """
     claim = Claim(root, ClaimHolder.this_process(run_id))
     try:
@@ -237,12 +237,12 @@ def check_holder(root: str, run_id: str) -> None:
     """Check in any process that a run holds an output: a task may outlive the run that started it.
 
     Args:
-        root: directory or prefix of the output.
-        run_id: identifier of the run.
+        root: Directory or prefix of the output.
+        run_id: Identifier of the run.
 
     Raises:
-        RunError: the run does not hold the output, or no longer.
-        OSError: the storage failed.
+        RunError: The run does not hold the output, or no longer.
+        OSError: The storage failed.
     """
     holder = read_holder(storage.join(root, NAME))
     if holder is None:
@@ -258,7 +258,7 @@ def read_holder(uri: str) -> ClaimHolder | None:
         None where there is no claim; UNKNOWN_HOLDER where the file is not a claim, or not written to its end yet.
 
     Raises:
-        OSError: the storage failed.
+        OSError: The storage failed.
     """
     try:
         return json_files.parse(ClaimHolder, storage.read_bytes(uri))

@@ -20,11 +20,11 @@ class ConsistencyReport:
     """The state of an output.
 
     Attributes:
-        output: counts from the shards, see ``Inventory.totals``.
-        failures: for each kind, the number of recordings and examples.
-        runs: the history of runs in report.json.
-        writer: the run that writes now; None where no run does.
-        disagreements: differences between the shards and what run.json and report.json say, a sentence each.
+        output: Counts from the shards, see ``Inventory.totals``.
+        failures: For each kind, the number of recordings and examples.
+        runs: The history of runs in report.json.
+        writer: The run that writes now; None where no run does.
+        disagreements: Differences between the shards and what run.json and report.json say, a sentence each.
     """
 
     output: dict[str, float]
@@ -42,11 +42,11 @@ def check_consistency(store: Store, inventory: Inventory) -> ConsistencyReport:
     """Compare an output with its run.json and report.json; write a report.json where there is none.
 
     Args:
-        store: the output.
-        inventory: what the output holds.
+        store: The output.
+        inventory: What the output holds.
 
     Raises:
-        RequestError: there is no output, or it cannot be read.
+        RequestError: There is no output, or it cannot be read.
     """
     root = store.root
     report, run = store.read_json(run_report.NAME), store.read_json("run.json")

@@ -129,11 +129,11 @@ def parse(schema: type[_T], content: bytes) -> _T:
     """Return the JSON text ``content`` as a value of ``schema``.
 
     Args:
-        schema: a class, or a type such as ``dict[str, int]``.
+        schema: A class, or a type such as ``dict[str, int]``.
         content: UTF-8 text.
 
     Raises:
-        BadRecordError: the text is no JSON, or does not fit the schema.
+        BadRecordError: The text is no JSON, or does not fit the schema.
     """
     try:
         return _adapter(schema).validate_json(content, strict=True)

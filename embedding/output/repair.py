@@ -27,10 +27,10 @@ def repair_shards(
     """Repair the shards.
 
     Args:
-        store: the output.
-        inventory: what the output holds.
+        store: The output.
+        inventory: What the output holds.
         superseded: ``file_id`` of recordings whose rows are removed.
-        new_ids: former and present ``file_id`` of recordings whose rows are kept.
+        new_ids: Former and present ``file_id`` of recordings whose rows are kept.
 
     Returns:
         URIs of the shards that have changed.
@@ -68,9 +68,9 @@ def _without_repetitions(table: pa.Table, repeated: NDArray[np.int64], kept_keys
     """Return the rows of a shard without repetitions of rows in this shard or an earlier one.
 
     Args:
-        table: the rows.
+        table: The rows.
         repeated: ``file_id`` of recordings with repeated rows.
-        kept_keys: keys (file_id, window_index) of rows of these recordings that are kept so far; keys are added.
+        kept_keys: Keys (file_id, window_index) of rows of these recordings that are kept so far; keys are added.
     """
     ids = table["file_id"].to_numpy()
     index = table["window_index"].to_numpy()
@@ -110,11 +110,11 @@ def repair_failures(
     """Repair the failure rows: keep one per recording and stage, of its last try, and none that is overcome.
 
     Args:
-        store: the output.
-        inventory: what the output holds.
-        listed: the columns of ``schema.recordings.RECORDINGS``.
+        store: The output.
+        inventory: What the output holds.
+        listed: The columns of ``schema.recordings.RECORDINGS``.
         retried: ``file_id`` of recordings that this run has tried to their end.
-        run_id: identifier of this run.
+        run_id: Identifier of this run.
 
     Returns:
         Whether the rows have changed.

@@ -60,9 +60,9 @@ class RunReport:
         """Start the report.
 
         Args:
-            store: the output.
-            run_id: identifier of the run.
-            listed: number of listed recordings.
+            store: The output.
+            run_id: Identifier of the run.
+            listed: Number of listed recordings.
         """
         before = store.read_json(NAME) or {}
         self._store = store
@@ -105,7 +105,7 @@ class RunReport:
         """Close the report when the block ends, however it ends.
 
         Args:
-            read_balance: reads the balance from the output.
+            read_balance: Reads the balance from the output.
         """
         try:
             yield

@@ -42,11 +42,11 @@ def list_shards(root: str) -> list[str]:
     """Return the URIs of the shards of an output, in order.
 
     Args:
-        root: directory or prefix of the output.
+        root: Directory or prefix of the output.
 
     Raises:
-        OSError: the storage failed.
-        RequestError: there are no shards.
+        OSError: The storage failed.
+        RequestError: There are no shards.
     """
     shards = list(storage.list_names(storage.join(root, "embeddings"), ".parquet"))
     if not shards:
@@ -71,12 +71,12 @@ def refuse_damage(uri: str, advice: str) -> Iterator[None]:
     """Refuse a Parquet file in which the block, which reads the file, finds damage.
 
     Args:
-        uri: the file.
-        advice: what the user can do, for the message.
+        uri: The file.
+        advice: What the user can do, for the message.
 
     Raises:
-        OSError: the storage failed.
-        RequestError: the file is no Parquet file, or not a whole one.
+        OSError: The storage failed.
+        RequestError: The file is no Parquet file, or not a whole one.
     """
     try:
         with detect_damage(uri, advice):
@@ -92,14 +92,14 @@ def open_shard(
     """Open a shard while the block runs.
 
     Args:
-        uri: the shard.
-        range_bytes: bytes of a request to S3.
-        vectors: a column of vectors that the shard must have.
-        options: options of ``ParquetFile``.
+        uri: The shard.
+        range_bytes: Bytes of a request to S3.
+        vectors: A column of vectors that the shard must have.
+        options: Options of ``ParquetFile``.
 
     Raises:
-        OSError: the storage failed.
-        RequestError: the file is damaged, or no shard with these vectors.
+        OSError: The storage failed.
+        RequestError: The file is damaged, or no shard with these vectors.
     """
     with refuse_damage(uri, EMBED_AGAIN), storage.open_stream(uri, range_bytes) as stream:
         file = pq.ParquetFile(stream, **options)
@@ -112,12 +112,12 @@ def refuse_other_columns(uri: str, schema: pa.Schema, vectors: str) -> None:
     """Refuse a Parquet file among the shards that does not have their columns, for example one of another program.
 
     Args:
-        uri: the file.
-        schema: its columns.
-        vectors: a column of vectors that the file must have.
+        uri: The file.
+        schema: Its columns.
+        vectors: A column of vectors that the file must have.
 
     Raises:
-        RequestError: the file does not have the columns.
+        RequestError: The file does not have the columns.
     """
     with refuse_damage(uri, EMBED_AGAIN):
         check_columns(uri, schema)
@@ -132,12 +132,12 @@ def read_shard(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Return the rows of a shard, with AUDIO_HASH as a column.
 
     Args:
-        uri: the shard.
-        columns: read only these columns; they must include ``file_id``.
+        uri: The shard.
+        columns: Read only these columns; they must include ``file_id``.
 
     Raises:
-        OSError: the storage failed.
-        BadShardError: the file is damaged, or no shard.
+        OSError: The storage failed.
+        BadShardError: The file is damaged, or no shard.
     """
     with detect_damage(uri), storage.open_stream(uri) as stream:
         file = pq.ParquetFile(stream)
@@ -154,8 +154,8 @@ def read_schema(uri: str) -> pa.Schema:
     """Return the columns and the metadata of a shard.
 
     Raises:
-        OSError: the storage failed.
-        BadShardError: the file is damaged.
+        OSError: The storage failed.
+        BadShardError: The file is damaged.
     """
     with detect_damage(uri), storage.open_stream(uri) as stream:
         return pq.read_schema(stream)
@@ -165,8 +165,8 @@ def examine_shard(uri: str) -> dict[str, Any]:
     """Check a whole shard except the numbers in its vectors, most of which are not read; return its settings.
 
     Raises:
-        OSError: the storage failed.
-        BadShardError: the file is damaged, or no shard.
+        OSError: The storage failed.
+        BadShardError: The file is damaged, or no shard.
     """
     read_shard(uri, [name for name, _ in WINDOW_COLUMNS])
     with detect_damage(uri), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
@@ -179,8 +179,8 @@ def read_failures(uri: str) -> pa.Table:
     """Return the rows of a failure file, a table of STORED_FAILURES.
 
     Raises:
-        OSError: the storage failed.
-        BadShardError: the file is damaged.
+        OSError: The storage failed.
+        BadShardError: The file is damaged.
     """
     with storage.open_stream(uri) as stream, detect_damage(uri):
         table = pq.read_table(stream, schema=FAILURES, use_threads=False)
@@ -195,7 +195,7 @@ def look_up_hashes(ids: NDArray[np.int64], hashes: pa.Table) -> pa.Array:
 
     Args:
         ids: ``file_id`` of the recordings.
-        hashes: a table with the columns ``file_id`` and AUDIO_HASH.
+        hashes: A table with the columns ``file_id`` and AUDIO_HASH.
     """
     if not len(hashes):
         return pa.nulls(len(ids), pa.int64())

@@ -55,12 +55,12 @@ def detect_damage(uri: str, advice: str = EMBED_AGAIN) -> Iterator[None]:
     """Raise BadShardError where the block, which reads a Parquet file, finds damage.
 
     Args:
-        uri: the file.
-        advice: what the user can do, for the message.
+        uri: The file.
+        advice: What the user can do, for the message.
 
     Raises:
-        BadShardError: the file is no Parquet file, or not a whole one.
-        OSError: the storage failed.
+        BadShardError: The file is no Parquet file, or not a whole one.
+        OSError: The storage failed.
     """
     try:
         yield
@@ -78,11 +78,11 @@ def check_columns(uri: str, schema: pa.Schema) -> None:
     """Check that a file has the columns of a shard.
 
     Args:
-        uri: the file, for messages.
-        schema: its columns.
+        uri: The file, for messages.
+        schema: Its columns.
 
     Raises:
-        BadShardError: a column is missing, occurs twice or has another type.
+        BadShardError: A column is missing, occurs twice or has another type.
     """
     names = schema.names
     for name, expected in WINDOW_COLUMNS:
@@ -99,11 +99,11 @@ def check_form(uri: str, file: pq.ParquetFile) -> None:
     """Check that an open file has the columns of a shard, and no more rows than a shard can have.
 
     Args:
-        uri: the file, for messages.
-        file: the open file.
+        uri: The file, for messages.
+        file: The open file.
 
     Raises:
-        BadShardError: the file is no shard.
+        BadShardError: The file is no shard.
     """
     check_columns(uri, file.schema_arrow)
     if file.metadata.num_rows > MOST_ROWS:
@@ -118,11 +118,11 @@ def check_vectors(uri: str, file: pq.ParquetFile) -> None:
     are not used.
 
     Args:
-        uri: the file, for messages.
-        file: the open file.
+        uri: The file, for messages.
+        file: The open file.
 
     Raises:
-        BadShardError: a vector is missing.
+        BadShardError: A vector is missing.
     """
     schema = file.schema_arrow
     lengths = {f"{name}{_LEAF}": schema.field(name).type.list_size for name in vector_columns(schema)}
@@ -140,11 +140,11 @@ def check_values(uri: str, table: pa.Table) -> None:
     """Check that no value is missing in a table that was read from a file.
 
     Args:
-        uri: the file, for messages.
-        table: its rows.
+        uri: The file, for messages.
+        table: Its rows.
 
     Raises:
-        BadShardError: a value is missing.
+        BadShardError: A value is missing.
     """
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count or count_missing(column):
@@ -157,13 +157,13 @@ def check_keys(
     """Check the keys of a shard.
 
     Args:
-        uri: the file, for messages.
+        uri: The file, for messages.
         window_index: ``[rows]``.
         n_windows: ``[rows]``.
         duration_s: ``[rows]``.
 
     Raises:
-        BadShardError: a value is impossible.
+        BadShardError: A value is impossible.
     """
     if not len(window_index):
         return
@@ -177,11 +177,11 @@ def settings_of(uri: str, schema: pa.Schema) -> dict[str, Any]:
     """Return the settings in the metadata of a file; empty where it has none.
 
     Args:
-        uri: the file, for messages.
-        schema: its columns and metadata.
+        uri: The file, for messages.
+        schema: Its columns and metadata.
 
     Raises:
-        BadShardError: the metadata does not hold settings.
+        BadShardError: The metadata does not hold settings.
     """
     try:
         content = (schema.metadata or {}).get(SETTINGS_KEY.encode(), b"{}")
@@ -194,11 +194,11 @@ def hashes_of(uri: str, schema: pa.Schema) -> pa.Table:
     """Return the audio hashes in the metadata of a shard: ``file_id`` and AUDIO_HASH.
 
     Args:
-        uri: the file, for messages.
-        schema: its columns and metadata.
+        uri: The file, for messages.
+        schema: Its columns and metadata.
 
     Raises:
-        BadShardError: the metadata does not hold pairs of numbers.
+        BadShardError: The metadata does not hold pairs of numbers.
     """
     text = (schema.metadata or {}).get(AUDIO_HASHES_KEY.encode(), b"")
     try:

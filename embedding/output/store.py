@@ -42,8 +42,8 @@ def embeddings_schema(dim: int, *more: tuple[str, pa.DataType]) -> pa.Schema:
     """Return the columns of a shard.
 
     Args:
-        dim: length of a vector.
-        more: further columns that the run stores, such as inner layers.
+        dim: Length of a vector.
+        more: Further columns that the run stores, such as inner layers.
     """
     return pa.schema([*WINDOW_COLUMNS, (EMBEDDING, pa.list_(pa.float32(), dim)), *more])
 
@@ -53,8 +53,8 @@ class Store:
     """The store of one output. Small and picklable: each task that writes gets a copy.
 
     Attributes:
-        root: absolute path or ``s3://`` URI of the output.
-        settings: the settings of its vectors as JSON, for the metadata of every shard.
+        root: Absolute path or ``s3://`` URI of the output.
+        settings: The settings of its vectors as JSON, for the metadata of every shard.
     """
 
     root: str
@@ -66,8 +66,8 @@ class Store:
         """Write one shard, completely or not at all; a shard with the same name is replaced.
 
         Args:
-            table: the columns of ``embeddings_schema`` and, optionally, AUDIO_HASH, which goes into the metadata.
-            name: name of the shard, without suffix.
+            table: The columns of ``embeddings_schema`` and, optionally, AUDIO_HASH, which goes into the metadata.
+            name: Name of the shard, without suffix.
 
         Returns:
             The URI of the shard.
@@ -87,11 +87,11 @@ class Store:
         """Return the rows of a shard as ``write_shard`` got them, AUDIO_HASH included.
 
         Args:
-            uri: the shard.
-            columns: read only these columns; they must include ``file_id``.
+            uri: The shard.
+            columns: Read only these columns; they must include ``file_id``.
 
         Raises:
-            RequestError: the shard cannot be read, or is damaged.
+            RequestError: The shard cannot be read, or is damaged.
         """
         with self._refusing_unreadable():
             return shard_reading.read_shard(uri, columns)
@@ -100,7 +100,7 @@ class Store:
         """Check a whole shard except the numbers in its vectors, most of which are not read; return its settings.
 
         Raises:
-            RequestError: the shard cannot be read, or is damaged.
+            RequestError: The shard cannot be read, or is damaged.
         """
         with self._refusing_unreadable():
             return shard_reading.examine_shard(uri)
@@ -109,8 +109,8 @@ class Store:
         """Store failures in a file that a second try of the same task overwrites.
 
         Args:
-            failures: the failures; where there are none, no file is written.
-            run_id: identifier of the run.
+            failures: The failures; where there are none, no file is written.
+            run_id: Identifier of the run.
         """
         rows = [asdict(failure) | {"message": redact(failure.message)} for failure in failures]
         if not rows:
@@ -123,8 +123,8 @@ class Store:
         """Replace all failure files by a single file.
 
         Args:
-            failures: the columns of FAILURES; where there are no rows, no file remains.
-            run_id: identifier of the run.
+            failures: The columns of FAILURES; where there are no rows, no file remains.
+            run_id: Identifier of the run.
         """
         former = list(self._list("failures"))
         kept = self._write_failures(failures, run_id) if len(failures) else None
@@ -140,11 +140,11 @@ class Store:
         """Return the inventory of the output.
 
         Args:
-            known: an earlier inventory; its shards are not read again.
-            parallel_map: calls a function for many shards.
+            known: An earlier inventory; its shards are not read again.
+            parallel_map: Calls a function for many shards.
 
         Raises:
-            RequestError: the output cannot be read: no such bucket, no permission, a damaged shard.
+            RequestError: The output cannot be read: no such bucket, no permission, a damaged shard.
         """
         with self._refusing_unreadable():
             calls = [(uri,) for uri in self._list("failures")]
@@ -169,7 +169,7 @@ class Store:
         """Return the content of ``run.json`` or ``report.json``, checked against its schema; None where there is none.
 
         Raises:
-            RequestError: the file cannot be read, or does not fit its schema.
+            RequestError: The file cannot be read, or does not fit its schema.
         """
         uri = storage.join(self.root, name)
         try:
@@ -190,7 +190,7 @@ class Store:
         """Return the settings in the metadata of the first shard; None where there are no vectors.
 
         Raises:
-            RequestError: the shard cannot be read, or its metadata is damaged.
+            RequestError: The shard cannot be read, or its metadata is damaged.
         """
         with self._refusing_unreadable():
             uri = next(self._list("embeddings"), None)
@@ -200,10 +200,10 @@ class Store:
         """Refuse settings that differ from the settings of the stored vectors.
 
         Args:
-            guarded: the settings of the request.
+            guarded: The settings of the request.
 
         Raises:
-            RequestError: a setting differs; the message names each difference.
+            RequestError: A setting differs; the message names each difference.
         """
         run, of_vectors = self.read_json("run.json"), self.stored_settings()
         if of_vectors is None:  # a run.json without vectors is that of a run that stored nothing
@@ -221,10 +221,10 @@ class Store:
         """Return the name of the column with the vectors of a layer.
 
         Args:
-            layer: an inner layer; None: the output of the model.
+            layer: An inner layer; None: the output of the model.
 
         Raises:
-            RequestError: the first shard does not have the layer, or there are no shards.
+            RequestError: The first shard does not have the layer, or there are no shards.
         """
         if layer is None:
             return EMBEDDING
@@ -273,8 +273,8 @@ def encode_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:
     """Return a compressed Parquet file.
 
     Args:
-        table: its rows.
-        row_group_size: rows per group; None: Arrow's default.
+        table: Its rows.
+        row_group_size: Rows per group; None: Arrow's default.
     """
     sink = pa.BufferOutputStream()
     # Vectors do not compress (random mantissas) and have no repeated values: a dictionary only costs time.

@@ -31,10 +31,10 @@ class Overview:
     """The numbers behind the page of an output.
 
     Attributes:
-        sums: sums over all windows.
-        manifest_columns: columns of manifests.
-        usual_norms: range of usual norms; None where there is no finite vector.
-        sample: the sample as it is drawn.
+        sums: Sums over all windows.
+        manifest_columns: Columns of manifests.
+        usual_norms: Range of usual norms; None where there is no finite vector.
+        sample: The sample as it is drawn.
     """
 
     sums: ShardSums
@@ -64,13 +64,13 @@ def build_overview(
     """Sum up all windows of an output, and project a sample.
 
     Args:
-        inventory: the inventory of the output.
-        manifest_columns: columns of manifests.
-        sample_size: windows in the sample.
-        count: called with the number of shards that were read since its last call.
+        inventory: The inventory of the output.
+        manifest_columns: Columns of manifests.
+        sample_size: Windows in the sample.
+        count: Called with the number of shards that were read since its last call.
 
     Raises:
-        RunError: the storage failed, or a shard is damaged or has vectors of another length.
+        RunError: The storage failed, or a shard is damaged or has vectors of another length.
     """
     sums = _sum_shards(inventory, manifest_columns, sample_size, count)
     usual_norms = UsualRange.of(sums.norms) if len(sums.norms.values) else None

@@ -21,13 +21,13 @@ class DrawnSample:
     """The windows of the sample, in arrays of shape ``[windows, …]``.
 
     Attributes:
-        details: files, times and columns of manifests.
-        colour_schemes: colour schemes that a user can choose, the default first.
-        neighbours: nearest neighbours of each window.
-        umap: points of the UMAP map, ``[windows, 2]``; None where there is nothing to draw.
-        pca: points of the PCA map, ``[windows, 2]``.
-        explained: share of the variance that each principal component explains, ``[2]``.
-        all_equal: all vectors are equal.
+        details: Files, times and columns of manifests.
+        colour_schemes: Colour schemes that a user can choose, the default first.
+        neighbours: Nearest neighbours of each window.
+        umap: Points of the UMAP map, ``[windows, 2]``; None where there is nothing to draw.
+        pca: Points of the PCA map, ``[windows, 2]``.
+        explained: Share of the variance that each principal component explains, ``[2]``.
+        all_equal: All vectors are equal.
     """
 
     details: PointDetails
@@ -43,8 +43,8 @@ def project_sample(windows: pa.Table, manifest_columns: ManifestColumns) -> Draw
     """Project a sample to the plane; the same sample has the same projection each time.
 
     Args:
-        windows: the windows of the sample (WINDOW_COLUMNS and ``embedding``), in any order.
-        manifest_columns: columns of manifests.
+        windows: The windows of the sample (WINDOW_COLUMNS and ``embedding``), in any order.
+        manifest_columns: Columns of manifests.
     """
     windows = _select_distinct(windows)
     vectors = matrix(windows["embedding"])

@@ -23,8 +23,8 @@ class ManifestColumns:
     """The columns of some manifests.
 
     Attributes:
-        tables: the manifests, without their columns of start times.
-        starts: start time of each recording that has one, by ``file``.
+        tables: The manifests, without their columns of start times.
+        starts: Start time of each recording that has one, by ``file``.
     """
 
     tables: list[pa.Table]
@@ -101,7 +101,7 @@ def _parse_time(value: object) -> datetime | None:
     """Return a value as a time without its zone; None for no value, and for a time of a clock that was not set.
 
     Raises:
-        ValueError: the value is no time.
+        ValueError: The value is no time.
     """
     text = "" if value is None else str(value).strip()
     if not text:

@@ -27,10 +27,10 @@ class ReportOptions:
     """Options of a page and of its PNG files.
 
     Attributes:
-        html: the file of the page, an absolute path or s3:// URI; None: no page.
-        png: the folder of the PNG files; None: no PNG files.
-        manifest: name and rows of a manifest; None: the manifests that were inputs of the run.
-        sample_size: windows in the sample.
+        html: The file of the page, an absolute path or s3:// URI; None: no page.
+        png: The folder of the PNG files; None: no PNG files.
+        manifest: Name and rows of a manifest; None: the manifests that were inputs of the run.
+        sample_size: Windows in the sample.
     """
 
     html: str | None
@@ -43,13 +43,13 @@ class ReportOptions:
         """Check the values of the options on the command line, and read the manifest.
 
         Args:
-            html: value of ``--html``.
-            png: value of ``--png``.
-            manifest: value of ``--manifest``.
-            sample_size: value of ``--sample``.
+            html: Value of ``--html``.
+            png: Value of ``--png``.
+            manifest: Value of ``--manifest``.
+            sample_size: Value of ``--sample``.
 
         Raises:
-            RequestError: a package or the browser is missing, or a file or folder cannot be written or read.
+            RequestError: A package or the browser is missing, or a file or folder cannot be written or read.
         """
         extras.refuse_missing(PACKAGES, "report", "--png" if html is None else "--html")
         if png is not None:
@@ -71,13 +71,13 @@ class ReportOptions:
         """Build the overview of an output, and write the page and the PNG files.
 
         Args:
-            store: the output.
-            inventory: the inventory of the output.
-            consistency: counts of the output, its runs, and disagreements between its files.
-            terminal: shows progress, warnings and the names of the files.
+            store: The output.
+            inventory: The inventory of the output.
+            consistency: Counts of the output, its runs, and disagreements between its files.
+            terminal: Shows progress, warnings and the names of the files.
 
         Raises:
-            RunError: a shard is damaged, the storage or the browser failed.
+            RunError: A shard is damaged, the storage or the browser failed.
         """
         from embedding.overview.build import build_overview  # imports scikit-learn, which takes a second
 

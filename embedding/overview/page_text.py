@@ -30,13 +30,13 @@ class OutputFacts:
     """Facts about an output, from its files.
 
     Attributes:
-        root: the output.
-        consistency: counts of the output, its runs, and disagreements between its files.
-        settings: settings of run.json, else of the shards.
-        recordings: balance of the last run, of report.json.
-        failures: failures of the output (failures.FAILURES).
-        manifests: names of the manifests with further columns.
-        warnings: warnings to show.
+        root: The output.
+        consistency: Counts of the output, its runs, and disagreements between its files.
+        settings: Settings of run.json, else of the shards.
+        recordings: Balance of the last run, of report.json.
+        failures: Failures of the output (failures.FAILURES).
+        manifests: Names of the manifests with further columns.
+        warnings: Warnings to show.
     """
 
     root: str

@@ -45,7 +45,7 @@ def hours_figure(by_hour: WeightedValues) -> go.Figure:
     """Return a heat map of audio over date and time of day.
 
     Args:
-        by_hour: seconds of audio by hours since 1970; there must be an hour.
+        by_hour: Seconds of audio by hours since 1970; there must be an hour.
     """
     day, hour = np.divmod(by_hour.values, 24)
     unit = next((unit for unit in UNITS if len(_edges(day, unit)) <= MOST_COLUMNS + 1), "Y")
@@ -94,8 +94,8 @@ def norms_figure(norms: WeightedValues, usual: UsualRange) -> go.Figure:
     """Return a histogram of norms, in which outliers have another colour.
 
     Args:
-        norms: the norms of all windows; at least one norm must not be zero.
-        usual: the range of usual norms.
+        norms: The norms of all windows; at least one norm must not be zero.
+        usual: The range of usual norms.
     """
     low, high = norms.values[[0, -1]].astype(np.float64)
     if usual.deviation:
@@ -134,10 +134,10 @@ def map_figure(xy: NDArray[np.floating], titles: tuple[str, str], scheme: Colour
     """Return a map of windows as points, and two empty traces for the clicked window and its neighbours.
 
     Args:
-        xy: the points, ``[n, 2]``.
-        titles: titles of the axes.
-        scheme: colours and groups of the points.
-        ticks: show the numbers of the axes, where they mean something.
+        xy: The points, ``[n, 2]``.
+        titles: Titles of the axes.
+        scheme: Colours and groups of the points.
+        ticks: Show the numbers of the axes, where they mean something.
     """
     points = go.Scatter(
         x=_rounded(xy[:, 0]),

@@ -51,7 +51,7 @@ def refuse_without_browser() -> None:
     """Check that there is a browser to draw PNG files.
 
     Raises:
-        RequestError: there is no browser.
+        RequestError: There is no browser.
     """
     try:
         kaleido.Kaleido()
@@ -65,15 +65,15 @@ def write_png(overview: Overview, folder: Path) -> list[Path]:
     """Write every picture as a PNG file, the maps once for each colour scheme.
 
     Args:
-        overview: the overview of an output.
-        folder: the folder for the files.
+        overview: The overview of an output.
+        folder: The folder for the files.
 
     Returns:
         The files.
 
     Raises:
-        OSError: a file cannot be written.
-        RunError: the browser that draws the pictures failed.
+        OSError: A file cannot be written.
+        RunError: The browser that draws the pictures failed.
     """
     pictures = chart_figures(overview)
     schemes = overview.sample.colour_schemes

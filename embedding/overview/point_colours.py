@@ -34,10 +34,10 @@ class ColourScheme:
     """Colours of the points of a map, by the values of a column.
 
     Attributes:
-        name: the name of the column.
-        groups: name, colour and number of points of each group, the largest group first.
-        group: group of each point, ``[points]``.
-        values: value of each point, ``[points]``; in the group of others the values differ.
+        name: The name of the column.
+        groups: Name, colour and number of points of each group, the largest group first.
+        group: Group of each point, ``[points]``.
+        values: Value of each point, ``[points]``; in the group of others the values differ.
     """
 
     name: str
@@ -50,9 +50,9 @@ class ColourScheme:
         """Give hues to the most frequent values; all other values are one group.
 
         Args:
-            name: the name of the column.
-            values: value of each point; None: not known.
-            unknown: name of the group of points without a value.
+            name: The name of the column.
+            values: Value of each point; None: not known.
+            unknown: Name of the group of points without a value.
         """
         counts = Counter(value for value in values if value is not None)
         ordered = sorted(counts, key=lambda value: (-counts[value], value))
@@ -78,11 +78,11 @@ class PointDetails:
     """Details of the windows in a sample, in lists of length n.
 
     Attributes:
-        root: the folder of all files, with a slash at its end; "" where there is no common folder.
-        file: the recording of each window, without ``root``.
-        time: start and end of each window within its recording: ``0:07.5–0:08.5``.
-        recorded_at: time when each window began, ISO 8601 without a zone.
-        columns: columns of manifests, for hover texts.
+        root: The folder of all files, with a slash at its end; "" where there is no common folder.
+        file: The recording of each window, without ``root``.
+        time: Start and end of each window within its recording: ``0:07.5–0:08.5``.
+        recorded_at: Time when each window began, ISO 8601 without a zone.
+        columns: Columns of manifests, for hover texts.
     """
 
     root: str
@@ -112,7 +112,7 @@ class PointDetails:
         """Return the colour schemes that distinguish points: by folder, columns of manifests, recording and cluster.
 
         Args:
-            clusters: cluster of each window, -1 for no cluster; None: there are no clusters.
+            clusters: Cluster of each window, -1 for no cluster; None: there are no clusters.
         """
         folders = [file.partition("/")[0] if "/" in file else "." for file in self.file]
         columns: dict[str, Values] = {"folder": folders, **self.columns, "recording": self.file}
@@ -139,8 +139,8 @@ def format_start(began: datetime | None, start_s: float) -> str | None:
     """Return the time when a window began.
 
     Args:
-        began: time when the recording began; None: not known.
-        start_s: start of the window within the recording.
+        began: Time when the recording began; None: not known.
+        start_s: Start of the window within the recording.
     """
     return None if began is None else (began + timedelta(seconds=start_s)).isoformat(" ", "seconds")
 

@@ -26,8 +26,8 @@ class Neighbours:
     """The k nearest neighbours of each of n vectors, nearest first.
 
     Attributes:
-        index: positions of the neighbours, ``[n, k]``.
-        cosine: similarities to the neighbours, ``[n, k]``.
+        index: Positions of the neighbours, ``[n, k]``.
+        cosine: Similarities to the neighbours, ``[n, k]``.
     """
 
     index: NDArray[np.intp]
@@ -39,7 +39,7 @@ def find_neighbours(vectors: Vectors, k: int) -> Neighbours:
 
     Args:
         vectors: ``[n, dim]``.
-        k: number of neighbours; fewer where there are fewer than ``k + 1`` vectors.
+        k: Number of neighbours; fewer where there are fewer than ``k + 1`` vectors.
     """
     from sklearn import config_context  # takes a second
     from sklearn.neighbors import NearestNeighbors
@@ -93,7 +93,7 @@ def project_umap(vectors: Vectors, neighbours: Neighbours) -> NDArray[np.float32
 
     Args:
         vectors: ``[n, dim]``.
-        neighbours: the N_NEIGHBOURS - 1 exact neighbours or more; UMAP's own search is approximate and random.
+        neighbours: The N_NEIGHBOURS - 1 exact neighbours or more; UMAP's own search is approximate and random.
 
     Returns:
         The points, ``[n, 2]``; None where there are fewer than LEAST_WINDOWS vectors, or all vectors are equal.

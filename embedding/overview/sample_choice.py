@@ -33,9 +33,9 @@ def largest_sampled_hash(window_ranges: pa.Table, n: int, seed: int = SEED) -> n
     """Return the largest hash in a sample of windows.
 
     Args:
-        window_ranges: the windows of an output (inventory.WINDOW_RANGES).
-        n: windows in the sample; where there are fewer, all are in the sample.
-        seed: another seed is another sample.
+        window_ranges: The windows of an output (inventory.WINDOW_RANGES).
+        n: Windows in the sample; where there are fewer, all are in the sample.
+        seed: Another seed is another sample.
     """
     file_id, first, last = (window_ranges[name].to_numpy() for name in ("file_id", "first", "last"))
     length = last.astype(np.int64) - first + 1

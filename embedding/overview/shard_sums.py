@@ -30,13 +30,13 @@ class ShardSums:
     """Sums over the windows and recordings of one or more shards.
 
     Attributes:
-        norms: norms of all finite vectors.
-        n_nonfinite: number of vectors that are not finite.
-        extremes: the N_EXTREMES windows with the smallest and those with the largest norms (NORMS), smallest first.
-        sample: windows of the sample (WINDOW_COLUMNS and ``embedding``).
-        by_hour: seconds of audio by hours since 1970, of recordings whose start time is known.
-        n_timed: number of recordings whose start time is known.
-        n_untimed: number of recordings whose start time is not known.
+        norms: Norms of all finite vectors.
+        n_nonfinite: Number of vectors that are not finite.
+        extremes: The N_EXTREMES windows with the smallest and those with the largest norms (NORMS), smallest first.
+        sample: Windows of the sample (WINDOW_COLUMNS and ``embedding``).
+        by_hour: Seconds of audio by hours since 1970, of recordings whose start time is known.
+        n_timed: Number of recordings whose start time is known.
+        n_untimed: Number of recordings whose start time is not known.
     """
 
     norms: WeightedValues
@@ -69,13 +69,13 @@ def sum_shard(uri: str, largest_hash: np.uint64, recorded_at: Callable[[str], da
     """Return the sums of one shard.
 
     Args:
-        uri: the shard.
-        largest_hash: the largest hash in the sample, from ``sample_choice.largest_sampled_hash``.
-        recorded_at: returns the time when a recording began, from its name.
+        uri: The shard.
+        largest_hash: The largest hash in the sample, from ``sample_choice.largest_sampled_hash``.
+        recorded_at: Returns the time when a recording began, from its name.
 
     Raises:
-        OSError: the shard cannot be read.
-        RunError: the shard is damaged.
+        OSError: The shard cannot be read.
+        RunError: The shard is damaged.
     """
     # Without pre_buffer vectors come as a stream, not as a whole column (90 MB); names and keys are read before.
     with open_shard(uri, buffer_size=BUFFER_BYTES, pre_buffer=False) as shard:

@@ -23,8 +23,8 @@ class WeightedValues:
     """Distinct values and their weights.
 
     Attributes:
-        values: in ascending order, ``[values]``.
-        weights: weight of each value, ``[values]``.
+        values: In ascending order, ``[values]``.
+        weights: Weight of each value, ``[values]``.
     """
 
     values: NDArray[Any]
@@ -35,8 +35,8 @@ class WeightedValues:
         """Add up the weights of equal values.
 
         Args:
-            values: in any order, with repetitions.
-            weights: weight of each value; None: 1 each.
+            values: In any order, with repetitions.
+            weights: Weight of each value; None: 1 each.
         """
         distinct, positions = np.unique(values, return_inverse=True)
         return cls(distinct, np.bincount(positions, weights, len(distinct)))
@@ -75,7 +75,7 @@ class UsualRange:
     Leys and others 2013, with 5 deviations instead of 3, since norms of embeddings have long tails.
 
     Attributes:
-        median: the median norm.
+        median: The median norm.
         deviation: 1.4826 · median absolute deviation, and at least 1 % of the median.
     """
 
@@ -104,8 +104,8 @@ def seconds_by_hour(start_s: NDArray[np.float64], duration_s: NDArray[np.float64
     """Return the seconds of recordings in each hour of the clock.
 
     Args:
-        start_s: start of each recording, in seconds since 1970 by the clock of its recorder, ``[recordings]``.
-        duration_s: duration of each recording, ``[recordings]``.
+        start_s: Start of each recording, in seconds since 1970 by the clock of its recorder, ``[recordings]``.
+        duration_s: Duration of each recording, ``[recordings]``.
 
     Returns:
         Hours since 1970 (int64), with seconds as weights.

@@ -37,11 +37,11 @@ class ClusterResources:
     Attributes:
         n_cpus: CPUs of all nodes.
         n_gpus: GPUs of all nodes.
-        memory_bytes: memory of all nodes.
+        memory_bytes: Memory of all nodes.
         smallest_node_cpus: CPUs of the smallest node that has any.
-        n_nodes: number of nodes that have CPUs.
-        store_bytes: size of the smallest object store of a node.
-        is_own: this process started the Ray, on this machine, so that its resources stay the same.
+        n_nodes: Number of nodes that have CPUs.
+        store_bytes: Size of the smallest object store of a node.
+        is_own: This process started the Ray, on this machine, so that its resources stay the same.
     """
 
     n_cpus: float
@@ -59,17 +59,17 @@ class Placement:
 
     Attributes:
         device: cpu or cuda.
-        n_actors: encoders.
+        n_actors: Encoders.
         encoder_cpus: CPUs that an encoder reserves.
         encoder_gpus: GPUs that an encoder reserves; may be a fraction.
-        encoder_threads: threads of an encoder.
+        encoder_threads: Threads of an encoder.
         decode_cpus: CPUs that a decode task reserves.
-        n_decoders: decode tasks at once; on a cluster approximate.
+        n_decoders: Decode tasks at once; on a cluster approximate.
         write_cpus: CPUs that a write task reserves.
-        n_writers: write tasks at once.
-        encoder_calls: batches that an encoder has at once.
-        may_grow: as many decode tasks run as fit, also on nodes that come later.
-        may_wait: some encoders wait for nodes that are still to come.
+        n_writers: Write tasks at once.
+        encoder_calls: Batches that an encoder has at once.
+        may_grow: As many decode tasks run as fit, also on nodes that come later.
+        may_wait: Some encoders wait for nodes that are still to come.
     """
 
     device: str
@@ -100,14 +100,14 @@ def plan_placement(
     More actors than fit now are allowed on a cluster: its autoscaler starts nodes for actors that wait.
 
     Args:
-        cluster: the resources that Ray has.
+        cluster: The resources that Ray has.
         device: cpu, cuda or auto.
-        actors: number of encoders, or auto: as many as fit.
+        actors: Number of encoders, or auto: as many as fit.
         gpus_per_actor: GPUs of an encoder; may be a fraction.
-        n_models: models that each encoder loads.
+        n_models: Models that each encoder loads.
 
     Raises:
-        RequestError: the cluster does not have the device, or not enough of it.
+        RequestError: The cluster does not have the device, or not enough of it.
     """
     n_cpus = cluster.n_cpus
     if actors == AUTO and not n_cpus and not cluster.is_own:

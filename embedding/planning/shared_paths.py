@@ -33,9 +33,9 @@ class SharedPaths:
     """Local paths that every node has to see.
 
     Attributes:
-        recordings: some local recordings, each with its size in bytes (-1 where unknown).
-        output: the output; None where it is not local.
-        run_id: the run that has claimed the output.
+        recordings: Some local recordings, each with its size in bytes (-1 where unknown).
+        output: The output; None where it is not local.
+        run_id: The run that has claimed the output.
     """
 
     recordings: tuple[tuple[str, int], ...] = ()
@@ -47,9 +47,9 @@ class SharedPaths:
         """Choose some recordings that this machine sees.
 
         Args:
-            recordings: the columns of ``schema.recordings.RECORDINGS``.
-            output: directory or ``s3://`` prefix.
-            run_id: the run that has claimed the output.
+            recordings: The columns of ``schema.recordings.RECORDINGS``.
+            output: Directory or ``s3://`` prefix.
+            run_id: The run that has claimed the output.
         """
         rows = np.unique(np.linspace(0, len(recordings) - 1, N_RECORDINGS, dtype=np.int64))
         chosen = recordings.select(["file", "size"]).take(rows).to_pylist()
@@ -75,7 +75,7 @@ class SharedPaths:
         """Check once per process, because its node may have joined after the run began.
 
         Raises:
-            RunError: this machine does not see the paths.
+            RunError: This machine does not see the paths.
         """
         _check(self)
 
@@ -93,10 +93,10 @@ def refuse_unshared(missing_by_node: list[tuple[str, str]]) -> None:
     """Refuse paths that some nodes do not see.
 
     Args:
-        missing_by_node: for each node its host name and what ``SharedPaths.describe_missing`` returned there.
+        missing_by_node: For each node its host name and what ``SharedPaths.describe_missing`` returned there.
 
     Raises:
-        RequestError: a node does not see the paths; the message names it.
+        RequestError: A node does not see the paths; the message names it.
     """
     lacking = [(node, missing) for node, missing in missing_by_node if missing]
     if lacking:

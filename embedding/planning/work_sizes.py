@@ -54,9 +54,9 @@ class WorkSizes:
     """Sizes of the pieces of a run.
 
     Attributes:
-        batch_size: windows per batch.
-        shard_rows: rows per shard.
-        n_batches: estimated number of batches.
+        batch_size: Windows per batch.
+        shard_rows: Rows per shard.
+        n_batches: Estimated number of batches.
     """
 
     batch_size: int
@@ -70,11 +70,11 @@ def plan_sizes(
     """Choose the sizes that the request leaves open.
 
     Args:
-        config: the request; sizes that it names are kept.
-        targets: the settings of each target.
+        config: The request; sizes that it names are kept.
+        targets: The settings of each target.
         placement: CPUs and GPUs of each stage.
-        nodes: the resources that Ray has.
-        audio_s: estimated seconds of audio in the run.
+        nodes: The resources that Ray has.
+        audio_s: Estimated seconds of audio in the run.
     """
     specs = by_rate(settings.windows for settings in targets)
     n_windows = int(audio_s * specs[0].rate_hz / specs[0].hop)
@@ -100,8 +100,8 @@ def split_into_legs(recordings: pa.Table, batches_per_byte: float) -> list[pa.Ta
     """Split the recordings of a run into legs of about the same work.
 
     Args:
-        recordings: the recordings, with a column ``size``.
-        batches_per_byte: estimated number of batches per byte of recordings.
+        recordings: The recordings, with a column ``size``.
+        batches_per_byte: Estimated number of batches per byte of recordings.
 
     Returns:
         A table for each leg.
@@ -117,8 +117,8 @@ def split_into_tasks(leg: pa.Table, n_decoders: int) -> list[pa.Table]:
     """Split the recordings of a leg into decode tasks of about TASK_BYTES, enough of them that no decoder is idle.
 
     Args:
-        leg: the recordings, with a column ``size``.
-        n_decoders: decode tasks at once.
+        leg: The recordings, with a column ``size``.
+        n_decoders: Decode tasks at once.
 
     Returns:
         A table for each task.

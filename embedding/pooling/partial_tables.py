@@ -37,7 +37,7 @@ def make_partials(windows: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
 
     Args:
         windows: SHARD_COLUMNS and ``embedding``, in any order.
-        poolings: names of poolings.
+        poolings: Names of poolings.
     """
     order = np.lexsort((windows["window_index"].to_numpy(), windows["file_id"].to_numpy()))
     windows = windows.take(pa.array(order)).combine_chunks()
@@ -72,8 +72,8 @@ def pool_partials(partials: pa.Table, poolings: tuple[str, ...]) -> pa.Table:
     """Return the pooled rows of recordings.
 
     Args:
-        partials: one row per recording, over all of its windows.
-        poolings: names of poolings.
+        partials: One row per recording, over all of its windows.
+        poolings: Names of poolings.
 
     Returns:
         RECORDING_COLUMNS and ``embedding``.

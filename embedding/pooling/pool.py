@@ -44,8 +44,8 @@ class PoolingOutcome:
     """The outcome of pooling.
 
     Attributes:
-        n_left_out: number of recordings that are left out because windows are missing or repeated.
-        is_settled: no run of jobs.embed is in progress, and the last one has not died; otherwise rows may be outdated.
+        n_left_out: Number of recordings that are left out because windows are missing or repeated.
+        is_settled: No run of jobs.embed is in progress, and the last one has not died; otherwise rows may be outdated.
     """
 
     n_left_out: int
@@ -58,15 +58,15 @@ def pool(
     """Pool the vectors of an output; recordings that are pooled already are not pooled again.
 
     Args:
-        root: directory or prefix of the output.
-        poolings: names of poolings.
-        layer: the inner layer whose vectors are pooled; None for the output of the model.
-        terminal: prints progress.
-        verbose: print the log lines of Ray.
+        root: Directory or prefix of the output.
+        poolings: Names of poolings.
+        layer: The inner layer whose vectors are pooled; None for the output of the model.
+        terminal: Prints progress.
+        verbose: Print the log lines of Ray.
 
     Raises:
-        RequestError: there are no embeddings, or none of the layer, or another run holds the pooled output.
-        RunError: the storage or the cluster failed; what is stored stays valid.
+        RequestError: There are no embeddings, or none of the layer, or another run holds the pooled output.
+        RunError: The storage or the cluster failed; what is stored stays valid.
     """
     # 1. Read what is stored.
     store = Store(root, "")
@@ -159,8 +159,8 @@ def pool_shards(shards: pa.Table, output: PooledOutput) -> pa.Table:
     """Pool some shards: whole recordings to rows, and split recordings to partial results.
 
     Args:
-        shards: a table of SHARD_TASKS.
-        output: the pooled output.
+        shards: A table of SHARD_TASKS.
+        output: The pooled output.
 
     Returns:
         A row for each shard that is done.
@@ -180,8 +180,8 @@ def pool_groups(groups: pa.Table, output: PooledOutput) -> pa.Table:
     """Pool some groups of split recordings to rows, from their partial results.
 
     Args:
-        groups: a table of GROUP_TASKS.
-        output: the pooled output.
+        groups: A table of GROUP_TASKS.
+        output: The pooled output.
 
     Returns:
         A row for each group that is done.

@@ -53,10 +53,10 @@ class PooledOutput:
     """The pooled rows of an output; small and picklable, because every task that writes gets a copy.
 
     Attributes:
-        root: directory or prefix of the output.
-        poolings: names of poolings.
-        settings: settings of the vectors as JSON; they go into the metadata of each file.
-        column: column of the shards with the vectors to pool.
+        root: Directory or prefix of the output.
+        poolings: Names of poolings.
+        settings: Settings of the vectors as JSON; they go into the metadata of each file.
+        column: Column of the shards with the vectors to pool.
     """
 
     root: str
@@ -83,8 +83,8 @@ class PooledOutput:
         """Return the URI of each file with the ``file_id`` of its rows; a file of other settings has none.
 
         Raises:
-            OSError: the storage failed.
-            RequestError: a file is damaged, or not a file of pooled rows.
+            OSError: The storage failed.
+            RequestError: A file is damaged, or not a file of pooled rows.
         """
         file_ids = {}
         for uri in storage.list_names(self.folder, ".parquet"):
@@ -149,8 +149,8 @@ class PoolingBacklog:
     """Recordings to pool, as tasks.
 
     Attributes:
-        shards: a table of SHARD_TASKS, to be done first.
-        groups: a table of GROUP_TASKS.
+        shards: A table of SHARD_TASKS, to be done first.
+        groups: A table of GROUP_TASKS.
     """
 
     shards: pa.Table
@@ -169,10 +169,10 @@ def find_backlog(
     """Return the tasks that pool some recordings.
 
     Args:
-        output: the pooled output.
-        inventory: the windows that are stored.
-        recordings: all recordings of the inventory.
-        file_ids: the recordings to pool; all are complete.
+        output: The pooled output.
+        inventory: The windows that are stored.
+        recordings: All recordings of the inventory.
+        file_ids: The recordings to pool; all are complete.
     """
     # 1. Find the shards of each recording: pairs of (file_id, shard), in the order of file_id.
     range_ids, range_shards = (inventory.window_ranges[name].to_numpy() for name in ("file_id", "shard"))

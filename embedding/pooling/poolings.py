@@ -10,7 +10,7 @@ def parse_poolings(text: str) -> tuple[str, ...]:
     """Return the names in a text like ``mean+max``.
 
     Raises:
-        RequestError: a name is unknown, is repeated, or cannot be joined with others.
+        RequestError: A name is unknown, is repeated, or cannot be joined with others.
     """
     poolings = tuple(text.split("+"))
     for name in poolings:

@@ -26,9 +26,9 @@ class LabelManifest:
     """Labels of a manifest, and numbers of rows that are left out.
 
     Attributes:
-        labels: the labels of all other rows.
-        n_without_label: rows without a label.
-        n_other_splits: rows whose split is neither TRAIN nor TEST.
+        labels: The labels of all other rows.
+        n_without_label: Rows without a label.
+        n_other_splits: Rows whose split is neither TRAIN nor TEST.
     """
 
     labels: Labels
@@ -43,13 +43,13 @@ def read_labels(uri: str, column: str, group: str | None) -> LabelManifest:
     the recording, and stays.
 
     Args:
-        uri: the manifest.
-        column: the column with labels.
-        group: a column; recordings with the same value are all for training or all for the test. None: each recording
+        uri: The manifest.
+        column: The column with labels.
+        group: A column; recordings with the same value are all for training or all for the test. None: each recording
             is a group.
 
     Raises:
-        RequestError: the manifest cannot be read, or its columns make no sense.
+        RequestError: The manifest cannot be read, or its columns make no sense.
     """
     table = read_manifest(uri, "--labels")
     for option, name in [("--column", column), ("--group", group)]:
@@ -95,7 +95,7 @@ def _read_times(table: pa.Table, uri: str) -> tuple[Floats, Floats, bool]:
     """Return the start and end of each label in seconds, both ``[rows]``, and whether the manifest has times.
 
     Raises:
-        RequestError: a column is missing or repeated, or its values make no sense.
+        RequestError: A column is missing or repeated, or its values make no sense.
     """
     columns = next((pair for pair in TIME_COLUMNS if set(pair) & set(table.column_names)), None)
     if columns is None:
@@ -143,7 +143,7 @@ def _value_per_recording(column: pa.ChunkedArray, files: Names, recording: Integ
     """Return the value that all rows of a recording have, as ``[recordings]``.
 
     Raises:
-        RequestError: rows of a recording have different values, or none.
+        RequestError: Rows of a recording have different values, or none.
     """
     values = _objects(column)
     by_recording = np.empty(len(files), object)

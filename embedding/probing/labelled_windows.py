@@ -57,11 +57,11 @@ def sample_windows(
     Windows for the test are drawn from all, so that classes keep their shares.
 
     Args:
-        labels: the labels.
+        labels: The labels.
         is_test: ``[recordings]``, the recordings for the test.
         shards: URIs of the shards.
-        limit: largest number of windows in each sample.
-        seed: seed of the random numbers.
+        limit: Largest number of windows in each sample.
+        seed: Seed of the random numbers.
 
     Returns:
         Two samples with WINDOW_KEYS, ``recording`` (index into the files of ``labels``), ``shard`` (index into
@@ -122,16 +122,16 @@ def read_vectors(windows: pa.Table, shards: list[str], column: str) -> NDArray[n
     """Read the vectors of windows.
 
     Args:
-        windows: rows of a sample of ``sample_windows``, in the order of shards and rows.
+        windows: Rows of a sample of ``sample_windows``, in the order of shards and rows.
         shards: URIs of the shards.
-        column: the column of vectors.
+        column: The column of vectors.
 
     Returns:
         ``[windows, dim]``.
 
     Raises:
-        OSError: the storage failed.
-        RequestError: a shard is damaged, or its vectors are missing, of another length, or not finite.
+        OSError: The storage failed.
+        RequestError: A shard is damaged, or its vectors are missing, of another length, or not finite.
     """
     shard, row = windows["shard"].to_numpy(), windows["row"].to_numpy()
     vectors = np.empty((0, 0), np.float32)

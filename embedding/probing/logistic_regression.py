@@ -27,9 +27,9 @@ class Probe:
     Attributes:
         weight: ``[classes, dim]``.
         bias: ``[classes]``.
-        is_exclusive: each window has exactly one class, and the softmax of its scores is the classes' probabilities.
+        is_exclusive: Each window has exactly one class, and the softmax of its scores is the classes' probabilities.
             Otherwise the probability of each class is the logistic function of its score.
-        has_converged: the fit ended before MAX_ITERATIONS.
+        has_converged: The fit ended before MAX_ITERATIONS.
     """
 
     weight: Floats
@@ -59,7 +59,7 @@ def fit(vectors: Vectors, truth: Booleans, *, is_exclusive: bool) -> Probe:
     Args:
         vectors: ``[windows, dim]``; they are standardised in place.
         truth: ``[windows, classes]``; each class is present in some windows and absent in others.
-        is_exclusive: each window has exactly one class; the classes are learnt together, otherwise one by one.
+        is_exclusive: Each window has exactly one class; the classes are learnt together, otherwise one by one.
     """
     # 1. Standardise the vectors.
     scaler = StandardScaler(copy=False)

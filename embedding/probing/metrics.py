@@ -19,10 +19,10 @@ class Metrics:
     A class is NaN if it was not learnt, or if no row of the test or every row has it; means leave such classes out.
 
     Attributes:
-        accuracy: share of rows whose labels are all right.
+        accuracy: Share of rows whose labels are all right.
         average_precision: ``[classes]``.
         roc_auc: ``[classes]``, area under the ROC curve.
-        majority_accuracy: accuracy of a probe that always answers with the most frequent labels of the training.
+        majority_accuracy: Accuracy of a probe that always answers with the most frequent labels of the training.
         prevalence: ``[classes]``, share of rows with the class: the average precision of random scores.
     """
 
@@ -59,7 +59,7 @@ def measure(
         truth: ``[rows, classes]``, the labels.
         train_truth: ``[training rows, classes]``, the labels of the training.
         is_learnt: ``[classes]``.
-        is_exclusive: the answer is the likeliest class, otherwise all classes with a probability of at least 0.5.
+        is_exclusive: The answer is the likeliest class, otherwise all classes with a probability of at least 0.5.
     """
     likeliest = np.arange(truth.shape[1]) == probabilities.argmax(axis=1)[:, None]
     answers = likeliest if is_exclusive else probabilities >= 0.5

@@ -39,8 +39,8 @@ def refuse_existing(root: str, name: str) -> None:
     """Refuse to replace a probe.
 
     Raises:
-        RequestError: a probe of this name exists.
-        OSError: the storage failed.
+        RequestError: A probe of this name exists.
+        OSError: The storage failed.
     """
     if any(storage.list_names(probe_folder(root, name), "probe.json")):
         raise RequestError(
@@ -56,7 +56,7 @@ def write_probe(result: ProbeResult) -> None:
     same command again repairs that.
 
     Raises:
-        OSError: the storage failed.
+        OSError: The storage failed.
     """
     folder = probe_folder(result.options.root, result.options.name)
     contents = {

@@ -16,16 +16,16 @@ class ProbeOptions:
     """Options of a probe.
 
     Attributes:
-        root: directory or prefix of the output.
+        root: Directory or prefix of the output.
         labels: URI of the manifest.
-        column: column of the manifest with labels.
-        group: column of the manifest; recordings with the same value are all for training or all for the test.
-        layer: the inner layer whose vectors are learnt from; None for the output of the model.
-        name: name of the probe.
-        test_share: share of the recordings for the test.
-        seed: seed of the random numbers.
-        max_windows: largest number of windows for training, and for the test.
-        replace: replace a probe of the same name.
+        column: Column of the manifest with labels.
+        group: Column of the manifest; recordings with the same value are all for training or all for the test.
+        layer: The inner layer whose vectors are learnt from; None for the output of the model.
+        name: Name of the probe.
+        test_share: Share of the recordings for the test.
+        seed: Seed of the random numbers.
+        max_windows: Largest number of windows for training, and for the test.
+        replace: Replace a probe of the same name.
     """
 
     root: str
@@ -45,9 +45,9 @@ class Subset:
     """The recordings and windows for training, or those for the test.
 
     Attributes:
-        n_recordings: number of recordings.
-        n_windows: number of stored windows of these recordings.
-        windows: the windows that are used, rows of a sample of ``sample_windows``.
+        n_recordings: Number of recordings.
+        n_windows: Number of stored windows of these recordings.
+        windows: The windows that are used, rows of a sample of ``sample_windows``.
         truth: ``[windows used, classes]``, the labels.
     """
 
@@ -67,18 +67,18 @@ class ProbeResult:
     """A probe, its origin and its metrics.
 
     Attributes:
-        options: the options.
-        settings: settings of the embeddings.
-        manifest: the labels of the manifest.
-        labels: the labels of the recordings that are stored.
+        options: The options.
+        settings: Settings of the embeddings.
+        manifest: The labels of the manifest.
+        labels: The labels of the recordings that are stored.
         is_test: ``[recordings]``, true for the test.
-        train: what the probe was learnt from.
-        test: what the probe was measured on.
+        train: What the probe was learnt from.
+        test: What the probe was measured on.
         is_learnt: ``[classes]``; the rows of the probe are the classes that were learnt.
-        probe: the probe.
+        probe: The probe.
         scores: ``[windows of the test, classes learnt]``.
-        window_metrics: metrics over windows.
-        recording_metrics: metrics over recordings.
+        window_metrics: Metrics over windows.
+        recording_metrics: Metrics over recordings.
     """
 
     options: ProbeOptions

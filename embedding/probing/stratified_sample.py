@@ -14,9 +14,9 @@ class StratifiedSample:
     The sample does not depend on the way in which rows are divided into tables.
 
     Attributes:
-        limit: largest number of rows in the sample.
-        rng: source of random numbers.
-        n_added: number of rows that were added.
+        limit: Largest number of rows in the sample.
+        rng: Source of random numbers.
+        n_added: Number of rows that were added.
     """
 
     limit: int
@@ -30,7 +30,7 @@ class StratifiedSample:
         """Add rows to draw from.
 
         Args:
-            rows: the rows.
+            rows: The rows.
             stratum: ``[rows]``, the stratum of each row: 0, 1, …
         """
         draw = self.rng.random(len(rows))
@@ -66,8 +66,8 @@ def select_balanced(
     Args:
         stratum: ``[rows]``.
         draw: ``[rows]``, a random number for each row.
-        limit: largest number of rows to select.
-        n_by_stratum: rows of each stratum, including rows that were dropped before; by default the rows in ``stratum``.
+        limit: Largest number of rows to select.
+        n_by_stratum: Rows of each stratum, including rows that were dropped before; by default the rows in ``stratum``.
 
     Returns:
         ``[rows]``, true for the rows that are selected.

@@ -40,12 +40,12 @@ def train_probe(options: ProbeOptions, terminal: Terminal) -> ProbeResult:
     """Learn, measure and store a probe.
 
     Args:
-        options: the options.
-        terminal: prints what is learnt from, and warnings.
+        options: The options.
+        terminal: Prints what is learnt from, and warnings.
 
     Raises:
-        RequestError: there is nothing to learn from or to measure on, a shard is damaged, or the probe exists.
-        RunError: the storage failed.
+        RequestError: There is nothing to learn from or to measure on, a shard is damaged, or the probe exists.
+        RunError: The storage failed.
     """
     # 1. Read the labels and the settings.
     manifest = read_labels(options.labels, options.column, options.group)
@@ -105,7 +105,7 @@ def _restrict_to_stored(labels: Labels, shards: list[str], options: ProbeOptions
     """Return the labels of recordings that are stored.
 
     Raises:
-        RequestError: there are none.
+        RequestError: There are none.
     """
     if not len(labels.files):
         raise RequestError(f"--labels: manifest {options.labels} has no row with a label to use")
@@ -135,7 +135,7 @@ def _choose_classes(labels: Labels, train: Subset, test: Subset) -> Booleans:
     """Return the classes that can be learnt, as ``[classes]``.
 
     Raises:
-        RequestError: no class can be learnt, or no such class can be measured.
+        RequestError: No class can be learnt, or no such class can be measured.
     """
     for subset, purpose in ((train, "for training"), (test, "for the test")):
         if not len(subset.windows):

@@ -9,9 +9,9 @@ def split_recordings(labels: Labels, test_share: float, seed: int) -> Booleans:
     """Choose the recordings for the test: those of the manifest's split, or a random draw of groups.
 
     Args:
-        labels: the labels.
-        test_share: share of each class for the test, for a draw.
-        seed: seed of the random numbers.
+        labels: The labels.
+        test_share: Share of each class for the test, for a draw.
+        seed: Seed of the random numbers.
 
     Returns:
         ``[recordings]``, true for the test.
@@ -33,8 +33,8 @@ def split_groups(has_class: Booleans, test_share: float, seed: int) -> Booleans:
 
     Args:
         has_class: ``[groups, classes]``; groups without a class form a class of their own.
-        test_share: share of the groups for the test.
-        seed: seed of the random numbers.
+        test_share: Share of the groups for the test.
+        seed: Seed of the random numbers.
 
     Returns:
         ``[groups]``, true for the test.

@@ -25,8 +25,8 @@ class BrokenGpus:
         """Start without broken GPUs.
 
         Args:
-            warn: prints a line for the user.
-            count_gpus: returns the number of GPUs of the cluster, including GPUs that are held.
+            warn: Prints a line for the user.
+            count_gpus: Returns the number of GPUs of the cluster, including GPUs that are held.
         """
         self._warn, self._count_gpus = warn, count_gpus
         self._held: dict[Gpu, list[Any]] = {}
@@ -41,7 +41,7 @@ class BrokenGpus:
         """Hold the GPUs that are waiting; return the placement on the other GPUs.
 
         Raises:
-            RunError: no GPU is left, or a broken GPU cannot be held.
+            RunError: No GPU is left, or a broken GPU cannot be held.
         """
         for gpu, error in self.waiting.items():
             if not self._tries[gpu]:

@@ -14,7 +14,7 @@ def data_context(*, verbose: bool) -> ray.data.DataContext:
     """Return the settings of Ray Data for this process.
 
     Args:
-        verbose: show what Ray Data logs.
+        verbose: Show what Ray Data logs.
     """
     if not verbose:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that it logs is raised, too

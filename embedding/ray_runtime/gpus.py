@@ -20,8 +20,8 @@ class Gpu:
 
     Attributes:
         node_id: Ray's identifier of the node.
-        host: name of the machine.
-        numbers: numbers of the GPUs, as Ray assigned them to the process.
+        host: Name of the machine.
+        numbers: Numbers of the GPUs, as Ray assigned them to the process.
     """
 
     node_id: str
@@ -54,7 +54,7 @@ def hold_gpus(broken: Collection[Gpu]) -> dict[Gpu, list[Any]]:
     among them, and returns the others.
 
     Args:
-        broken: the GPUs to hold.
+        broken: The GPUs to hold.
 
     Returns:
         For each GPU that is held, the actors that hold it as long as they are referenced. A GPU of a lost node needs

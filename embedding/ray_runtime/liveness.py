@@ -44,8 +44,8 @@ def watch_processes(processes: Sequence[RequiredProcess], on_gone: Callable[[Run
     """Watch processes while the block runs.
 
     Args:
-        processes: the processes.
-        on_gone: called once, from a thread, with the error of the first process that is gone.
+        processes: The processes.
+        on_gone: Called once, from a thread, with the error of the first process that is gone.
     """
     over = threading.Event()
     threading.Thread(target=_watch, args=(processes, on_gone, over), name="liveness", daemon=True).start()

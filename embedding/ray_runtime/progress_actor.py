@@ -19,7 +19,7 @@ class RunProgress:
     """Counts of a run so far, open batches, faults of GPUs, and the request to stop.
 
     Attributes:
-        counters: the counts.
+        counters: The counts.
     """
 
     counters: Counters = field(default_factory=Counters)
@@ -49,7 +49,7 @@ class RunProgress:
         """Count an encoder that has loaded its model.
 
         Args:
-            again: its process or node had died before.
+            again: Its process or node had died before.
         """
         self.counters.encoders_again += again
         self.counters.encoders += not again
@@ -77,9 +77,9 @@ class RunProgress:
         batch do.
 
         Args:
-            gpu: the GPU.
-            message: the error.
-            batches: the batches that were open in its process.
+            gpu: The GPU.
+            message: The error.
+            batches: The batches that were open in its process.
         """
         self._gpu_faults[gpu] += 1
         for batch in batches:
@@ -128,6 +128,6 @@ class RunProgress:
 
         Args:
             origin: ``Counters.origin`` at the caller's last call.
-            n_unchanged: number of unchanged recordings of this origin that the caller has.
+            n_unchanged: Number of unchanged recordings of this origin that the caller has.
         """
         return self.counters, self._unchanged[n_unchanged if origin == self.counters.origin else 0 :]

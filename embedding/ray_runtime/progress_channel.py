@@ -37,7 +37,7 @@ class ProgressChannel:
     """The driver's end of the channel.
 
     Attributes:
-        actor: the actor, a ``RunProgress``; workers make a ``ProgressReporter`` of it.
+        actor: The actor, a ``RunProgress``; workers make a ``ProgressReporter`` of it.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class ReceivedProgress:
     """Running totals, kept across restarts of the progress actor.
 
     Attributes:
-        unchanged: for each target, ``file_id`` of the recordings whose audio is that of a former version.
+        unchanged: For each target, ``file_id`` of the recordings whose audio is that of a former version.
     """
 
     def __init__(self) -> None:
@@ -104,9 +104,9 @@ def watching(
     """Read the channel every POLL_S from a thread of its own while the block runs.
 
     Args:
-        channel: the channel.
-        on_counters: called with the counters after each reading.
-        is_stopping: asked before each reading; once true, workers are told to stop.
+        channel: The channel.
+        on_counters: Called with the counters after each reading.
+        is_stopping: Asked before each reading; once true, workers are told to stop.
     """
     over = threading.Event()
 

@@ -43,14 +43,14 @@ def session(*, verbose: bool) -> Iterator[ClusterResources]:
     ended with the block.
 
     Args:
-        verbose: show what Ray logs.
+        verbose: Show what Ray logs.
 
     Yields:
         The resources that Ray has now.
 
     Raises:
         RequestError: RAY_ADDRESS is no address of a cluster, or a limit of the system is too low.
-        RunError: no Ray answers at RAY_ADDRESS.
+        RunError: No Ray answers at RAY_ADDRESS.
     """
     if ray.is_initialized():
         yield cluster_resources(is_own=False)
@@ -80,8 +80,8 @@ def _refuse_unreachable(address: str | None) -> None:
     """Refuse an address at once where Ray itself would wait for minutes.
 
     Raises:
-        RequestError: the address is that of a dashboard, which ``ray job submit`` reads from the same variable.
-        RunError: nothing listens at ``host:port``.
+        RequestError: The address is that of a dashboard, which ``ray job submit`` reads from the same variable.
+        RunError: Nothing listens at ``host:port``.
     """
     if (address or "").startswith(("http://", "https://")):
         raise RequestError(
@@ -114,7 +114,7 @@ def cluster_resources(*, is_own: bool) -> ClusterResources:
     """Return the resources that Ray has at this moment.
 
     Args:
-        is_own: the Ray was started by this process.
+        is_own: The Ray was started by this process.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus, memory_bytes = (sum(node.get(name, 0) for node in nodes) for name in ("GPU", "memory"))

@@ -22,7 +22,7 @@ def raise_limits() -> None:
     """Raise the limits of this process, which its child processes inherit.
 
     Raises:
-        RequestError: a limit is too low, and this user may not raise it.
+        RequestError: A limit is too low, and this user may not raise it.
     """
     files = _raised(resource.RLIMIT_NOFILE)
     if files < LEAST_FILES:

@@ -13,8 +13,8 @@ def raise_worker_errors() -> Iterator[None]:
     """Run a block that waits for workers; remove Ray's layers from the errors that it raises.
 
     Raises:
-        RequestError: a worker found the request wrong.
-        RunError: the storage or the cluster failed, or a worker ended the run.
+        RequestError: A worker found the request wrong.
+        RunError: The storage or the cluster failed, or a worker ended the run.
     """
     try:
         yield

@@ -31,7 +31,7 @@ def windows_schema(specs: Iterable[WindowSpec]) -> pa.Schema:
     """Return the columns of a table of windows.
 
     Args:
-        specs: the windows of each target. Samples and hashes have a column for each sample rate among them.
+        specs: The windows of each target. Samples and hashes have a column for each sample rate among them.
     """
     rates = by_rate(specs)
     hashes = [(hash_column(spec.rate_hz), AUDIO_HASH[1]) for spec in rates]

@@ -22,11 +22,11 @@ class Failure:
     """The reason why a recording has no vectors, or fewer than it should have.
 
     Attributes:
-        file: the recording, as listed. file_id: identity of this version of the recording. size: bytes, -1 where
-        unknown. stage: stage of the pipeline in which the recording failed. kind: kind of the failure, for counting; in
+        file: The recording, as listed. file_id: identity of this version of the recording. size: bytes, -1 where
+        unknown. stage: Stage of the pipeline in which the recording failed. kind: kind of the failure, for counting; in
         the stage ``decode`` the kinds of ``AudioFault``, and ``io`` where the
             storage failed.
-        message: one line for the user.
+        message: One line for the user.
     """
 
     file: str

@@ -16,12 +16,12 @@ class PendingRecording:
     """A recording that at least one target needs.
 
     Attributes:
-        file: absolute path or URI.
-        file_id: identity of this version of the file.
-        size: bytes, -1 where unknown.
-        targets: the targets that need windows of the recording.
-        stored: per target, the indices of windows that the output already holds; empty where no output holds any.
-        known_hashes: per target, the hash of audio that need not be embedded again, or None; empty where no hash is
+        file: Absolute path or URI.
+        file_id: Identity of this version of the file.
+        size: Bytes, -1 where unknown.
+        targets: The targets that need windows of the recording.
+        stored: Per target, the indices of windows that the output already holds; empty where no output holds any.
+        known_hashes: Per target, the hash of audio that need not be embedded again, or None; empty where no hash is
             known.
     """
 
@@ -43,9 +43,9 @@ def read_pending(table: pa.Table, n_targets: int) -> list[PendingRecording]:
     """Return the rows of a table of recordings.
 
     Args:
-        table: the columns of RECORDINGS, and optionally the further columns of PENDING. Without the column of targets
+        table: The columns of RECORDINGS, and optionally the further columns of PENDING. Without the column of targets
             all targets need each recording.
-        n_targets: number of models of the run.
+        n_targets: Number of models of the run.
     """
 
     def values(name: str) -> Sequence[list | None]:

@@ -29,11 +29,11 @@ def as_embedding(windows: pa.Table, column: str) -> pa.Table:
     """Return the windows with their vectors under the name EMBEDDING.
 
     Args:
-        windows: the windows.
-        column: name of the column of vectors, for example of an inner layer.
+        windows: The windows.
+        column: Name of the column of vectors, for example of an inner layer.
 
     Raises:
-        pa.ArrowInvalid: a vector or a number in a vector is missing.
+        pa.ArrowInvalid: A vector or a number in a vector is missing.
     """
     if count_missing(windows[column]):
         raise pa.ArrowInvalid(f"values of {column!r} are missing")
@@ -44,7 +44,7 @@ def matrix(column: pa.ChunkedArray) -> NDArray[Any]:
     """Return a column of vectors as an array ``[rows, length]``, without a copy where the column is one chunk.
 
     Raises:
-        pa.ArrowInvalid: a vector or a number in a vector is missing.
+        pa.ArrowInvalid: A vector or a number in a vector is missing.
     """
     if count_missing(column):
         raise pa.ArrowInvalid("values of a vector are missing")

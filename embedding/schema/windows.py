@@ -22,9 +22,9 @@ class WindowSpec:
     """The length and the hop of windows.
 
     Attributes:
-        rate_hz: sample rate of the audio.
-        length: samples of a window.
-        hop: samples from the start of one window to the start of the next.
+        rate_hz: Sample rate of the audio.
+        length: Samples of a window.
+        hop: Samples from the start of one window to the start of the next.
         tail: ``pad`` or ``drop``.
     """
 
@@ -38,13 +38,13 @@ class WindowSpec:
         """Return the windows with the nearest whole number of samples.
 
         Args:
-            rate_hz: sample rate of the audio.
-            window_s: length of a window in seconds.
-            hop_s: hop in seconds; None: the length.
+            rate_hz: Sample rate of the audio.
+            window_s: Length of a window in seconds.
+            hop_s: Hop in seconds; None: the length.
             tail: ``pad`` or ``drop``.
 
         Raises:
-            RequestError: a length is below one sample or above MOST_SAMPLES, or the hop is below SHORTEST_HOP_S.
+            RequestError: A length is below one sample or above MOST_SAMPLES, or the hop is below SHORTEST_HOP_S.
         """
         if hop_s is not None and hop_s < SHORTEST_HOP_S:
             raise RequestError(
@@ -89,8 +89,8 @@ class WindowSpec:
         """Return start and end of windows of a recording in seconds.
 
         Args:
-            index: indices of the windows, ``[windows]``.
-            duration_s: seconds of audio in the recording; no window ends later.
+            index: Indices of the windows, ``[windows]``.
+            duration_s: Seconds of audio in the recording; no window ends later.
 
         Returns:
             Starts and ends, ``[windows]`` each.
@@ -102,8 +102,8 @@ class WindowSpec:
         """Return the seconds of audio that windows cover; each window counts up to the start of the next window.
 
         Args:
-            start_s: starts of the windows, ``[windows]``.
-            duration_s: seconds of audio in their recordings, ``[windows]``.
+            start_s: Starts of the windows, ``[windows]``.
+            duration_s: Seconds of audio in their recordings, ``[windows]``.
         """
         return float((np.minimum(start_s + self.hop / self.rate_hz, duration_s) - start_s).sum())
 
@@ -111,8 +111,8 @@ class WindowSpec:
         """Return the number of samples of each window that are audio and not padding, ``[windows]``.
 
         Args:
-            start_s: starts of the windows, ``[windows]``.
-            end_s: ends of their audio, ``[windows]``.
+            start_s: Starts of the windows, ``[windows]``.
+            end_s: Ends of their audio, ``[windows]``.
         """
         # Times are rounded by less than 1e-5 samples (for 24 days); the fraction of a sample at the end of a recording
         # is larger (from 44.1 to 16 kHz a multiple of 1/441).

@@ -17,16 +17,16 @@ def save_clip(hit: dict[str, Any], rank: int, folder: Path) -> Path:
     """Cut a hit out of its recording, with the recording's sample rate and channels, into a WAV file.
 
     Args:
-        hit: a row of HITS.
-        rank: place of the hit among all hits, from 1; it is part of the file's name.
-        folder: folder of the clips.
+        hit: A row of HITS.
+        rank: Place of the hit among all hits, from 1; it is part of the file's name.
+        folder: Folder of the clips.
 
     Returns:
         The path of the clip.
 
     Raises:
-        OSError: the recording cannot be read or has changed, or the clip cannot be written.
-        soundfile.LibsndfileError: the recording is no audio file any more.
+        OSError: The recording cannot be read or has changed, or the clip cannot be written.
+        soundfile.LibsndfileError: The recording is no audio file any more.
     """
     name = Path(hit["file"]).stem[:MAX_NAME_CHARACTERS]
     path = folder / f"{rank:03d}_{hit['score']:.3f}_{name}_{hit['start_time']:.1f}s.wav"

@@ -15,9 +15,9 @@ def find_nearest(windows: pa.Table, query: NDArray[np.float32], k: int) -> pa.Ta
     """Return the windows nearest to any vector of the query, the nearest first.
 
     Args:
-        windows: rows of a shard, with the vectors to compare in ``embedding``.
+        windows: Rows of a shard, with the vectors to compare in ``embedding``.
         query: ``[queries, dim]``; vectors of zeros are near to no window.
-        k: number of windows.
+        k: Number of windows.
 
     Returns:
         A table of HITS with ``k`` rows, or with all windows if there are fewer.

@@ -36,16 +36,16 @@ def encode_clip(clip: str, store: Store, column: str, n_threads: int) -> NDArray
     """Return a vector for each window of a clip, computed as the vectors of an output.
 
     Args:
-        clip: absolute path or URI.
-        store: the output.
-        column: the column of vectors.
-        n_threads: threads of the encoder.
+        clip: Absolute path or URI.
+        store: The output.
+        column: The column of vectors.
+        n_threads: Threads of the encoder.
 
     Returns:
         ``[windows, dim]``, without windows whose vectors are not finite.
 
     Raises:
-        RequestError: the clip cannot be read, or the weights of the output cannot be loaded.
+        RequestError: The clip cannot be read, or the weights of the output cannot be loaded.
     """
     # 1. Take the settings of the output.
     run = store.read_json("run.json")
@@ -81,7 +81,7 @@ def _list_clip(clip: str) -> pa.Table:
     """Return the listing of the clip, with one row.
 
     Raises:
-        RequestError: the clip does not exist, or is a folder or a pattern.
+        RequestError: The clip does not exist, or is a folder or a pattern.
     """
     try:
         recordings = list_recordings([clip]).recordings
@@ -96,7 +96,7 @@ def _decode_clip(clip: str, spec: WindowSpec) -> pa.Table:
     """Return the windows of the clip.
 
     Raises:
-        RequestError: the clip, or a part of it, cannot be read.
+        RequestError: The clip, or a part of it, cannot be read.
     """
     for event in decode(read_pending(_list_clip(clip), 1), [spec], MAX_CLIP_WINDOWS + 1):
         if isinstance(event, Failed):
@@ -110,16 +110,16 @@ def find_window(file: str, at_s: float, shards: list[str], column: str) -> tuple
     """Find the stored window of a recording at a time.
 
     Args:
-        file: the recording, as listed.
-        at_s: seconds from the start of the recording.
+        file: The recording, as listed.
+        at_s: Seconds from the start of the recording.
         shards: URIs of the shards.
-        column: the column of vectors.
+        column: The column of vectors.
 
     Returns:
         The vector of the window, ``[1, dim]``, and its row with WINDOW_COLUMNS.
 
     Raises:
-        RequestError: no such window is stored.
+        RequestError: No such window is stored.
     """
     tables = map_in_threads(_read_windows, [(uri, file, column) for uri in shards])
     tables = [table for table in tables if table is not None]

@@ -31,12 +31,12 @@ class SearchOptions:
     """Options of a search, either for a clip or for a stored window.
 
     Attributes:
-        root: directory or prefix of the output.
-        clip: absolute path or URI of a sound file; None for a stored window.
-        like: the recording of the stored window, as listed; None for a clip.
-        at_s: a time in the stored window, in seconds from the start of its recording.
-        k: number of hits.
-        layer: the inner layer whose vectors are compared; None for the output of the model.
+        root: Directory or prefix of the output.
+        clip: Absolute path or URI of a sound file; None for a stored window.
+        like: The recording of the stored window, as listed; None for a clip.
+        at_s: A time in the stored window, in seconds from the start of its recording.
+        k: Number of hits.
+        layer: The inner layer whose vectors are compared; None for the output of the model.
     """
 
     root: str
@@ -51,15 +51,15 @@ def search(options: SearchOptions, *, verbose: bool = False) -> pa.Table:
     """Return the windows nearest to a query.
 
     Args:
-        options: the query, and where to search.
-        verbose: print the log lines of Ray.
+        options: The query, and where to search.
+        verbose: Print the log lines of Ray.
 
     Returns:
         A table of HITS, the nearest first. A stored window that is the query is not among its own hits.
 
     Raises:
-        RequestError: there are no embeddings, or the query cannot be found or encoded.
-        RunError: the storage or the cluster failed.
+        RequestError: There are no embeddings, or the query cannot be found or encoded.
+        RunError: The storage or the cluster failed.
     """
     store = Store(options.root, "")
     try:
@@ -107,17 +107,17 @@ def search_shards(shards: pa.Table, column: str, query: NDArray[np.float32], k: 
     """Return the nearest windows of some shards: the task of a worker.
 
     Args:
-        shards: a table with the column ``uri``.
-        column: the column of vectors.
+        shards: A table with the column ``uri``.
+        column: The column of vectors.
         query: ``[queries, dim]``.
-        k: number of hits.
+        k: Number of hits.
 
     Returns:
         A table of HITS, the nearest first.
 
     Raises:
-        OSError: the storage failed.
-        RequestError: a shard is damaged, or has vectors of another length than the query.
+        OSError: The storage failed.
+        RequestError: A shard is damaged, or has vectors of another length than the query.
     """
     windows = (_read_shard(uri, column, query.shape[1]) for uri in shards["uri"].to_pylist())
     return merge_hits([find_nearest(table, query, k) for table in windows], k)

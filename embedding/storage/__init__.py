@@ -39,8 +39,8 @@ def normalise(uri: str, option: str) -> str:
     """Return an absolute local path or an ``s3://`` URI without a trailing slash.
 
     Args:
-        uri: path or URI as the user wrote it.
-        option: the option that has this value; messages begin with it.
+        uri: Path or URI as the user wrote it.
+        option: The option that has this value; messages begin with it.
 
     Raises:
         RequestError: ``uri`` is empty, is not UTF-8 (Arrow and S3 hold no other text), contains a NUL character or
@@ -117,11 +117,11 @@ def open_stream(uri: str, range_bytes: int = s3.RANGE_BYTES) -> BinaryIO:
     """Open a seekable stream.
 
     Args:
-        uri: absolute path or URI.
-        range_bytes: a long S3 object is read in ranges of this size; one range is in memory at a time.
+        uri: Absolute path or URI.
+        range_bytes: A long S3 object is read in ranges of this size; one range is in memory at a time.
 
     Raises:
-        OSError: the file or object cannot be opened. Every ``read`` of the stream may raise OSError, too.
+        OSError: The file or object cannot be opened. Every ``read`` of the stream may raise OSError, too.
     """
     if is_s3(uri):
         return s3.open_stream(uri, range_bytes)
@@ -132,8 +132,8 @@ def open_regular(path: str) -> BinaryIO:
     """Open a file of a disk. Pipes, sockets and devices are refused unopened, because reading them may never end.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        OSError: the file cannot be opened, or is not a regular file.
+        FileNotFoundError: The file does not exist.
+        OSError: The file cannot be opened, or is not a regular file.
     """
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 — pathlib is slower
@@ -153,12 +153,12 @@ def read_bytes(uri: str, at_most: int = sys.maxsize) -> bytes:
     """Return the content of a file or object.
 
     Args:
-        uri: absolute path or URI.
-        at_most: maximum number of bytes; a larger object is refused unread.
+        uri: Absolute path or URI.
+        at_most: Maximum number of bytes; a larger object is refused unread.
 
     Raises:
-        FileNotFoundError: the file or object does not exist.
-        OSError: the file or object cannot be read, or is too large.
+        FileNotFoundError: The file or object does not exist.
+        OSError: The file or object cannot be read, or is too large.
     """
     if is_s3(uri) and at_most == sys.maxsize:
         return s3.read_bytes(uri)
@@ -174,7 +174,7 @@ def read_many(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
 
     Args:
         uris: URIs of the objects.
-        sizes: expected bytes of each object; fewer bytes are a fault. -1 where the size is unknown.
+        sizes: Expected bytes of each object; fewer bytes are a fault. -1 where the size is unknown.
 
     Returns:
         For each object its bytes, or the error.
@@ -198,7 +198,7 @@ def write_together(contents: Mapping[str, bytes]) -> None:
     """Write several objects in order. On a disk no file is replaced before all new files are written.
 
     Args:
-        contents: the bytes of each object, by URI.
+        contents: The bytes of each object, by URI.
     """
     with ExitStack() as stack:
         for uri, data in reversed(list(contents.items())):  # a stack: the file that is entered last is replaced first

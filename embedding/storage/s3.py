@@ -49,7 +49,7 @@ def client() -> "S3FileSystem":
     """Return the S3 client of this process. It never caches listings, because other processes write objects.
 
     Raises:
-        OSError: the environment has an invalid profile or endpoint.
+        OSError: The environment has an invalid profile or endpoint.
     """
     from s3fs import S3FileSystem
 
@@ -83,8 +83,8 @@ def info(uri: str) -> dict[str, Any]:
         ``size`` in bytes, ``ETag`` and ``type``: ``file`` for an object, ``directory`` for a folder of objects.
 
     Raises:
-        FileNotFoundError: there is neither an object nor a folder.
-        OSError: the request failed.
+        FileNotFoundError: There is neither an object nor a folder.
+        OSError: The request failed.
     """
     return retry(lambda: client().info(bucket_key(uri)), [uri])
 
@@ -94,11 +94,11 @@ def open_stream(uri: str, range_bytes: int = RANGE_BYTES) -> BinaryIO:
 
     Args:
         uri: URI of the object.
-        range_bytes: the object is read in ranges of this size; one range is in memory at a time.
+        range_bytes: The object is read in ranges of this size; one range is in memory at a time.
 
     Raises:
-        FileNotFoundError: the object does not exist.
-        OSError: the object cannot be opened. Every ``read`` of the stream may raise OSError, too.
+        FileNotFoundError: The object does not exist.
+        OSError: The object cannot be opened. Every ``read`` of the stream may raise OSError, too.
     """
     return BufferedReader(_Stream(uri, range_bytes), 1 << 16)  # libsndfile and Arrow read a few bytes at a time
 
@@ -118,13 +118,13 @@ def read_many(uris: list[str], sizes: list[int]) -> list[bytes | OSError]:
 
     Args:
         uris: URIs of the objects.
-        sizes: expected bytes of each object. For a negative size only the length that the server states is checked.
+        sizes: Expected bytes of each object. For a negative size only the length that the server states is checked.
 
     Returns:
         For each object its bytes, or the error.
 
     Raises:
-        OSError: there is no client, for example because of an invalid profile.
+        OSError: There is no client, for example because of an invalid profile.
     """
     s3 = client()
     results: dict[int, bytes | OSError] = {}
@@ -197,7 +197,7 @@ def list_objects(uri_prefix: str) -> Iterator[tuple[str, int, str]]:
     the memory of a driver. So pages are requested one by one through ``call_s3``, which is public.
 
     Raises:
-        OSError: no such bucket, no credentials, no connection.
+        OSError: No such bucket, no credentials, no connection.
     """
     bucket, _, prefix = bucket_key(uri_prefix).partition("/")
     token: dict[str, str] = {}

@@ -85,11 +85,11 @@ def retry(action: Callable[[], _T], uris: list[str]) -> _T:
     """Call ``action`` until it succeeds or fails permanently, and return its result.
 
     Args:
-        action: the call.
-        uris: objects that the call concerns, for the log; ``action`` may change the list.
+        action: The call.
+        uris: Objects that the call concerns, for the log; ``action`` may change the list.
 
     Raises:
-        OSError: the permanent fault, or a transient fault that lasts longer than the constants above allow.
+        OSError: The permanent fault, or a transient fault that lasts longer than the constants above allow.
     """
 
     def attempt() -> _T:

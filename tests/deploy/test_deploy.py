@@ -170,10 +170,10 @@ def submit(entrypoint: str, folder: Path, *, code: int, is_stopped: bool = False
     """Run the entrypoint as KubeRay and Ray do, with stand-ins for Ray, the job and `sleep`.
 
     Args:
-        entrypoint: the RayJob's entrypoint.
-        folder: an empty folder for the stand-ins.
-        code: the exit code of `python -m jobs.embed`.
-        is_stopped: whether `ray job stop` sends its signal while the job runs.
+        entrypoint: The RayJob's entrypoint.
+        folder: An empty folder for the stand-ins.
+        code: The exit code of `python -m jobs.embed`.
+        is_stopped: Whether `ray job stop` sends its signal while the job runs.
 
     Returns:
         The exit status of Ray's job, its log, and its calls of `ray` and `sleep`, a line each.

@@ -117,8 +117,8 @@ def run_watchdog(folder: Path, minutes_of_ray: str) -> list[str]:
     """Run the script of the watchdog with stand-ins for the programs that it calls.
 
     Args:
-        folder: an empty folder for the stand-ins.
-        minutes_of_ray: for each minute ``1`` if Ray runs, ``0`` if not. After the last digit Ray does not run.
+        folder: An empty folder for the stand-ins.
+        minutes_of_ray: For each minute ``1`` if Ray runs, ``0`` if not. After the last digit Ray does not run.
 
     Returns:
         Command lines that the script called, without the checks for Ray.

@@ -157,10 +157,10 @@ def run_interrupted(archive: Path, output: str, stored: Callable[[], bool], inte
     """Run a job with a separate Ray, take its storage away once a shard is stored, and return its error message.
 
     Args:
-        archive: the recordings.
-        output: the output.
-        stored: returns whether a shard is stored.
-        interrupt: takes the storage away.
+        archive: The recordings.
+        output: The output.
+        stored: Returns whether a shard is stored.
+        interrupt: Takes the storage away.
     """
     command = [sys.executable, "-m", "jobs.embed", "--input", archive, "--output", output, "--model", EFFICIENTNET]
     options = ("--checkpoint", "random", "--window-s", 1, "--hop-s", 1, "--shard-rows", 64)

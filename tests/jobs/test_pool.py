@@ -37,11 +37,11 @@ def write_windows(
     """Store windows, given as (recording, index), in shards of equal size.
 
     Args:
-        root: the output.
-        windows: the windows, in the order of the shards.
-        n_windows: number of windows by recording.
-        n_shards: number of shards.
-        prefix: of the names of the shards.
+        root: The output.
+        windows: The windows, in the order of the shards.
+        n_windows: Number of windows by recording.
+        n_shards: Number of shards.
+        prefix: Of the names of the shards.
     """
     store = Store(root, SETTINGS)
     for number, part in enumerate(np.array_split(np.array(windows), n_shards)):

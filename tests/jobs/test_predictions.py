@@ -26,10 +26,10 @@ def write_classifier(folder: Path, features: Path, model: str, n_outputs: int = 
     """Write a checkpoint with a classifier, and its label map; labels are not in the order of their numbers.
 
     Args:
-        folder: the folder of both files.
-        features: a checkpoint without a classifier.
-        model: name of the model.
-        n_outputs: number of outputs of the classifier.
+        folder: The folder of both files.
+        features: A checkpoint without a classifier.
+        model: Name of the model.
+        n_outputs: Number of outputs of the classifier.
     """
     name, dim = MODELS[model]
     random = torch.Generator().manual_seed(5)

@@ -30,11 +30,11 @@ class Report:
     """A page with its PNG files, and the data that it was made from.
 
     Attributes:
-        recordings: vectors of each recording, ``[windows, DIM]``.
-        labels: label of each recording in the manifest.
-        html: the page.
-        png: the folder of PNG files.
-        printed: lines on the terminal.
+        recordings: Vectors of each recording, ``[windows, DIM]``.
+        labels: Label of each recording in the manifest.
+        html: The page.
+        png: The folder of PNG files.
+        printed: Lines on the terminal.
     """
 
     recordings: dict[str, np.ndarray]

@@ -42,10 +42,10 @@ def run_on_cluster(
     """Run the job with windows of 5 s during the block.
 
     Args:
-        cluster: the cluster.
-        archive: the input; for a text the working directory is the folder of the output.
-        output: the output.
-        options: further options.
+        cluster: The cluster.
+        archive: The input; for a text the working directory is the folder of the output.
+        output: The output.
+        options: Further options.
     """
     arguments = ["--input", archive, "--output", output, "--model", EFFICIENTNET, "--window-s", 5, *options]
     env = environment(RAY_ADDRESS=cluster.address, PYTHONPATH=str(ROOT))

@@ -47,9 +47,9 @@ class LocalCluster:
     """A running cluster.
 
     Attributes:
-        address: address of the head.
-        dashboard: host and port of the dashboard; empty without a dashboard.
-        ids: ids of the nodes except the head, the oldest first.
+        address: Address of the head.
+        dashboard: Host and port of the dashboard; empty without a dashboard.
+        ids: Ids of the nodes except the head, the oldest first.
     """
 
     address: str
@@ -102,10 +102,10 @@ def local_cluster(
     """Run a cluster.
 
     Args:
-        num_cpus: number of CPUs of each node.
-        cwd: working directory of all nodes.
-        env: further variables in the environment of all nodes.
-        head: arguments of ``ray.init`` for the head, which has no CPUs by default.
+        num_cpus: Number of CPUs of each node.
+        cwd: Working directory of all nodes.
+        env: Further variables in the environment of all nodes.
+        head: Arguments of ``ray.init`` for the head, which has no CPUs by default.
     """
     # A folder of pytest has a name that is too long for the sockets in it.
     with (

@@ -27,7 +27,7 @@ def environment(**more: str) -> dict[str, str]:
     A local Ray would create a token that all other processes need. In tests on loopback a token protects nothing.
 
     Args:
-        more: further variables.
+        more: Further variables.
     """
     return os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"} | more
 

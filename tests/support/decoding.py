@@ -25,10 +25,10 @@ class EventRecord:
     """The events of decoding beside the tables.
 
     Attributes:
-        events: failures, recordings that are unchanged, and ends without windows, in order.
-        audio_s: seconds of audio decoded.
-        n_decoded: number of recordings that were decoded to their end.
-        opened: files, in order.
+        events: Failures, recordings that are unchanged, and ends without windows, in order.
+        audio_s: Seconds of audio decoded.
+        n_decoded: Number of recordings that were decoded to their end.
+        opened: Files, in order.
     """
 
     events: list[str | Failure] = field(default_factory=list)

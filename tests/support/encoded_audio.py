@@ -30,12 +30,12 @@ class DecodedAudio:
     """The result of decoding a recording.
 
     Attributes:
-        samples: all samples.
+        samples: All samples.
         sample_rate: Hz, of the source.
-        channels: number of channels of the source.
-        n_stated: number of frames before decoding, as the header states it.
-        n_frames: number of frames after decoding.
-        fault: the fault that ended decoding, if any.
+        channels: Number of channels of the source.
+        n_stated: Number of frames before decoding, as the header states it.
+        n_frames: Number of frames after decoding.
+        fault: The fault that ended decoding, if any.
     """
 
     samples: Samples
@@ -55,7 +55,7 @@ def decode_audio(source: str | Path | bytes | BinaryIO, rate_hz: int = RATE_HZ) 
     """Decode a whole recording from a path, from bytes or from a stream.
 
     Raises:
-        AudioFault: the recording cannot be opened.
+        AudioFault: The recording cannot be opened.
     """
     if isinstance(source, bytes):
         source = BytesIO(source)

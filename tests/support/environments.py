@@ -12,8 +12,8 @@ def make_environment(folder: Path, packages: Path) -> Path:
     Packages of the new environment precede packages of the environment of the tests, which does not change.
 
     Args:
-        folder: folder of the new environment.
-        packages: a requirements file.
+        folder: Folder of the new environment.
+        packages: A requirements file.
     """
     venv.create(folder, with_pip=True)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})

@@ -47,12 +47,12 @@ class FaultyS3:
     """State of the proxy.
 
     Attributes:
-        host: host and port of the S3 server.
-        url: endpoint of the proxy.
-        choose: chooses the fault for each request.
-        slow_s: seconds before a slow answer.
-        n_faults: number of injected faults, by kind.
-        n_requests: number of requests, by HTTP method.
+        host: Host and port of the S3 server.
+        url: Endpoint of the proxy.
+        choose: Chooses the fault for each request.
+        slow_s: Seconds before a slow answer.
+        n_faults: Number of injected faults, by kind.
+        n_requests: Number of requests, by HTTP method.
     """
 
     def __init__(self, upstream: str) -> None:

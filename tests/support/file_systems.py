@@ -16,8 +16,8 @@ def small_file_system(folder: Path, size: str) -> Iterator[Path]:
     """Mount a file system in memory at ``folder``; skip the test if this machine does not allow it.
 
     Args:
-        folder: a path that does not exist.
-        size: size of the file system, like ``10m``.
+        folder: A path that does not exist.
+        size: Size of the file system, like ``10m``.
     """
     folder.mkdir()
     mount = shutil.which("mount")

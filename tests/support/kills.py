@@ -27,8 +27,8 @@ class WorkerKind:
     """A kind of worker that may be killed.
 
     Attributes:
-        title: beginning of the title of its process while the worker is busy.
-        weight: chance to be the next victim, relative to the other kinds that are running.
+        title: Beginning of the title of its process while the worker is busy.
+        weight: Chance to be the next victim, relative to the other kinds that are running.
     """
 
     title: str
@@ -61,9 +61,9 @@ class Kill:
     """One kill, and its cost.
 
     Attributes:
-        victim: the kind of process or node.
-        after_s: seconds since the run started, or since its first shard.
-        lost_s: seconds of work that were lost.
+        victim: The kind of process or node.
+        after_s: Seconds since the run started, or since its first shard.
+        lost_s: Seconds of work that were lost.
     """
 
     victim: str

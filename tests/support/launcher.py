@@ -54,8 +54,8 @@ class ProcessRecorder:
     """The functions of ``subprocess`` that the launcher calls: they record command lines and answer like a machine.
 
     Attributes:
-        image_env: the image's environment, for the answer to `docker inspect`.
-        lines: the recorded command lines.
+        image_env: The image's environment, for the answer to `docker inspect`.
+        lines: The recorded command lines.
     """
 
     image_env: dict[str, str]
@@ -85,9 +85,9 @@ def bring_up(config: dict[str, Any], image_env: dict[str, str], *, is_head: bool
     """Return the command lines with which Ray brings up the head or a worker.
 
     Args:
-        config: a launcher's configuration (cluster.yaml).
-        image_env: the image's environment.
-        is_head: whether the machine is the head. The operator's machine runs the lines for the head; the head's
+        config: A launcher's configuration (cluster.yaml).
+        image_env: The image's environment.
+        is_head: Whether the machine is the head. The operator's machine runs the lines for the head; the head's
             container runs the lines for a worker.
     """
     config = prepare_config(config)

@@ -49,7 +49,7 @@ def seeds(folder: Path) -> list[Seed]:
     """Create one recording for each container and subtype that the installed libsndfile writes.
 
     Args:
-        folder: folder for the files.
+        folder: Folder for the files.
     """
     forms = [
         (container, subtype)
@@ -80,9 +80,9 @@ def write_mutated(folder: Path, originals: list[Seed], n: int) -> Iterator[tuple
     """Write damaged files named ``number-mutation-seed``, equally many of each container.
 
     Args:
-        folder: folder for the files, which does not exist.
-        originals: the intact recordings.
-        n: number of files; the first files are the same for every ``n``.
+        folder: Folder for the files, which does not exist.
+        originals: The intact recordings.
+        n: Number of files; the first files are the same for every ``n``.
 
     Yields:
         Path and original of each file.
@@ -159,12 +159,12 @@ class _Chunks:
     """Chunks of a container: each has a name, a length and so many bytes.
 
     Attributes:
-        start: position of the first chunk.
-        name_bytes: bytes of a name.
-        length_bytes: bytes of a length.
-        byteorder: byte order of a length.
-        counts_header: whether a length includes name and length.
-        alignment: a chunk begins at a multiple of this number of bytes.
+        start: Position of the first chunk.
+        name_bytes: Bytes of a name.
+        length_bytes: Bytes of a length.
+        byteorder: Byte order of a length.
+        counts_header: Whether a length includes name and length.
+        alignment: A chunk begins at a multiple of this number of bytes.
     """
 
     start: int

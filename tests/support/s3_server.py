@@ -27,7 +27,7 @@ def run_s3_server(log_path: Path) -> Iterator[str]:
     """Run an S3 server, yield its endpoint, and set it as the endpoint of this process and its children.
 
     Args:
-        log_path: file for the server's log, a line per request.
+        log_path: File for the server's log, a line per request.
     """
     with (
         log_path.open("wb") as log,

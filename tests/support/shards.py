@@ -21,8 +21,8 @@ def shard(*windows: tuple[int, int, int], hashes: dict[int, int] | None = None, 
 
     Args:
         windows: (file_id, window_index, n_windows) of each row.
-        hashes: hashes of the audio by file_id; None for a table without them.
-        names: pattern of the recordings' names.
+        hashes: Hashes of the audio by file_id; None for a table without them.
+        names: Pattern of the recordings' names.
     """
     ids, index, n_windows = zip(*windows, strict=True) if windows else ((), (), ())
     n = len(windows)
@@ -52,11 +52,11 @@ def write_output(
     """Write an output in which the windows of each recording are spread over the shards.
 
     Args:
-        root: the output.
-        recordings: vectors by file, ``[windows, dim]``.
-        settings: settings of the vectors.
-        n_shards: number of shards.
-        window_s: length and hop of the windows.
+        root: The output.
+        recordings: Vectors by file, ``[windows, dim]``.
+        settings: Settings of the vectors.
+        n_shards: Number of shards.
+        window_s: Length and hop of the windows.
     """
     rows = [
         (file, number, index, vector)

@@ -41,8 +41,8 @@ class Archive:
 
     Attributes:
         sounds: WAV files, as bytes.
-        contents: index into ``sounds`` of each present recording, by path.
-        removed: paths of removed recordings.
+        contents: Index into ``sounds`` of each present recording, by path.
+        removed: Paths of removed recordings.
     """
 
     def __init__(self, folder: Path, n_recordings: int, n_sounds: int, rng: random.Random) -> None:
@@ -118,13 +118,13 @@ class Record:
     """Counts of a soak.
 
     Attributes:
-        n_attempts: starts of the job.
-        faults: number of faults of each kind.
-        ends: number of attempts that ended for each reason.
-        hangs: the reason of each hang, with the last lines of the driver.
-        tracebacks: the output of each driver that printed a traceback.
-        unexplained: the output of each driver that ended without a line with the reason.
-        samples: memory and handles of the driver in each attempt.
+        n_attempts: Starts of the job.
+        faults: Number of faults of each kind.
+        ends: Number of attempts that ended for each reason.
+        hangs: The reason of each hang, with the last lines of the driver.
+        tracebacks: The output of each driver that printed a traceback.
+        unexplained: The output of each driver that ended without a line with the reason.
+        samples: Memory and handles of the driver in each attempt.
     """
 
     n_attempts: int = 0
@@ -153,7 +153,7 @@ class Record:
         """Fit a line to the samples of each attempt that lasted long enough.
 
         Args:
-            least_s: least seconds of samples after the warm-up.
+            least_s: Least seconds of samples after the warm-up.
 
         Returns:
             Sampled seconds, growth of memory in bytes a second, growth of handles a second, for each attempt.

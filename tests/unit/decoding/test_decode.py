@@ -200,11 +200,11 @@ class BadRecording:
     """A recording that fails.
 
     Attributes:
-        name: name of the file.
-        make: writes the file.
-        n_windows: windows of a second that can be decoded.
-        kind: kind of the failure.
-        message: a part of its message.
+        name: Name of the file.
+        make: Writes the file.
+        n_windows: Windows of a second that can be decoded.
+        kind: Kind of the failure.
+        message: A part of its message.
     """
 
     name: str

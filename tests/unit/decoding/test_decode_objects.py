@@ -28,10 +28,10 @@ class FakeBucket:
     """Stands for S3; records the requests.
 
     Attributes:
-        objects: content of each object, or the error of its request.
-        fetched: the groups of objects that were fetched whole.
-        sizes: expected sizes of these objects.
-        opened: the objects that were opened as streams.
+        objects: Content of each object, or the error of its request.
+        fetched: The groups of objects that were fetched whole.
+        sizes: Expected sizes of these objects.
+        opened: The objects that were opened as streams.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes | OSError]) -> None:

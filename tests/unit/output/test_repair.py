@@ -29,12 +29,12 @@ class Version:
     """One version of a recording, of whose windows some are stored, once or several times.
 
     Attributes:
-        file_id: identity of the version.
-        n: number of windows.
-        rows: the stored rows, as (shard, window_index).
-        n_early: number of first windows whose rows have the values that the header promised.
-        promised: number of windows that the header promised.
-        hash: hash of the audio.
+        file_id: Identity of the version.
+        n: Number of windows.
+        rows: The stored rows, as (shard, window_index).
+        n_early: Number of first windows whose rows have the values that the header promised.
+        promised: Number of windows that the header promised.
+        hash: Hash of the audio.
     """
 
     file_id: int
@@ -66,9 +66,9 @@ class Output:
     """An output before its repair.
 
     Attributes:
-        versions: versions of recordings.
+        versions: Versions of recordings.
         superseded: ``file_id`` of versions whose rows are removed.
-        new_ids: former and present ``file_id`` of versions whose rows are kept.
+        new_ids: Former and present ``file_id`` of versions whose rows are kept.
     """
 
     versions: list[Version]
