@@ -32,7 +32,7 @@ def write(rows: ExportedRows, batches: Iterable[pa.Table], folder: Path) -> None
         folder: The folder to write into.
 
     Raises:
-        RequestError: Perch-hoplite is not installed.
+        RequestError: perch-hoplite is not installed.
         RunError: A number is too large for float16.
     """
     database = _load("db.db_loader").create_new_usearch_db(str(folder), rows.dim)
