@@ -310,11 +310,11 @@ def decode(task: Mapping[str, Any]) -> dict[str, float]:
     from embedding.decoding.decode import decode as to_windows
     from embedding.decoding.events import Decoded, Failed
     from embedding.listing.listing import list_recordings
-    from embedding.planning.work_sizes import smallest_batch
+    from embedding.planning.work_sizes import batch_limits
     from embedding.schema.recordings import read_pending
 
     settings = settings_of(dict(task) | {"checkpoint": "random", "precision": "fp32"})
-    windows, size = settings.windows, smallest_batch("cpu", settings.model.architecture)
+    windows, size = settings.windows, batch_limits("cpu", settings.model.architecture)[1]
     number, of = task["share"]
     recordings = list_recordings([task["folder"]]).recordings
     recordings = read_pending(recordings.take(pa.array(range(number, len(recordings), of))), 1)

@@ -16,10 +16,14 @@ from embedding.listing.listing import n_bytes as bytes_of
 from embedding.planning.placement import ClusterResources, Placement
 from embedding.schema.batches import by_rate
 
-# Windows per batch in a short run, by architecture: on a CPU some seconds of work, on a GPU enough for any micro-batch.
-BATCH_ON_CPU = {"efficientnet": 64, "beats": 8}
-BATCH_FALLBACK = 8
-BATCH_ON_GPU = 256
+# Least and most windows per batch, unless a run is long. On a CPU, by architecture: from a second of work to some
+# seconds, multiples of the passes that encoders measure. On a GPU: enough for any micro-batch.
+BATCH_ON_CPU = {"efficientnet": (16, 64), "beats": (4, 16)}
+BATCH_FALLBACK = (4, 8)
+BATCH_ON_GPU = (256, 256)
+# On a CPU each encoder gets at least this many batches, as far as the least size allows: at the end of a run encoders
+# wait for the last batch.
+LEAST_BATCHES_PER_ENCODER = 8
 # A batch costs the driver 15 ms, whatever its size (benchmarks/results/scale.md). So a long run has batches of up to
 # this many times the windows, ...
 BATCH_GROWTH = 4
@@ -81,18 +85,21 @@ def plan_sizes(
     window_bytes = sum(spec.n_bytes for spec in specs)
     batch_size, shard_rows = config.batch_size, config.shard_rows
     if batch_size == AUTO:
-        smallest = min(smallest_batch(placement.device, settings.model.architecture) for settings in targets)
+        limits = [batch_limits(placement.device, settings.model.architecture) for settings in targets]
+        least, most = (min(sizes) for sizes in zip(*limits, strict=True))
+        per_encoder = n_windows // placement.n_actors
         most_in_store = nodes.store_bytes // (BATCHES_PER_STORE * window_bytes)
-        most = min(n_windows // (placement.n_actors * BATCHES_PER_ENCODER), most_in_store)
-        batch_size = smallest * np.clip(most // smallest, 1, BATCH_GROWTH)
+        n_least = np.clip(per_encoder // LEAST_BATCHES_PER_ENCODER // least, 1, most // least)
+        growth = np.clip(min(per_encoder // BATCHES_PER_ENCODER, most_in_store) // most, 1, BATCH_GROWTH)
+        batch_size = n_least * least * growth
     if shard_rows == AUTO:
         most = SHARD_BYTES // sum(settings.row_bytes for settings in targets)
         shard_rows = np.clip(min(n_windows // SHARDS_PER_RUN, most), *SHARD_ROWS)
     return WorkSizes(int(batch_size), int(shard_rows), n_windows // int(batch_size))
 
 
-def smallest_batch(device: str, architecture: str) -> int:
-    """Return the windows per batch of a short run."""
+def batch_limits(device: str, architecture: str) -> tuple[int, int]:
+    """Return the least and the most windows per batch of a run that is not long."""
     return BATCH_ON_GPU if device == "cuda" else BATCH_ON_CPU.get(architecture, BATCH_FALLBACK)
 
 

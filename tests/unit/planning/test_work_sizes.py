@@ -13,7 +13,7 @@ from embedding.encoding.settings import Settings
 from embedding.planning import work_sizes
 from embedding.planning.placement import ClusterResources, Placement
 from embedding.planning.work_sizes import WorkSizes, plan_sizes, split_into_legs, split_into_tasks
-from tests.support.models import EFFICIENTNET
+from tests.support.models import BEATS, EFFICIENTNET
 
 GPU_NODES = ClusterResources(
     n_cpus=64, n_gpus=4, memory_bytes=256 << 30, smallest_node_cpus=16, n_nodes=4, is_own=False
@@ -21,7 +21,7 @@ GPU_NODES = ClusterResources(
 ON_GPUS = Placement("cuda", 4, 0.0, 1.0, 1, 0.9, 64, 0.0625, 4)
 ON_CPUS = replace(ON_GPUS, device="cpu", n_actors=2, encoder_gpus=0.0)
 WINDOW_S = 5
-SMALLEST_BATCH = {"cuda": 256, "cpu": 64}
+LEAST_BATCH, MOST_BATCH = {"cuda": 256, "cpu": 16}, {"cuda": 256, "cpu": 64}
 
 sizes_of_files = st.lists(st.one_of(st.integers(-1, 100), st.integers(0, 200 << 20)), max_size=600)
 
@@ -52,9 +52,12 @@ def test_batches_are_large_only_where_the_run_is_long_and_the_object_store_holds
     config, settings = options()
     nodes = replace(GPU_NODES, store_bytes=store_bytes)
     sizes = plan_sizes(config, settings, replace(placement, n_actors=n_actors), nodes, n_windows * WINDOW_S)
-    smallest = SMALLEST_BATCH[placement.device]
-    assert smallest <= sizes.batch_size <= work_sizes.BATCH_GROWTH * smallest
-    if sizes.batch_size > smallest:
+    least, most = LEAST_BATCH[placement.device], MOST_BATCH[placement.device]
+    assert least <= sizes.batch_size <= work_sizes.BATCH_GROWTH * most
+    assert sizes.batch_size % least == 0
+    if sizes.batch_size > least:
+        assert n_windows / sizes.batch_size >= work_sizes.LEAST_BATCHES_PER_ENCODER * n_actors
+    if sizes.batch_size > most:
         assert n_windows / sizes.batch_size >= work_sizes.BATCHES_PER_ENCODER * n_actors
         assert store_bytes >= work_sizes.BATCHES_PER_STORE * sizes.batch_size * settings[0].windows.n_bytes
     assert 256 <= sizes.shard_rows <= 32_768
@@ -64,7 +67,15 @@ def test_a_long_run_on_gpus_has_batches_of_a_thousand_windows() -> None:
     config, settings = options()
     assert plan_sizes(config, settings, ON_GPUS, GPU_NODES, 1e9).batch_size == 1024
     assert plan_sizes(config, settings, ON_CPUS, GPU_NODES, 1e9).batch_size == 256
-    assert plan_sizes(config, settings, ON_CPUS, GPU_NODES, 3600).batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("model", "audio_s", "batch_size"),
+    [(EFFICIENTNET, 60, 16), (EFFICIENTNET, 7_200, 64), (BEATS, 154, 4), (BEATS, 600, 4), (BEATS, 1_800, 16)],
+)
+def test_a_short_run_on_cpus_is_shared_by_its_encoders(model: str, audio_s: float, batch_size: int) -> None:
+    config, settings = options(model=model)
+    assert plan_sizes(config, settings, ON_CPUS, GPU_NODES, audio_s).batch_size == batch_size
 
 
 @given(layers=st.sampled_from(["last", "0", "all"]), n_models=st.integers(1, 3), n_windows=st.integers(0, 10**10))
