@@ -11,7 +11,8 @@ from typing import Any
 # Counts of no target.
 NOTHING: Mapping[int, Mapping[str, float]] = MappingProxyType({})
 
-_TIMES = ("encoding_since_s", "first_window_at_s")
+# Steps whose first and last times are kept, with the count that tells them.
+_STEPS = {"audio": "audio_s", "window": "windows_encoded", "shard": "shards"}
 
 
 @dataclass
@@ -33,7 +34,8 @@ class Counters:
         windows_written: Windows written to shards.
         shards: Shards written.
         encoding_since_s: Start of the first batch, seconds since 1970.
-        first_window_at_s: End of the first batch, seconds since 1970.
+        reached_at_s: Steps with the times when they were reached, seconds since 1970: ``first_encoder``, and
+            ``first_`` and ``last_`` with ``audio``, ``window`` and ``shard``.
         failed: Recordings that failed, for any target.
         busy_s: Seconds of work by stage, over all workers of the stage.
         by_target: Of the counts above, those that belong to one target.
@@ -51,7 +53,7 @@ class Counters:
     windows_written: int = 0
     shards: int = 0
     encoding_since_s: float | None = None
-    first_window_at_s: float | None = None
+    reached_at_s: dict[str, float] = field(default_factory=dict)
     failed: int = 0
     busy_s: dict[str, float] = field(default_factory=dict)
     by_target: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class Counters:
             counts: Counts of the whole run, by attribute.
         """
         self.busy_s[stage] = self.busy_s.get(stage, 0.0) + busy_s
+        before = {step: getattr(self, name) for step, name in _STEPS.items()}
         for name, count in counts.items():
             setattr(self, name, getattr(self, name) + count)
         for target, own in by_target.items():
@@ -75,9 +78,16 @@ class Counters:
             for name, count in own.items():
                 setattr(self, name, getattr(self, name) + count)
                 counted[name] = counted.get(name, 0) + count
-        if self.windows_encoded and self.first_window_at_s is None:
-            self.first_window_at_s = time.time()
-            self.encoding_since_s = self.first_window_at_s - busy_s
+        for step, name in _STEPS.items():
+            if getattr(self, name) > before[step]:
+                self.reached(f"first_{step}")
+                self.reached_at_s[f"last_{step}"] = time.time()
+        if self.windows_encoded and self.encoding_since_s is None:
+            self.encoding_since_s = self.reached_at_s["first_window"] - busy_s
+
+    def reached(self, step: str) -> None:
+        """Take note of the time of a step, unless it was reached before."""
+        self.reached_at_s.setdefault(step, time.time())
 
     def encoding_s(self, elapsed_s: float) -> float:
         """Return the seconds since the first batch was started.
@@ -107,10 +117,14 @@ class Counters:
         total = Counters(origin=later.origin)
         for counter in fields(Counters):
             mine, others = getattr(self, counter.name), getattr(later, counter.name)
-            if counter.name in _TIMES:
-                setattr(total, counter.name, mine or others)
-            elif isinstance(mine, int | float) and isinstance(others, int | float):
+            if isinstance(mine, int | float) and isinstance(others, int | float):
                 setattr(total, counter.name, mine + others)
+        total.encoding_since_s = self.encoding_since_s or later.encoding_since_s
+        total.reached_at_s = later.reached_at_s | {
+            step: at_s
+            for step, at_s in self.reached_at_s.items()
+            if step.startswith("first_") or step not in later.reached_at_s
+        }
         total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))
         for target in self.by_target.keys() | later.by_target.keys():
             both = Counter(self.by_target.get(target, {})) + Counter(later.by_target.get(target, {}))

@@ -43,6 +43,7 @@ from embedding.schema.targets import TargetColumn
 from embedding.stopping import Stop, stop_on_signals
 from embedding.target_run import TargetRun
 from embedding.text import plural
+from embedding.timeline import Timeline
 
 if TYPE_CHECKING:
     from embedding.pipeline import SharedWeights
@@ -56,8 +57,13 @@ MAX_ROUNDS = 5
 READ_ON_NODES_FROM = 1_000
 
 
-def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
+def embed(config: EmbedConfig, terminal: Terminal, timeline: Timeline | None = None) -> list[Balance] | None:
     """Embed the recordings of a request.
+
+    Args:
+        config: The request.
+        terminal: Receives lines for the user.
+        timeline: Timeline of the command; None for one that begins now.
 
     Returns:
         The balance of each target's output; None after a dry run.
@@ -66,7 +72,10 @@ def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
         RequestError: The request makes no sense.
         RunError: The run could not go on, or was stopped.
     """
+    timeline = timeline or Timeline()
+    timeline.reached("imported")
     request = Request.of(config)
+    timeline.reached("listed")
     announce_request(terminal, request)
     if config.dry_run:
         _dry_run(terminal, request)
@@ -82,7 +91,7 @@ def embed(config: EmbedConfig, terminal: Terminal) -> list[Balance] | None:
             for target in request.targets:
                 target.store.remove_unfinished_writes()
                 target.write_description(config)
-            return _Run(request, terminal, held, stop, ray_session).embed()
+            return _Run(request, terminal, held, stop, ray_session, timeline=timeline).embed()
         except OSError as error:
             raise storage_failure(error) from error
 
@@ -112,16 +121,24 @@ class _Run:
     """A run that holds the claims of its outputs."""
 
     def __init__(
-        self, request: Request, terminal: Terminal, claims: list[Claim], stop: Stop, ray_session: ExitStack
+        self,
+        request: Request,
+        terminal: Terminal,
+        claims: list[Claim],
+        stop: Stop,
+        ray_session: ExitStack,
+        *,
+        timeline: Timeline,
     ) -> None:
         self._request, self._terminal, self._stop = request, terminal, stop
         self._config = request.config
         self._run_id = claims[0].holder.run_id
         self._ray_session = ray_session
+        self._timeline = timeline
         self._cluster: ClusterResources | None = None
         self._counters = Counters()
         self._targets = [
-            TargetRun(request, target, claim, self._map_shards)
+            TargetRun(request, target, claim, self._map_shards, timeline)
             for target, claim in zip(request.targets, claims, strict=True)
         ]
 
@@ -152,6 +169,7 @@ class _Run:
         with ThreadPoolExecutor(1) as pool:
             estimate = pool.submit(_import_and_estimate, pending)
             cluster = self._connect()
+            self._timeline.reached("ray")
             durations_s = estimate.result()
         announce_overlap(self._terminal, self._request, durations_s)
         return cluster, float(durations_s.sum())
@@ -178,6 +196,7 @@ class _Run:
         for target in self._targets:
             target.report.expect(audio_s * self._request.listing.n_bytes / n_pending_bytes)
             target.report.set_workers(placement.workers)
+        self._timeline.reached("planned")
         weights = None if cluster.is_own else share_weights(targets)
         return _Plan(cluster, placement, job, weights, audio_s, sizes.n_batches / n_pending_bytes)
 
@@ -203,6 +222,7 @@ class _Run:
             with watching(channel, on_counters, lambda: self._stop.signal_name is not None):
                 self._embed_in_rounds(pending, plan, channel)
             on_counters(channel.read().counters)
+        self._timeline.reached("embedded")
 
     def _embed_in_rounds(self, pending: pa.Table, plan: _Plan, channel: "ProgressChannel") -> None:
         """Embed the recordings leg by leg, and recordings that were lost with a worker in another round.

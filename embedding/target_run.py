@@ -10,6 +10,7 @@ from embedding.output.inventory import ParallelMap
 from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.run_report import RunReport
 from embedding.request import Request
+from embedding.timeline import Timeline
 
 _NO_IDS = np.empty(0, np.int64)
 
@@ -24,11 +25,13 @@ class TargetRun:
         report: The run report of the output.
     """
 
-    def __init__(self, request: Request, target: Target, claim: Claim, parallel_map: ParallelMap) -> None:
+    def __init__(
+        self, request: Request, target: Target, claim: Claim, parallel_map: ParallelMap, timeline: Timeline
+    ) -> None:
         self._claim, self._parallel_map = claim, parallel_map
         self._run_id = claim.holder.run_id
         self.target = target
-        self.report = RunReport(target.store, self._run_id, listed=len(request.listing.recordings))
+        self.report = RunReport(target.store, self._run_id, listed=len(request.listing.recordings), timeline=timeline)
         thorough = not self.report.last_run_was_complete
         self.inventory, self.backlog = request.compare(target, thorough=thorough, parallel_map=parallel_map)
         self._unchanged: set[int] = set()

@@ -59,9 +59,10 @@ def embed(arguments: Sequence[str] | None) -> None:
         RunError: The run could not go on, was stopped, or is not complete within the failure budget.
     """
     from embedding.driver import embed as run  # numpy, pyarrow and soundfile: not for --help
+    from embedding.timeline import Timeline
 
     config = parse(arguments)
-    balances = run(config, Terminal.on_stdout())
+    balances = run(config, Terminal.on_stdout(), Timeline.of_process())
     if balances is None:  # a dry run
         return
     shortfalls = [balance.shortfall(config.max_failure_rate) for balance in balances]

@@ -13,6 +13,7 @@ from embedding.errors import RequestError
 from embedding.output.balance import Balance
 from embedding.output.store import Store
 from embedding.stopping import Stopped
+from embedding.timeline import Timeline
 
 NAME = "report.json"
 REFRESH_S = 10.0
@@ -40,6 +41,7 @@ class RunEntry:
     state: str = "running"  # running, complete, incomplete, stopped or failed
     wall_s: float = 0.0
     first_window_after_s: float | None = None
+    timeline_s: dict[str, float] = field(default_factory=dict)
     recordings_finished: int = 0
     recordings_failed: int = 0
     windows_encoded: int = 0
@@ -56,13 +58,14 @@ class RunEntry:
 class RunReport:
     """The report of one run over one output."""
 
-    def __init__(self, store: Store, run_id: str, *, listed: int) -> None:
+    def __init__(self, store: Store, run_id: str, *, listed: int, timeline: Timeline | None = None) -> None:
         """Start the report.
 
         Args:
             store: The output.
             run_id: Identifier of the run.
             listed: Number of listed recordings.
+            timeline: Timeline of the run; None for one that begins now.
         """
         before = store.read_json(NAME) or {}
         self._store = store
@@ -70,6 +73,7 @@ class RunReport:
         self._entry = RunEntry(run_id, socket.gethostname(), datetime.now(UTC).isoformat(timespec="milliseconds"))
         self._began_s = self._written_s = time.monotonic()
         self._listed = listed
+        self._timeline = timeline or Timeline()
         self._audio_listed_s = 0.0
         self._workers: dict[str, int] = {}
         self._counters = Counters()
@@ -127,13 +131,14 @@ class RunReport:
 
     def _write(self, state: str, balance: Balance | None) -> None:
         counters, wall_s = self._counters, self.wall_s
-        first_s = (counters.first_window_at_s or 0.0) - (time.time() - wall_s)
+        first_s = counters.reached_at_s.get("first_window", 0.0) - (time.time() - wall_s)
         entry = replace(
             self._entry,
             state=state,
             wall_s=round(wall_s, 3),
             # None where the clock of the day was set meanwhile.
             first_window_after_s=round(first_s, 3) if 0 <= first_s <= wall_s else None,
+            timeline_s=self._timeline.seconds(counters.reached_at_s),
             recordings_finished=counters.recordings,
             recordings_failed=counters.failed,
             windows_encoded=counters.windows_encoded,

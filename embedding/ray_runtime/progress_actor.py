@@ -53,6 +53,7 @@ class RunProgress:
         """
         self.counters.encoders_again += again
         self.counters.encoders += not again
+        self.counters.reached("first_encoder")
 
     def begin_batch(self, batch: str) -> None:
         """Count the start of a batch."""

@@ -179,6 +179,12 @@ def test_run_json_and_report_json_are_stored(outputs: Callable[..., tuple[Path, 
     for shares in (run["busy_s"], run["busy_share"]):
         assert {"decode", "encode", "write"} == shares.keys()
     assert 0 < run["first_window_after_s"] < run["wall_s"]
+    timeline_s = run["timeline_s"]
+    assert list(timeline_s.values()) == sorted(timeline_s.values())
+    assert [step for step in timeline_s if not step.startswith(("first_", "last_"))] == [
+        "imported", "listed", "ray", "planned", "embedded",
+    ]  # fmt: skip
+    assert timeline_s.keys() >= {"first_encoder", "first_audio", "first_window", "last_window", "last_shard"}
 
 
 def test_the_same_command_again_embeds_only_new_recordings(embed: Embed, tmp_path: Path) -> None:

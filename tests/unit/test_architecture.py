@@ -13,7 +13,7 @@ from tests.support.commands import ROOT
 LAYERS: list[set[str]] = [
     {"redact", "text"},
     {"errors"},
-    {"extras", "quiet", "stopping"},
+    {"extras", "quiet", "stopping", "timeline"},
     {"schema"},
     {"storage"},
     {"config", "config_file", "counters"},

@@ -20,20 +20,30 @@ def test_counters_of_two_processes_add_up() -> None:
     assert (total.recordings, total.audio_s) == (1, 7.0)
     assert total.busy_s == {"encode": 3.0, "write": 0.5, "decode": 4.0}
     assert total.failed == 3
-    assert total.first_window_at_s == one.first_window_at_s
+    assert total.reached_at_s["first_window"] == one.reached_at_s["first_window"]
+    assert total.reached_at_s["last_window"] == two.reached_at_s["last_window"]
+    assert total.reached_at_s.keys() == {
+        f"{which}_{step}" for which in ("first", "last") for step in ("audio", "window", "shard")
+    }
     assert (one.windows_encoded, two.windows_encoded) == (3, 2), "neither operand changes"
 
 
 def test_the_time_of_the_first_window_is_kept() -> None:
     before, after = Counters(), Counters()
     after.add("encode", 2.0, windows_encoded=1)
-    assert after.first_window_at_s == pytest.approx(time.time(), abs=1)
+    assert after.reached_at_s["first_window"] == pytest.approx(time.time(), abs=1)
     assert after.encoding_since_s == pytest.approx(time.time() - 2, abs=1)
     for total in (before.plus(after), after.plus(before)):
-        assert (total.first_window_at_s, total.encoding_since_s) == (after.first_window_at_s, after.encoding_since_s)
-    first = after.first_window_at_s
+        assert (total.reached_at_s, total.encoding_since_s) == (after.reached_at_s, after.encoding_since_s)
+    first_s = after.reached_at_s["first_window"]
     after.add("encode", 50.0, windows_encoded=1)
-    assert after.first_window_at_s == first
+    assert after.reached_at_s["first_window"] == first_s < after.reached_at_s["last_window"]
+
+
+def test_work_that_counts_nothing_reaches_no_step() -> None:
+    counters = Counters()
+    counters.add("decode", 1.0, audio_s=0.0, recordings=1)
+    assert counters.reached_at_s == {}
 
 
 def test_empty_counters_add_nothing() -> None:

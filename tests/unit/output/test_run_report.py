@@ -230,7 +230,7 @@ def test_speed_and_time_to_the_first_window_count_from_the_start_of_the_run(
     monkeypatch.setattr(module.time, "monotonic", lambda: monotonic_s)
     monkeypatch.setattr(module.time, "time", lambda: now_s)
     report = RunReport(store, ONE, listed=1204)
-    counters = replace(some_counters(), first_window_at_s=now_s + 4.0)
+    counters = replace(some_counters(), reached_at_s={"first_window": now_s + 4.0})
     monotonic_s, now_s = monotonic_s + 10, now_s + 10
     refresh_at_once(report, counters, monkeypatch)
     entry = read_report(store)["runs"][0]
@@ -246,10 +246,11 @@ def test_figures_stay_plausible_when_the_clock_is_set(
     monkeypatch.setattr(module.time, "time", lambda: now_s)
     report = RunReport(store, ONE, listed=1204)
     report.set_workers(PLACEMENT.workers)
-    counters = replace(some_counters(), first_window_at_s=now_s + 4.0, encoding_since_s=now_s + 2.0)
+    counters = replace(some_counters(), reached_at_s={"first_window": now_s + 4.0}, encoding_since_s=now_s + 2.0)
     monotonic_s, now_s = monotonic_s + 10, now_s + 10 + jump_s
     refresh_at_once(report, counters, monkeypatch)
     entry = read_report(store)["runs"][0]
     assert (entry["wall_s"], entry["first_window_after_s"], entry["times_real_time"]) == (10.0, None, 1.5)
+    assert entry["timeline_s"] == {}
     assert entry["busy_share"] == {"decode": 0.025, "encode": 0.1, "write": 0.05}
     assert counters.encoding_s(10.0) == 10.0

@@ -85,7 +85,7 @@ def test_counts_of_a_process_that_died_are_kept() -> None:
     read(third, received)
     total = received.counters
     assert (total.windows_encoded, total.failed, total.busy_s["encode"]) == (12, 1, 4.0)
-    assert total.first_window_at_s == first.counters.first_window_at_s
+    assert total.reached_at_s["first_window"] == first.counters.reached_at_s["first_window"]
 
 
 def test_each_process_sends_its_unchanged_recordings_once() -> None:
