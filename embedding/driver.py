@@ -37,7 +37,7 @@ from embedding.output.claim import LAPSE_S, Claim, ClaimHolder, hold_claim
 from embedding.output.inventory import map_in_threads
 from embedding.planning.placement import ClusterResources, Placement, plan_placement
 from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
-from embedding.planning.work_sizes import plan_sizes, split_into_legs, split_into_tasks
+from embedding.planning.work_sizes import count_useful_workers, plan_sizes, split_into_legs, split_into_tasks
 from embedding.request import Request
 from embedding.schema.targets import TargetColumn
 from embedding.stopping import Stop, stop_on_signals
@@ -145,13 +145,15 @@ class _Run:
     def embed(self) -> list[Balance]:
         """Embed the recordings that are left; return the balance of each target's output."""
         announce_backlog(self._terminal, self._request, [target.backlog for target in self._targets])
-        with ExitStack() as reports:
+        with ThreadPoolExecutor(1) as pool, ExitStack() as ray_end, ExitStack() as reports:
             for target in self._targets:
                 reports.enter_context(target.report.closing(target.read_balance))
             pending = self._pending()
             if len(pending):
                 plan = self._plan(pending, *self._connect_and_estimate(pending))
                 self._embed_and_watch(pending, plan)
+                if plan.cluster.is_own:  # its processes need a second to end; on a cluster, nodes may read shards below
+                    ray_end.callback(pool.submit(self._ray_session.close).result)
             for target in self._targets:
                 target.repair()
         self._announce_results()
@@ -183,13 +185,19 @@ class _Run:
         from embedding.pipeline import share_weights
 
         config = self._config
+        settings = [target.target.settings for target in self._targets]
         placement = plan_placement(
-            cluster, config.device, config.actors, config.gpus_per_actor, n_models=len(self._targets)
+            cluster,
+            config.device,
+            config.actors,
+            config.gpus_per_actor,
+            n_models=len(settings),
+            useful=count_useful_workers(settings, audio_s, n_bytes(pending)),
         )
         for target in self._targets:
             target.set_device(placement.device, config)
         targets = tuple(target.target for target in self._targets)
-        sizes = plan_sizes(config, [target.settings for target in targets], placement, cluster, audio_s)
+        sizes = plan_sizes(config, settings, placement, cluster, audio_s)
         shared_paths = NOTHING_LOCAL if cluster.is_own else self._check_shared_paths(pending)
         job = Job(targets, self._run_id, sizes.batch_size, sizes.shard_rows, shared_paths)
         n_pending_bytes = max(1, n_bytes(pending))

@@ -92,8 +92,27 @@ class Placement:
         return {"encode": self.n_actors, "write": self.n_writers} | decoders
 
 
+@dataclass(frozen=True)
+class UsefulWorkers:
+    """Numbers of workers on CPUs for which a run has enough work to be worth their start.
+
+    Attributes:
+        n_encoders: Encoders.
+        n_decoders: Decode tasks at once.
+    """
+
+    n_encoders: float = math.inf
+    n_decoders: float = math.inf
+
+
 def plan_placement(
-    cluster: ClusterResources, device: str, actors: int | str, gpus_per_actor: float = 1.0, *, n_models: int = 1
+    cluster: ClusterResources,
+    device: str,
+    actors: int | str,
+    gpus_per_actor: float = 1.0,
+    *,
+    n_models: int = 1,
+    useful: UsefulWorkers = UsefulWorkers(),
 ) -> Placement:
     """Divide the cluster between the stages, so that all of them can run at once.
 
@@ -105,6 +124,7 @@ def plan_placement(
         actors: Number of encoders, or auto: as many as fit.
         gpus_per_actor: GPUs of an encoder; may be a fraction.
         n_models: Models that each encoder loads.
+        useful: Workers for which there is enough work.
 
     Raises:
         RequestError: The cluster does not have the device, or not enough of it.
@@ -124,7 +144,7 @@ def plan_placement(
         raise RequestError(f"Ray has {n_cpus:g} CPUs, too few for decoding: start Ray with --num-cpus")
     if device == "cuda" or (device == AUTO and cluster.n_gpus):
         return _place_on_gpus(cluster, actors, gpus_per_actor)
-    return _place_on_cpus(cluster, actors, n_models)
+    return _place_on_cpus(cluster, actors, n_models, useful)
 
 
 def count_encoders_on_gpus(n_gpus: float, gpus_per_actor: float) -> int:
@@ -163,10 +183,10 @@ def _place_on_gpus(cluster: ClusterResources, actors: int | str, gpus_per_actor:
     )
 
 
-def _place_on_cpus(cluster: ClusterResources, actors: int | str, n_models: int) -> Placement:
+def _place_on_cpus(cluster: ClusterResources, actors: int | str, n_models: int, useful: UsefulWorkers) -> Placement:
     n_cores = max(1, math.floor(cluster.n_cpus))
     n_that_fit = max(1, min(n_cores, int(cluster.memory_bytes // (n_models * ENCODER_MEMORY_BYTES))))
-    n_actors = n_that_fit if actors == AUTO else int(actors)
+    n_actors = int(min(n_that_fit, useful.n_encoders)) if actors == AUTO else int(actors)
     if n_actors > n_cores and cluster.is_own:
         raise RequestError(f"--actors: {n_actors} actors need a CPU core each, and Ray sees {cluster.n_cpus:g}")
     # The threads of an actor are on one node, and all actors of a node must fit on it: an actor that does not fit would
@@ -176,6 +196,7 @@ def _place_on_cpus(cluster: ClusterResources, actors: int | str, n_models: int) 
     scale = _cpu_scale(cluster)
     cpus_left = max(1.0, cluster.n_cpus) - n_actors * ENCODER_CPU_SHARE * threads
     n_decoders = min(n_cores, math.floor((cpus_left - WRITE_CPUS) / DECODE_CPUS))
+    n_decoders = max(1, n_decoders, n_actors if n_actors > n_cores else 0)
     return Placement(
         device="cpu",
         n_actors=n_actors,
@@ -183,10 +204,10 @@ def _place_on_cpus(cluster: ClusterResources, actors: int | str, n_models: int) 
         encoder_gpus=0.0,
         encoder_threads=threads,
         decode_cpus=DECODE_CPUS * scale,
-        n_decoders=max(1, n_decoders, n_actors if n_actors > n_cores else 0),
+        n_decoders=int(min(n_decoders, useful.n_decoders)),
         write_cpus=WRITE_CPUS * scale,
         n_writers=max(1, max(n_cores, n_actors) // 4),
-        may_grow=not cluster.is_own,
+        may_grow=not cluster.is_own and n_decoders <= useful.n_decoders,
         may_wait=n_actors > n_cores,
     )
 

@@ -3,6 +3,7 @@
 Pieces must be few, because each costs the driver time; and small, because each is lost as a whole and fills memory.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,7 @@ import pyarrow as pa
 from embedding.config import AUTO, EmbedConfig
 from embedding.encoding.settings import Settings
 from embedding.listing.listing import n_bytes as bytes_of
-from embedding.planning.placement import ClusterResources, Placement
+from embedding.planning.placement import ClusterResources, Placement, UsefulWorkers
 from embedding.schema.batches import by_rate
 
 # Least and most windows per batch, unless a run is long. On a CPU, by architecture: from a second of work to some
@@ -32,6 +33,12 @@ BATCHES_PER_ENCODER = 128
 # ... and a node's object store holds this many: each decoder of the node makes a batch while others wait for an
 # encoder.
 BATCHES_PER_STORE = 16
+
+# Starting an encoder on a CPU takes 4 s of a core, and a decoder 2 s (docs/decisions.md, "Start-up"). A run that has
+# less work than this for each of them starts fewer: the others are done sooner, with more threads.
+WINDOWS_PER_ENCODER = {"efficientnet": 512, "beats": 48}
+WINDOWS_FALLBACK = 48
+BYTES_PER_DECODER = 32 << 20
 
 # A run has about this many shards, within these numbers of rows: an interruption then costs about 1/256 of the work.
 SHARDS_PER_RUN = 256
@@ -66,6 +73,21 @@ class WorkSizes:
     batch_size: int
     shard_rows: int
     n_batches: int
+
+
+def count_useful_workers(targets: Sequence[Settings], audio_s: float, n_bytes: int) -> UsefulWorkers:
+    """Return the numbers of workers on CPUs for which a run has enough work.
+
+    Args:
+        targets: The settings of each target.
+        audio_s: Estimated seconds of audio in the run.
+        n_bytes: Bytes of its recordings.
+    """
+    n_encoders = 0.0
+    for settings in targets:
+        n_windows = audio_s * settings.windows.rate_hz / settings.windows.hop
+        n_encoders += n_windows / WINDOWS_PER_ENCODER.get(settings.model.architecture, WINDOWS_FALLBACK)
+    return UsefulWorkers(max(1, math.ceil(n_encoders)), max(1, math.ceil(n_bytes / BYTES_PER_DECODER)))
 
 
 def plan_sizes(

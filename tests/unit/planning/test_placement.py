@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding.errors import RequestError
-from embedding.planning.placement import DECODERS_PER_GPU, ClusterResources, plan_placement
+from embedding.planning.placement import DECODERS_PER_GPU, ClusterResources, UsefulWorkers, plan_placement
 
 GB = 1 << 30
 
@@ -68,6 +68,19 @@ def test_all_encoders_fit_on_the_nodes_of_a_cluster_with_a_decode_task(cpus: lis
 def test_every_core_of_a_machine_without_gpus_encodes() -> None:
     placement = plan_placement(own(8), "auto", "auto")
     assert placement.n_actors * placement.encoder_threads == 8
+
+
+def test_a_short_run_starts_no_more_workers_than_have_work() -> None:
+    placement = plan_placement(own(8), "cpu", "auto", useful=UsefulWorkers(2, 1))
+    assert (placement.n_actors, placement.encoder_threads, placement.n_decoders) == (2, 4, 1)
+    assert plan_placement(own(8), "cpu", 3, useful=UsefulWorkers(2, 1)).n_actors == 3, "a request is kept"
+    assert plan_placement(own(8), "cpu", "auto", useful=UsefulWorkers(99, 99)).n_actors == 8
+
+
+def test_only_a_long_run_on_a_cluster_decodes_on_nodes_that_come_later() -> None:
+    assert plan_placement(nodes(8, 8), "cpu", "auto").may_grow
+    placement = plan_placement(nodes(8, 8), "cpu", "auto", useful=UsefulWorkers(1, 1))
+    assert (placement.may_grow, placement.n_decoders) == (False, 1)
 
 
 def test_memory_limits_the_number_of_encoders() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from embedding.config import make_config
 from embedding.encoding.settings import Settings
 from embedding.planning import work_sizes
-from embedding.planning.placement import ClusterResources, Placement
-from embedding.planning.work_sizes import WorkSizes, plan_sizes, split_into_legs, split_into_tasks
+from embedding.planning.placement import ClusterResources, Placement, UsefulWorkers
+from embedding.planning.work_sizes import WorkSizes, count_useful_workers, plan_sizes, split_into_legs, split_into_tasks
 from tests.support.models import BEATS, EFFICIENTNET
 
 GPU_NODES = ClusterResources(
@@ -76,6 +76,21 @@ def test_a_long_run_on_gpus_has_batches_of_a_thousand_windows() -> None:
 def test_a_short_run_on_cpus_is_shared_by_its_encoders(model: str, audio_s: float, batch_size: int) -> None:
     config, settings = options(model=model)
     assert plan_sizes(config, settings, ON_CPUS, GPU_NODES, audio_s).batch_size == batch_size
+
+
+@pytest.mark.parametrize(
+    ("models", "n_windows", "n_mb", "expected"),
+    [
+        ([BEATS], 0, 0, UsefulWorkers(1, 1)),
+        ([BEATS], 48, 32, UsefulWorkers(1, 1)),
+        ([BEATS], 49, 33, UsefulWorkers(2, 2)),
+        ([EFFICIENTNET], 512, 1_000, UsefulWorkers(1, 32)),
+        ([BEATS, EFFICIENTNET], 48, 1, UsefulWorkers(2, 1)),
+    ],
+)
+def test_workers_are_worth_their_start(models: list[str], n_windows: int, n_mb: int, expected: UsefulWorkers) -> None:
+    targets = [options(model=model)[1][0] for model in models]
+    assert count_useful_workers(targets, n_windows * WINDOW_S, n_mb << 20) == expected
 
 
 @given(layers=st.sampled_from(["last", "0", "all"]), n_models=st.integers(1, 3), n_windows=st.integers(0, 10**10))
