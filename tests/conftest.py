@@ -12,8 +12,9 @@ from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 from local_ray import ray_of
+from jobs.embed import main as embed_main
 from tests.support.browser import open_browser
-from tests.support.commands import ROOT, Outcome, run_embed
+from tests.support.commands import ROOT, Outcome, run_embed, run_job_here
 from tests.support.environments import make_environment
 from tests.support.file_systems import without_privileges
 from tests.support.models import BEATS, EFFICIENTNET, write_checkpoint
@@ -44,12 +45,26 @@ def ray_address() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="session")
-def embed(ray_address: str) -> Callable[..., Outcome]:
-    """Run ``python -m jobs.embed`` with these arguments, as a user does, on the shared Ray."""
+@pytest.fixture(scope="module")
+def connection(ray_address: str) -> Iterator[None]:
+    """A connection of this process to the shared Ray, whose workers one job leaves to the next."""
+    with pytest.MonkeyPatch.context() as variables:
+        variables.setenv("RAY_AUTH_MODE", "disabled")  # of the shared Ray
+        import ray
+
+        ray.init(ray_address, logging_level="ERROR", log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def embed(ray_address: str, connection: None) -> Callable[..., Outcome]:
+    """Run ``jobs.embed`` on the shared Ray: in this process, and with other variables as a command of its own."""
 
     def run(*arguments: object, env: dict[str, str] | None = None) -> Outcome:
-        return run_embed(*arguments, env={"RAY_ADDRESS": ray_address} | (env or {}))
+        if env:
+            return run_embed(*arguments, env={"RAY_ADDRESS": ray_address} | env)
+        return run_job_here(embed_main, *arguments)
 
     return run
 
