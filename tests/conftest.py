@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-from local_ray import ray_of
 from jobs.embed import main as embed_main
+from local_ray import ray_of
 from tests.support.browser import open_browser
 from tests.support.commands import ROOT, Outcome, run_embed, run_job_here
 from tests.support.environments import make_environment
