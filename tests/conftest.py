@@ -1,5 +1,6 @@
 """Fixtures: archives on disk, an S3 server on loopback, one small Ray for all end-to-end tests."""
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def connection(ray_address: str) -> Iterator[None]:
         variables.setenv("RAY_AUTH_MODE", "disabled")  # of the shared Ray
         import ray
 
-        ray.init(ray_address, logging_level="ERROR", log_to_driver=False)
+        ray.init(ray_address, logging_level=logging.ERROR, log_to_driver=False)
         yield
         ray.shutdown()
 

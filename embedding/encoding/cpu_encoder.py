@@ -79,8 +79,9 @@ class CpuEncoder:
     def _encode_pass(self, windows: NDArray[np.float32]) -> dict[str, Array]:
         began = time.perf_counter()
         outputs = self._outputs(self._model(windows))
-        if self._search.record(len(windows), time.perf_counter() - began):
-            self._model.keep_only(self._search.pass_size)
+        was_measured = self._search.record(len(windows), time.perf_counter() - began)
+        if was_measured and self._search.pass_size != len(windows):
+            self._model.release()  # otherwise smaller passes would be filled up to this size
         return outputs
 
     def _outputs(self, features: NDArray[np.float32]) -> dict[str, Array]:

@@ -35,8 +35,9 @@ class GraphModel:
             # With pinning, all actors of a machine would use the same first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        # One compiled graph per shape, because a graph for any number of windows is 10 % slower.
-        self._requests: dict[tuple[int, ...], Any] = {}
+        # A compiled graph has one shape, because a graph for any number of windows is 10 % slower.
+        self._shape: tuple[int, ...] = ()
+        self._request: Any = None
 
     def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute features.
@@ -48,15 +49,18 @@ class GraphModel:
             Tokens ``[n, tokens, dim]`` or maps ``[n, dim, freq, time]``, valid until the next call.
         """
         spectra = self._front_end(windows)
-        size = self._size_for(spectra.shape)
-        if size > len(spectra):
-            spectra = np.concatenate([spectra, np.zeros((size - len(spectra), *spectra.shape[1:]), np.float32)])
-        features = self._request(spectra.shape).infer([spectra], share_inputs=True, share_outputs=True)[0]
+        if self._shape[1:] != spectra.shape[1:] or len(spectra) > self._shape[0]:
+            self._compile(spectra.shape)
+        # Filling up a larger graph with silence costs less than compiling another one.
+        n_missing = self._shape[0] - len(spectra)
+        if n_missing:
+            spectra = np.concatenate([spectra, np.zeros((n_missing, *spectra.shape[1:]), np.float32)])
+        features = self._request.infer([spectra], share_inputs=True, share_outputs=True)[0]
         return features[: len(windows)]
 
-    def keep_only(self, n_windows: int) -> None:
-        """Free the compiled graphs for other numbers of windows: each holds the weights once more."""
-        self._requests = {shape: request for shape, request in self._requests.items() if shape[0] == n_windows}
+    def release(self) -> None:
+        """Free the compiled graph; the next call compiles one for its own number of windows."""
+        self._shape, self._request = (), None
 
     def cpu_digest(self) -> str:
         """Return a hash of the CPU's name and of its fast number formats."""
@@ -64,18 +68,9 @@ class GraphModel:
         text = str([self._core.get_property("CPU", name) for name in names])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def _size_for(self, shape: tuple[int, ...]) -> int:
-        """Return the number of windows of the smallest compiled graph that holds ``shape``, or that of ``shape``.
-
-        Filling up a larger graph with silence costs less than compiling another one, and no memory.
-        """
-        n_windows, *others = shape
-        sizes = [n for n, *compiled in self._requests if compiled == others and n >= n_windows]
-        return min(sizes, default=n_windows)
-
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self._requests:
-            graph = self._core.read_model(self._graph) if isinstance(self._graph, Path) else self._graph.clone()
-            graph.reshape(list(shape))
-            self._requests[shape] = self._core.compile_model(graph, "CPU", self._options).create_infer_request()
-        return self._requests[shape]
+    def _compile(self, shape: tuple[int, ...]) -> None:
+        self.release()  # a compiled graph holds the weights once more, 360 MB for BEATs
+        graph = self._core.read_model(self._graph) if isinstance(self._graph, Path) else self._graph.clone()
+        graph.reshape(list(shape))
+        self._request = self._core.compile_model(graph, "CPU", self._options).create_infer_request()
+        self._shape = shape
