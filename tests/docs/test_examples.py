@@ -20,6 +20,7 @@ def run_example(example: str, *arguments: object, ray_address: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long  # two minutes, mostly imports; the jobs that the example calls have their own tests
 def test_the_example_of_tones_writes_vectors_and_a_picture(ray_address: str, tmp_path: Path) -> None:
     printed = run_example("tones.py", tmp_path, ray_address=ray_address)
     assert printed.count("12 recordings, 1.2 MB") == 1  # the script ran once

@@ -48,6 +48,7 @@ def test_gates_and_biases_matter_in_this_comparison() -> None:
     assert relative_norm_error(without_biases, attended) > 0.1
 
 
+@pytest.mark.long  # two minutes; the fused bias is off (docs/decisions.md), and its parts are tested above
 def test_beats_gives_equal_results_with_a_fused_bias() -> None:
     """One test uses each model for all lengths, because loading the models takes most of the time."""
     exact, exact_fused = (beats(torch.float32, fused=fused) for fused in (False, True))
