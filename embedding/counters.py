@@ -33,9 +33,8 @@ class Counters:
         audio_encoded_s: Seconds of audio encoded; overlapping windows count once.
         windows_written: Windows written to shards.
         shards: Shards written.
-        encoding_since_s: Start of the first batch, seconds since 1970.
-        reached_at_s: Steps with the times when they were reached, seconds since 1970: ``first_encoder``, and
-            ``first_`` and ``last_`` with ``audio``, ``window`` and ``shard``.
+        reached_at_s: Steps with the times when they were reached, seconds since 1970: ``first_encoder`` (loaded),
+            ``first_batch`` (started), and ``first_`` and ``last_`` with ``audio``, ``window`` and ``shard``.
         failed: Recordings that failed, for any target.
         busy_s: Seconds of work by stage, over all workers of the stage.
         by_target: Of the counts above, those that belong to one target.
@@ -52,7 +51,6 @@ class Counters:
     audio_encoded_s: float = 0.0
     windows_written: int = 0
     shards: int = 0
-    encoding_since_s: float | None = None
     reached_at_s: dict[str, float] = field(default_factory=dict)
     failed: int = 0
     busy_s: dict[str, float] = field(default_factory=dict)
@@ -82,12 +80,12 @@ class Counters:
             if getattr(self, name) > before[step]:
                 self.reached(f"first_{step}")
                 self.reached_at_s[f"last_{step}"] = time.time()
-        if self.windows_encoded and self.encoding_since_s is None:
-            self.encoding_since_s = self.reached_at_s["first_window"] - busy_s
+        if self.windows_encoded:
+            self.reached("first_batch", busy_s)
 
-    def reached(self, step: str) -> None:
-        """Take note of the time of a step, unless it was reached before."""
-        self.reached_at_s.setdefault(step, time.time())
+    def reached(self, step: str, ago_s: float = 0.0) -> None:
+        """Take note that a step was reached ``ago_s`` seconds ago, unless it was reached before."""
+        self.reached_at_s.setdefault(step, time.time() - ago_s)
 
     def encoding_s(self, elapsed_s: float) -> float:
         """Return the seconds since the first batch was started.
@@ -95,7 +93,7 @@ class Counters:
         Args:
             elapsed_s: Seconds since the run began, by a monotonic clock; returned where the clock of the day was set.
         """
-        since_s = time.time() - (self.encoding_since_s or 0.0)
+        since_s = time.time() - self.reached_at_s.get("first_batch", 0.0)
         return since_s if 0 < since_s <= elapsed_s else max(elapsed_s, 1e-3)
 
     def of_target(self, target: int) -> "Counters":
@@ -119,12 +117,8 @@ class Counters:
             mine, others = getattr(self, counter.name), getattr(later, counter.name)
             if isinstance(mine, int | float) and isinstance(others, int | float):
                 setattr(total, counter.name, mine + others)
-        total.encoding_since_s = self.encoding_since_s or later.encoding_since_s
-        total.reached_at_s = later.reached_at_s | {
-            step: at_s
-            for step, at_s in self.reached_at_s.items()
-            if step.startswith("first_") or step not in later.reached_at_s
-        }
+        firsts = {step: at_s for step, at_s in self.reached_at_s.items() if step.startswith("first_")}
+        total.reached_at_s = self.reached_at_s | later.reached_at_s | firsts
         total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))
         for target in self.by_target.keys() | later.by_target.keys():
             both = Counter(self.by_target.get(target, {})) + Counter(later.by_target.get(target, {}))

@@ -35,7 +35,7 @@ def _write(targets: Sequence[Settings], say: Callable[[str], None], warn: Callab
                 open_graph_files(settings.model, settings.checkpoint)
         except OSError as error:
             warn(
-                f"the prepared model cannot be kept: {error.filename}: {error.strerror}; each start takes some seconds "
+                f"the prepared model cannot be kept: {error}; each start takes some seconds "
                 "and 1 GB per worker more. Set XDG_CACHE_HOME to a folder that can be written"
             )
             return

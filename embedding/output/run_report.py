@@ -158,7 +158,7 @@ class RunReport:
 
     def _busy_share(self, counters: Counters) -> dict[str, float]:
         """Return for each stage the share of its workers' time that was work, since the first batch began."""
-        if counters.encoding_since_s is None:
+        if "first_batch" not in counters.reached_at_s:
             return {}
         since_s = counters.encoding_s(self.wall_s)
         return {

@@ -34,8 +34,8 @@ BATCHES_PER_ENCODER = 128
 # encoder.
 BATCHES_PER_STORE = 16
 
-# Starting an encoder on a CPU takes 4 s of a core, and a decoder 2 s (docs/decisions.md, "Start-up"). A run that has
-# less work than this for each of them starts fewer: the others are done sooner, with more threads.
+# Starting an encoder on a CPU takes 4 s of a core, and a decoder 2 s (docs/decisions.md, "A short run starts
+# fewer encoders"). A run starts one for each of these amounts of work: fewer are done sooner, with more threads.
 WINDOWS_PER_ENCODER = {"efficientnet": 512, "beats": 48}
 WINDOWS_FALLBACK = 48
 BYTES_PER_DECODER = 32 << 20
@@ -111,9 +111,8 @@ def plan_sizes(
         least, most = (min(sizes) for sizes in zip(*limits, strict=True))
         per_encoder = n_windows // placement.n_actors
         most_in_store = nodes.store_bytes // (BATCHES_PER_STORE * window_bytes)
-        n_least = np.clip(per_encoder // LEAST_BATCHES_PER_ENCODER // least, 1, most // least)
         growth = np.clip(min(per_encoder // BATCHES_PER_ENCODER, most_in_store) // most, 1, BATCH_GROWTH)
-        batch_size = n_least * least * growth
+        batch_size = growth * np.clip(per_encoder // LEAST_BATCHES_PER_ENCODER // least * least, least, most)
     if shard_rows == AUTO:
         most = SHARD_BYTES // sum(settings.row_bytes for settings in targets)
         shard_rows = np.clip(min(n_windows // SHARDS_PER_RUN, most), *SHARD_ROWS)

@@ -35,9 +35,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_signal_lets_open_shards_finish_and_the_same_command_resumes(
     number: int, name: str, archive: Path, tmp_path: Path, ray_address: str
 ) -> None:
-    # Ctrl-C reaches the processes of Ray only if the job has started this Ray.
-    ray = {"RAY_ADDRESS": ray_address} if number == signal.SIGTERM else {}
-    job = Job(archive, tmp_path / "out", ray, shard_rows=640)
+    # Ctrl-C reaches the processes of Ray only if the job has started this Ray. An empty cache makes it a first run.
+    own = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    job = Job(
+        archive, tmp_path / "out", {"RAY_ADDRESS": ray_address} if number == signal.SIGTERM else own, shard_rows=640
+    )
     with job.running(start_new_session=True) as process:
         assert wait_for(lambda: bool(job.shards()), process)
         if number == signal.SIGINT:  # a terminal sends SIGINT to all processes of the job, including those of Ray
@@ -49,6 +51,7 @@ def test_a_signal_lets_open_shards_finish_and_the_same_command_resumes(
     assert process.returncode == 1
     assert time.monotonic() - signalled_s < 25
     lines = printed.splitlines()
+    assert any(line.startswith("preparing ") for line in lines) == (number == signal.SIGINT)
     assert any(line.startswith(f"{name}: finishing open shards") for line in lines)
     assert lines[-1] == (
         f"avex-batch: stopped by {name}; what is stored stays valid, run the same command again to go on"

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from embedding.encoding.micro_batch_search import MicroBatchSearch
 from tests.support.encoding import encode, make_cpu_encoder, make_encoder, relative_error, tone_windows
 from tests.support.models import BEATS, EFFICIENTNET
 
@@ -76,3 +78,18 @@ def test_vectors_stay_the_same_while_the_fastest_pass_is_searched(model: str, ch
     again.warm_up(20)
     assert again._search.measured_next is None
     assert again._search.pass_size == encoder._search.pass_size
+
+
+@pytest.mark.parametrize(("window_s", "best"), [(lambda n: 1.0 * n, 1), (lambda n: 1.0 if n == 4 else 2.0, 4)])
+def test_the_compiled_graph_has_the_size_of_the_fastest_pass(
+    window_s: Callable[[int], float], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise smaller passes would be filled up to the size that was measured last."""
+    record = MicroBatchSearch.record
+    monkeypatch.setattr(MicroBatchSearch, "record", lambda search, n, _: record(search, n, n * window_s(n)))
+    encoder = make_cpu_encoder("random", EFFICIENTNET)
+    encoder._search = MicroBatchSearch(tmp_path / "times", 16)
+    while encoder._search.measured_next is not None:
+        encode(encoder, tone_windows(16))
+    encode(encoder, tone_windows(16))
+    assert encoder._model._shape[0] == encoder._search.pass_size == best

@@ -1,5 +1,7 @@
 """Graphs are written while Ray starts; faults leave the word to the encoders."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +66,15 @@ def test_a_cache_that_cannot_be_written_is_told(own_cache: Path) -> None:
     said, warned = prepare(make_settings("random", BEATS), make_settings("random", EFFICIENTNET))
     assert said == []
     assert len(warned) == 1
-    assert "the prepared model cannot be kept: " in warned[0]
+    assert warned[0].startswith("the prepared model cannot be kept: ")
     assert str(own_cache.parent) in warned[0]
+
+
+def test_a_full_disk_is_told_without_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_to_write(monkeypatch, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    _, warned = prepare(make_settings("random", EFFICIENTNET))
+    assert len(warned) == 1
+    assert "No space left on device; each start" in warned[0]
 
 
 @pytest.mark.parametrize("error", [RequestError("--checkpoint: damaged"), RuntimeError("a bug")])

@@ -200,7 +200,7 @@ def test_busy_time_is_a_share_of_the_time_of_all_workers(store: Store, monkeypat
     monotonic_s, now_s = time.monotonic(), time.time()
     monkeypatch.setattr(module.time, "monotonic", lambda: monotonic_s)
     monkeypatch.setattr(module.time, "time", lambda: now_s)
-    counters = replace(some_counters(), encoding_since_s=now_s - 10.0)
+    counters = replace(some_counters(), reached_at_s={"first_batch": now_s - 10.0})
     counters.busy_s = {"decode": 10.0, "encode": 10.0, "write": 11.0, "else": 5.0}
     report = RunReport(store, ONE, listed=1204)
     monotonic_s += 20
@@ -246,7 +246,7 @@ def test_figures_stay_plausible_when_the_clock_is_set(
     monkeypatch.setattr(module.time, "time", lambda: now_s)
     report = RunReport(store, ONE, listed=1204)
     report.set_workers(PLACEMENT.workers)
-    counters = replace(some_counters(), reached_at_s={"first_window": now_s + 4.0}, encoding_since_s=now_s + 2.0)
+    counters = replace(some_counters(), reached_at_s={"first_window": now_s + 4.0, "first_batch": now_s + 2.0})
     monotonic_s, now_s = monotonic_s + 10, now_s + 10 + jump_s
     refresh_at_once(report, counters, monkeypatch)
     entry = read_report(store)["runs"][0]
