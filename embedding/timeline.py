@@ -36,6 +36,7 @@ class Timeline:
                 out: the clock of the day was set meanwhile.
         """
         now_s = time.monotonic() - self._began_s
-        workers_s = {step: now_s - (time.time() - at_s) for step, at_s in workers_at_s.items()}
+        began_at_s = time.time() - now_s
+        workers_s = {step: at_s - began_at_s for step, at_s in workers_at_s.items()}
         steps = self._steps_s | {step: seconds for step, seconds in workers_s.items() if 0 <= seconds <= now_s}
         return {step: round(steps[step], 3) for step in sorted(steps, key=steps.__getitem__)}

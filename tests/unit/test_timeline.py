@@ -1,5 +1,6 @@
 """Times of a run's steps, counted from the start of the command."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -20,6 +21,13 @@ def test_steps_of_driver_and_workers_are_in_one_order(monkeypatch: pytest.Monkey
     timeline.reached("embedded")
     steps = timeline.seconds({"first_window": 1e9 + 4, "before": 1e9 - 2, "after": 1e9 + 11})
     assert list(steps.items()) == [("listed", 1.5), ("first_window", 5.5), ("embedded", 11.5)]
+
+
+def test_steps_that_were_reached_at_once_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeline, ticks = Timeline(before_s=10.0), itertools.count(time.time(), 0.01)
+    monkeypatch.setattr(module.time, "time", lambda: next(ticks))
+    at_s = next(ticks) - 5.0
+    assert list(timeline.seconds({"first_window": at_s, "last_window": at_s})) == ["first_window", "last_window"]
 
 
 def test_a_process_counts_from_its_start() -> None:
