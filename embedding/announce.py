@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from embedding.cli.terminal import Terminal
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.counters import Counters
+from embedding.encoding.cpu_products import lacks_products
 from embedding.job import Target
 from embedding.listing.listing import describe_ignored, describe_not_found
 from embedding.output.backlog import Backlog
@@ -39,6 +40,19 @@ def announce_request(terminal: Terminal, request: Request) -> None:
     if random:
         vectors = "these vectors mean" if len(random) == len(settings) else f"the vectors of {', '.join(random)} mean"
         terminal.warn(f"RANDOM WEIGHTS: {vectors} nothing; for trials only (--checkpoint random)")
+
+
+def announce_slow_precision(terminal: Terminal, precision: str) -> None:
+    """Say so where this machine's CPUs gain nothing from a precision."""
+    if not lacks_products(precision):
+        return
+    if precision == "bf16":
+        terminal.say("--precision bf16: this machine's CPU has no products of bf16; it computes in fp32, as fast")
+    else:
+        terminal.say(
+            "--precision int8: this machine's CPU has no products of 8 bits (VNNI); it is no faster than fp32, and "
+            "takes less memory"
+        )
 
 
 def announce_backlog(terminal: Terminal, request: Request, backlogs: Sequence[Backlog]) -> None:

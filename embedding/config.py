@@ -18,6 +18,7 @@ AUTO = "auto"
 LAST_LAYER, ALL_LAYERS = "last", "all"
 MODEL_FOLDER = "model="  # prefix of the name of a model's folder; readers of Parquet make a column `model` of it
 GPU_PRECISIONS = ("tf32", "fp16")  # precisions that only GPUs support
+CPU_PRECISIONS = ("int8",)  # precisions that only CPUs support
 
 
 def _text(name: str, value: object) -> str:
@@ -186,10 +187,17 @@ class EmbedConfig:
         _choice(AUTO, "cpu", "cuda"), "where the encoder runs; auto: on GPUs if the cluster has any", default=AUTO
     )
     precision: str = _option(
-        _choice("fp32", "bf16", "tf32", "fp16"),
+        _choice("fp32", "bf16", "tf32", "fp16", "int8"),
         "arithmetic of the encoder; bf16 is up to twice as fast where the CPU or GPU supports it; tf32 and fp16 need a "
-        "GPU, and fp16 is for GPUs without bf16 (T4)",
+        "GPU, and fp16 is for GPUs without bf16 (T4); int8 is for BEATs on CPUs with VNNI and without bf16",
         default="fp32",
+    )
+    min_agreement: float = _option(
+        _number(float, 0, 1),
+        "least cosine (0 to 1) between vectors of a reduced --precision and vectors of fp32, measured on the first "
+        "windows of a run; below it the run is refused",
+        metavar="COSINE",
+        default=0.995,
     )
     batch_size: int | str = _option(
         _number(int, 1, 4096, auto=True),
@@ -258,19 +266,25 @@ def _check_models(config: EmbedConfig) -> EmbedConfig:
             f"--checkpoint: {n_checkpoints} for {n_models} models; name one for each model, in the order of --model, "
             "or none"
         )
-    if config.device == "cpu":
-        refuse_gpu_precision(config.precision)
+    if config.device != AUTO:
+        refuse_precision(config.precision, config.device)
     return config
 
 
-def refuse_gpu_precision(precision: str) -> None:
-    """Refuse a precision that CPUs do not support.
+def refuse_precision(precision: str, device: str) -> None:
+    """Refuse a precision that a device does not support.
+
+    Args:
+        precision: Value of ``--precision``.
+        device: cpu or cuda.
 
     Raises:
-        RequestError: Only GPUs support the precision.
+        RequestError: The device does not compute in the precision.
     """
-    if precision in GPU_PRECISIONS:
+    if device == "cpu" and precision in GPU_PRECISIONS:
         raise RequestError(f"--precision: only GPUs compute in {precision}; on CPUs use fp32 or bf16")
+    if device == "cuda" and precision in CPU_PRECISIONS:
+        raise RequestError(f"--precision: only CPUs compute in {precision}; on GPUs use bf16 or fp16, or --device cpu")
 
 
 def option_name(field_name: str) -> str:

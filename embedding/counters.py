@@ -35,6 +35,7 @@ class Counters:
         shards: Shards written.
         reached_at_s: Steps with the times when they were reached, seconds since 1970: ``first_encoder`` (loaded),
             ``first_batch`` (started), and ``first_`` and ``last_`` with ``audio``, ``window`` and ``shard``.
+        agreements: For targets of a reduced precision, the agreement with fp32: ``windows``, ``least``, ``median``.
         failed: Recordings that failed, for any target.
         busy_s: Seconds of work by stage, over all workers of the stage.
         by_target: Of the counts above, those that belong to one target.
@@ -52,6 +53,7 @@ class Counters:
     windows_written: int = 0
     shards: int = 0
     reached_at_s: dict[str, float] = field(default_factory=dict)
+    agreements: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: int = 0
     busy_s: dict[str, float] = field(default_factory=dict)
     by_target: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -97,9 +99,11 @@ class Counters:
         return since_s if 0 < since_s <= elapsed_s else max(elapsed_s, 1e-3)
 
     def of_target(self, target: int) -> "Counters":
-        """Return the counters with windows, shards and failures of one target alone."""
+        """Return the counters with windows, shards, failures and agreement of one target alone."""
+        agreements = {target: self.agreements[target]} if target in self.agreements else {}
         none: dict[str, Any] = dict.fromkeys(("failed", "windows_encoded", "windows_written", "shards"), 0)
-        return replace(self, **none | {"audio_encoded_s": 0.0} | self.by_target.get(target, {}))
+        own = self.by_target.get(target, {})
+        return replace(self, agreements=agreements, **none | {"audio_encoded_s": 0.0} | own)
 
     @property
     def done_again(self) -> dict[str, int]:
@@ -119,6 +123,7 @@ class Counters:
                 setattr(total, counter.name, mine + others)
         firsts = {step: at_s for step, at_s in self.reached_at_s.items() if step.startswith("first_")}
         total.reached_at_s = self.reached_at_s | later.reached_at_s | firsts
+        total.agreements = self.agreements | later.agreements
         total.busy_s = dict(Counter(self.busy_s) + Counter(later.busy_s))
         for target in self.by_target.keys() | later.by_target.keys():
             both = Counter(self.by_target.get(target, {})) + Counter(later.by_target.get(target, {}))

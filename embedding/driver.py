@@ -21,6 +21,7 @@ from embedding.announce import (
     announce_overlap,
     announce_request,
     announce_result,
+    announce_slow_precision,
 )
 from embedding.cli.progress_display import ProgressDisplay
 from embedding.cli.terminal import Terminal
@@ -167,6 +168,7 @@ class _Run:
         """Step 1: connect to Ray. Meanwhile prepare the models, and estimate the seconds of audio in the recordings."""
         if encodes_on_own_cpus(self._config.device):
             settings = [target.target.settings for target in self._targets]
+            announce_slow_precision(self._terminal, self._config.precision)
             prepare_graphs(settings, self._terminal.say, self._terminal.warn)
         with ThreadPoolExecutor(1) as pool:
             estimate = pool.submit(_import_and_estimate, pending)
@@ -199,7 +201,7 @@ class _Run:
         targets = tuple(target.target for target in self._targets)
         sizes = plan_sizes(config, settings, placement, cluster, audio_s)
         shared_paths = NOTHING_LOCAL if cluster.is_own else self._check_shared_paths(pending)
-        job = Job(targets, self._run_id, sizes.batch_size, sizes.shard_rows, shared_paths)
+        job = Job(targets, self._run_id, sizes.batch_size, sizes.shard_rows, shared_paths, config.min_agreement)
         n_pending_bytes = max(1, n_bytes(pending))
         for target in self._targets:
             target.report.expect(audio_s * self._request.listing.n_bytes / n_pending_bytes)
@@ -220,6 +222,7 @@ class _Run:
             self._counters = counters
             for number, target in enumerate(self._targets):
                 target.report.refresh(counters.of_target(number))
+                target.note_agreement(counters.agreements.get(number), self._config, self._terminal)
             display(counters, lambda: cluster_resources(is_own=plan.cluster.is_own))
             if self._stop.signal_name is not None:
                 display.stopping(self._stop.signal_name)

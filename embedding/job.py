@@ -62,9 +62,20 @@ class Target:
             )
         return self._at(self.store.root, settings)
 
-    def write_description(self, config: EmbedConfig) -> None:
-        """Write ``run.json``: every setting, the options, and the versions of the packages that compute the vectors."""
-        self.store.write_json("run.json", describe_run(config, self.settings))
+    def write_description(self, config: EmbedConfig, agreement: dict[str, Any] | None = None) -> None:
+        """Write ``run.json``: every setting, the options, and the versions of the packages that compute the vectors.
+
+        Args:
+            config: The request.
+            agreement: Agreement of the vectors with vectors of fp32; None: as it was measured before.
+        """
+        content = describe_run(config, self.settings)
+        stored = self.store.read_json("run.json") or {}
+        if agreement is None and stored.get("settings") == redact_all(content["settings"]):
+            agreement = stored.get("agreement")
+        if agreement is not None:
+            content["agreement"] = agreement
+        self.store.write_json("run.json", content)
 
 
 def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
@@ -103,6 +114,7 @@ class Job:
         batch_size: Windows per batch.
         shard_rows: Rows per shard.
         shared_paths: Local paths that each node has to see.
+        min_agreement: Least cosine between vectors of a reduced precision and vectors of fp32.
         leg: Number of the leg; a long run has several.
     """
 
@@ -111,6 +123,7 @@ class Job:
     batch_size: int
     shard_rows: int
     shared_paths: SharedPaths = NOTHING_LOCAL
+    min_agreement: float = 0.0
     leg: int = 0
 
     @property

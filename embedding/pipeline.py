@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +212,9 @@ class EncodeStage:
         self._reporter = ProgressReporter(progress)
         self._failure: Exception | None = None
         self._encoders: Sequence[WindowEncoder] | None = None
+        self._gpu: Device | None = None
+        self._n_threads = placement.encoder_threads
+        self._may_measure = False
         self._exiting = threading.Lock()
         # Ray restarts an actor that died, and gives it the same windows again, without end.
         self._tries = self._reporter.open_batches()
@@ -233,14 +236,34 @@ class EncodeStage:
         from embedding.encoding.encoder_loading import load_encoders
 
         settings = [_with_local_weights(target.settings, weights) for target in self._job.targets]
-        is_gpu = placement.device == "cuda"
-        gpu = self.open_gpu(placement, [each.precision for each in settings]) if is_gpu else None
-        encoders = load_encoders(settings, placement.encoder_threads, gpu)
+        if placement.device == "cuda":
+            self._gpu = self.open_gpu(placement, [each.precision for each in settings])
+        encoders = load_encoders(settings, self._n_threads, self._gpu)
+        self._may_measure = any(each.precision != "fp32" for each in settings)
         warm_up_s = sum(encoder.warm_up(self._job.batch_size) for encoder in encoders)
         self._reporter.encoder_ready()
-        if is_gpu:
+        if self._gpu:
             self._reporter.add("warm_up", warm_up_s)
         return encoders
+
+    def _measure_agreement(self, batch: str, windows: pa.Table) -> None:
+        """Compare vectors of a reduced precision with fp32, if no other encoder of the run does.
+
+        Raises:
+            RequestError: The vectors differ too much.
+        """
+        from embedding.encoding.agreement import measure_agreement
+        from embedding.encoding.encoder_loading import load_encoders
+
+        self._may_measure = False
+        if self._encoders and self._reporter.may_measure_agreement(batch):
+            found = measure_agreement(
+                self._encoders,
+                windows,
+                self._job.min_agreement,
+                lambda settings: load_encoders([settings], self._n_threads, self._gpu)[0],
+            )
+            self._reporter.agreed({target: asdict(agreement) for target, agreement in found.items()})
 
     @staticmethod
     def open_gpu(placement: Placement, precisions: Sequence[str]) -> "Device":
@@ -268,6 +291,8 @@ class EncodeStage:
             reporter.begin_batch(batch, len(windows) / self._job.batch_size)
             began = time.perf_counter()
             try:
+                if self._may_measure:
+                    self._measure_agreement(batch, windows)
                 vectors, failures = encode_batch(self._encoders, windows, reporter.is_stopping)
             except RuntimeError as error:
                 if (explained := self._explain_or_exit(error)) is error:

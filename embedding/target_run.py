@@ -1,7 +1,10 @@
 """The output of one target while a run holds it: compare, adopt unchanged recordings, repair, balance."""
 
+from contextlib import suppress
+
 import numpy as np
 
+from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig
 from embedding.job import Target
 from embedding.output.balance import Balance
@@ -10,6 +13,7 @@ from embedding.output.inventory import ParallelMap
 from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.run_report import RunReport
 from embedding.request import Request
+from embedding.text import describe_agreement
 from embedding.timeline import Timeline
 
 _NO_IDS = np.empty(0, np.int64)
@@ -35,6 +39,7 @@ class TargetRun:
         thorough = not self.report.last_run_was_complete
         self.inventory, self.backlog = request.compare(target, thorough=thorough, parallel_map=parallel_map)
         self._unchanged: set[int] = set()
+        self._agreement: dict[str, float] | None = None
 
     def set_device(self, device: str, config: EmbedConfig) -> None:
         """Take note of the device of the encoders.
@@ -46,6 +51,22 @@ class TargetRun:
         if target is not self.target:
             self.target = target
             target.write_description(config)
+
+    def note_agreement(self, agreement: dict[str, float] | None, config: EmbedConfig, terminal: Terminal) -> None:
+        """Take note of the agreement of the vectors with fp32: tell the user and store it, once it is known.
+
+        Args:
+            agreement: Fields of ``agreement.Agreement``; None while it is not known.
+            config: The request.
+            terminal: Receives a line for the user.
+        """
+        if agreement is None or self._agreement == agreement:
+            return
+        with suppress(OSError):  # the next call tries again; writing shards reports a storage that fails
+            self.target.write_description(config, agreement)
+            self._agreement = agreement
+            settings = self.target.settings
+            terminal.say(f"{settings.precision} vectors of {settings.model.name}: {describe_agreement(agreement)}")
 
     def read(self) -> None:
         """Read the output again; shards that are known are not read again."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 # Control characters that terminals obey (C0, C1), and characters that change the direction of text.
@@ -60,3 +61,15 @@ def terminal_json(value: Any, indent: int | None = None) -> str:
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return "\n".join(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in text.split("\n"))
+
+
+def describe_agreement(agreement: Mapping[str, float]) -> str:
+    """Return a text like ``cosine with fp32 at least 0.999872, median 0.999914 (8 windows)``.
+
+    Args:
+        agreement: Fields of ``agreement.Agreement``.
+    """
+    return (
+        f"cosine with fp32 at least {agreement['least']:.6f}, median {agreement['median']:.6f} "
+        f"({plural(int(agreement['windows']), 'window')})"
+    )

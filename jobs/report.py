@@ -13,7 +13,7 @@ from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError
 from embedding.redact import redact_all
 from embedding.stopping import end_process
-from embedding.text import audio_length, duration, plural, terminal_json
+from embedding.text import audio_length, describe_agreement, duration, plural, terminal_json
 
 if TYPE_CHECKING:
     from embedding.output.consistency import ConsistencyReport
@@ -98,9 +98,10 @@ def print_counts(consistency: "ConsistencyReport", terminal: Terminal) -> None:
     )
     for run in consistency.runs:
         speed = f" · {run['times_real_time']:,} × real time" if run["times_real_time"] else ""
+        agreement = f" · {describe_agreement(run['agreement'])}" if run["agreement"] else ""
         terminal.say(
             f"  run of {run['started']} on {run['host']}: {run['state']} after {duration(run['wall_s'])}, "
-            f"{plural(run['windows_written'], 'window')}{speed}"
+            f"{plural(run['windows_written'], 'window')}{speed}{agreement}"
         )
     if consistency.writer is not None:
         terminal.say(f"a run is writing to this output now ({consistency.writer})")

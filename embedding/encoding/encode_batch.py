@@ -12,6 +12,7 @@ from embedding.schema.batches import by_rate, output_column, window_column
 from embedding.schema.failures import Failure
 from embedding.schema.targets import FIELD, TargetColumn
 from embedding.schema.vectors import column, matrix
+from embedding.schema.windows import WindowSpec
 
 _FAILURE_COLUMNS = ["file", "file_id", "window_index", "start_time"]
 
@@ -43,17 +44,11 @@ def encode_batch(
         its target. A row is needed only by targets whose vectors the row holds, and is left out if the row holds no
         vectors: a window whose vector is not finite is a failure, and a window may be left unencoded.
     """
-    targets = TargetColumn.of(table)
     encoded = [np.zeros(len(table), bool) for _ in encoders]
     failures: list[tuple[int, Failure]] = []
     columns: dict[str, pa.Array] = {}
     for target, encoder in enumerate(encoders):
-        spec = encoder.settings.windows
-        own_rows = np.flatnonzero(targets.needed_by(target))
-        windows = matrix(table[window_column(spec.rate_hz)])
-        n_audio = spec.audio_samples(table["start_time"].to_numpy(), table["end_time"].to_numpy())
-        if len(own_rows) < len(table):
-            windows, n_audio = windows[own_rows], n_audio[own_rows]
+        own_rows, windows, n_audio = own_windows(table, target, encoder.settings.windows)
         outputs = encoder.encode(windows, n_audio, stopping)
         own_rows = own_rows[: len(outputs["embedding"])]
         finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in outputs.values()])
@@ -70,6 +65,28 @@ def encode_batch(
         table = table.append_column(name, values)
     needed = targets.needed()
     return table if needed.all() else table.filter(pa.array(needed)), failures
+
+
+def own_windows(
+    table: pa.Table, target: int, spec: WindowSpec
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Return the windows that a target needs.
+
+    Args:
+        table: Windows in the columns of ``batches.windows_schema``.
+        target: Number of the target.
+        spec: Windows of the target.
+
+    Returns:
+        The rows of the windows in the table, ``[n]``; their samples, float32 ``[n, length]``; and the number of samples
+        of each that are audio, ``[n]``.
+    """
+    rows = np.flatnonzero(TargetColumn.of(table).needed_by(target))
+    windows = matrix(table[window_column(spec.rate_hz)])
+    n_audio = spec.audio_samples(table["start_time"].to_numpy(), table["end_time"].to_numpy())
+    if len(rows) < len(table):
+        windows, n_audio = windows[rows], n_audio[rows]
+    return rows, windows, n_audio
 
 
 def _nonfinite_failure(window: dict[str, Any]) -> Failure:

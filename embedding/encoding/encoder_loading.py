@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from embedding.encoding.cpu_encoder import CpuEncoder
 from embedding.encoding.graph_files import can_use_graph, open_graph_files
 from embedding.encoding.settings import Settings
+from embedding.errors import RequestError
 
 if TYPE_CHECKING:
     from embedding.encoding.devices import Device
@@ -32,14 +33,23 @@ def load_encoders(
 
 
 def _from_graph(settings: Settings, n_threads: int) -> CpuEncoder | None:
-    """Return an encoder that computes a graph; None if this machine has no graph of the settings."""
+    """Return an encoder that computes a graph; None if this machine has no graph of the settings.
+
+    Raises:
+        RequestError: There is no graph, and torch does not compute in the precision.
+    """
     if not can_use_graph(settings):
         return None
     try:
         files = open_graph_files(settings.model, settings.checkpoint)
-    except OSError:  # the cache cannot be written: loading with torch is slower and always works
-        return None
-    return CpuEncoder(settings, files, n_threads) if files.has_graph else None
+        if files.has_graph:
+            return CpuEncoder(settings, files, n_threads)
+        reason = f"{settings.checkpoint.uri} has other layers than the published models"
+    except OSError as error:  # the cache cannot be written: loading with torch is slower and always works
+        reason = f"the prepared model cannot be kept ({error}); set XDG_CACHE_HOME to a folder that can be written"
+    if settings.precision == "int8":
+        raise RequestError(f"--precision: int8 is not possible: {reason}")
+    return None
 
 
 def _load_with_torch(targets: Sequence[Settings], n_threads: int, gpu: "Device | None") -> "list[Encoder]":

@@ -8,10 +8,12 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from embedding.encoding.int8_graph import GROUP, quantize_products
 from embedding.encoding.spectra import FrontEnd
 
-# OpenVINO's names of precisions. A CPU without bfloat16 products computes bf16 in float32.
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# OpenVINO's names of precisions. A CPU without bfloat16 products computes bf16 in float32. int8 is for matrix products
+# only; the rest of such a graph is float32.
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class GraphModel:
@@ -26,10 +28,12 @@ class GraphModel:
             precision: Key of ``PRECISION_HINTS``.
             n_threads: Number of threads.
         """
-        self._front_end, self._graph = front_end, graph
+        self._front_end = front_end
         self._core = ov.Core()
+        self._graph = self._quantized(graph) if precision == "int8" else graph
         self._options = {
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if precision == "int8" else 0,
             "INFERENCE_NUM_THREADS": n_threads,
             "NUM_STREAMS": 1,
             # With pinning, all actors of a machine would use the same first cores.
@@ -68,9 +72,18 @@ class GraphModel:
         text = str([self._core.get_property("CPU", name) for name in names])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def _quantized(self, graph: ov.Model | Path) -> ov.Model:
+        graph = self._read(graph)
+        quantize_products(graph)
+        return graph
+
+    def _read(self, graph: ov.Model | Path) -> ov.Model:
+        """Return a graph of its own, which may be changed."""
+        return self._core.read_model(graph) if isinstance(graph, Path) else graph.clone()
+
     def _compile(self, shape: tuple[int, ...]) -> None:
         self.release()  # a compiled graph holds the weights once more, 360 MB for BEATs
-        graph = self._core.read_model(self._graph) if isinstance(self._graph, Path) else self._graph.clone()
+        graph = self._read(self._graph)
         graph.reshape(list(shape))
         self._request = self._core.compile_model(graph, "CPU", self._options).create_infer_request()
         self._shape = shape

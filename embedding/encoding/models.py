@@ -8,15 +8,11 @@ import difflib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
 from embedding.config import ALL_LAYERS, LAST_LAYER, RANDOM_CHECKPOINT, EmbedConfig
 from embedding.errors import RequestError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,7 @@ class Architecture:
         classifier_pooling: Pooling of the features that the classifier takes.
         has_cls: True if the first token is a CLS token.
         can_mask: True if the model takes a padding mask.
+        can_quantize: True if most of the model's work are matrix products, which can be computed in int8.
         unused_tensors: Prefixes of tensors that a checkpoint may lack: ``return_features_only`` never reads them, or
             they are constants.
         unneeded_packages: Packages that only other architectures import.
@@ -43,6 +40,7 @@ class Architecture:
     classifier_pooling: str = "mean"
     has_cls: bool = False
     can_mask: bool = False
+    can_quantize: bool = False
     unused_tensors: tuple[str, ...] = ()
     unneeded_packages: tuple[str, ...] = ()
 
@@ -54,6 +52,7 @@ ARCHITECTURES = {
         400 + 15 * 160,
         layer_dims=(768,) * 13,
         can_mask=True,
+        can_quantize=True,
         unused_tensors=("backbone.predictor.", "backbone.fbank."),
         unneeded_packages=("transformers", "torchvision"),
     ),
@@ -144,13 +143,18 @@ def check_fits(model: Model, config: EmbedConfig, window_samples: int) -> None:
         window_samples: Length of the windows in samples at the model's rate.
 
     Raises:
-        RequestError: The model does not support the pooling, the masking, the layers, the prediction or the length.
+        RequestError: The model does not support the pooling, the masking, the precision, the layers, the prediction or
+            the length.
     """
     traits = model.traits
     if config.pooling == "cls" and not traits.has_cls:
         raise RequestError(f"--pooling: {model.name} has no CLS token; use mean or max")
     if config.mask_padding and not traits.can_mask:
         raise RequestError(f"--mask-padding: {model.name} takes no padding mask; only BEATs models do")
+    if config.precision == "int8" and not traits.can_quantize:
+        raise RequestError(f"--precision: only BEATs models compute in int8; use fp32 or bf16 for {model.name}")
+    if config.precision == "int8" and (config.mask_padding or config.layers != LAST_LAYER):
+        raise RequestError("--precision: int8 goes neither with --mask-padding nor with --layers; use fp32 or bf16")
     without_classifier = (None, (model.checkpoint,), (RANDOM_CHECKPOINT,))
     if config.predict and model.label_map is None and config.checkpoint in without_classifier:
         raise RequestError(f"--predict: {model.name} has no classifier; leave --predict out, or choose another --model")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from embedding.config import EmbedConfig, refuse_gpu_precision
+from embedding.config import EmbedConfig, refuse_precision
 from embedding.encoding.checkpoints import Checkpoint, fetch_checkpoint
 from embedding.encoding.label_map import LabelMap, fetch_label_map
 from embedding.encoding.models import Model, check_fits, find_model, layer_numbers
@@ -20,7 +20,7 @@ class Settings:
         windows: Length, hop and sample rate of the windows.
         pooling: ``mean``, ``max`` or ``cls``.
         mask_padding: True if padding is masked in the model.
-        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``tf32``, ``bf16``, ``fp16`` or ``int8``.
         layers: Indices of the inner layers that are stored.
         label_map: Labels that are predicted, or None.
         device: ``cuda`` for vectors of reduced precision from GPUs; None where the device does not matter.
@@ -73,8 +73,7 @@ class Settings:
         Raises:
             RequestError: The device does not support the precision.
         """
-        if device == "cpu":
-            refuse_gpu_precision(self.precision)
+        refuse_precision(self.precision, device)
         return replace(self, device=device if device == "cuda" and self.precision != "fp32" else None)
 
     @property

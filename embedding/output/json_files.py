@@ -39,6 +39,7 @@ ProcessId = Annotated[int, Field(ge=1, lt=1 << 31)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Time = Annotated[str, AfterValidator(_checked_time)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Cosine = Annotated[float, Field(ge=-1.001, le=1.001)]  # a rounding error beyond 1
 
 
 class SettingsRecord(BaseModel, extra="allow"):
@@ -59,11 +60,20 @@ class OptionsRecord(BaseModel, extra="allow"):
     input: list[str] = []
 
 
+class AgreementRecord(BaseModel, extra="allow"):
+    """Cosines between vectors of a reduced precision and vectors of fp32."""
+
+    windows: Count
+    least: Cosine
+    median: Cosine
+
+
 class RunRecord(BaseModel, extra="allow"):
     """``run.json``."""
 
     settings: SettingsRecord
     options: OptionsRecord = OptionsRecord()
+    agreement: AgreementRecord | None = None
 
     def content(self) -> dict[str, Any]:
         """Return the content of the file, without fields that the file does not have."""
@@ -82,6 +92,7 @@ class PastRunRecord(BaseModel, extra="allow"):
     recordings_failed: Count = 0
     windows_written: Count = 0
     times_real_time: Seconds | None = None
+    agreement: AgreementRecord | None = None
 
 
 class BalanceRecord(BaseModel, extra="allow"):

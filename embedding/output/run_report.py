@@ -53,6 +53,7 @@ class RunEntry:
     done_again: dict[str, int] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=dict)
     busy_share: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, float] | None = None
 
 
 class RunReport:
@@ -150,6 +151,7 @@ class RunReport:
             done_again=counters.done_again if state != "running" else {},
             busy_s={stage: round(seconds, 3) for stage, seconds in counters.busy_s.items()},
             busy_share=self._busy_share(counters),
+            agreement=next(iter(counters.agreements.values()), None),
         )
         so_far = {"recordings": {"listed": self._listed}, "windows": {}, "failures": {}}
         content = balance.as_json() if balance is not None else so_far

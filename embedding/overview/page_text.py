@@ -18,7 +18,7 @@ from embedding.overview.point_colours import format_start
 from embedding.overview.sample_choice import SEED
 from embedding.overview.weighted_values import USUAL_DEVIATIONS
 from embedding.redact import redact, redact_all
-from embedding.text import audio_length, clock, duration, plural
+from embedding.text import audio_length, clock, describe_agreement, duration, plural
 
 # Rows of tables that could be as long as the output.
 MOST_FAILURES = 1000
@@ -70,13 +70,16 @@ def _header(output: OutputFacts) -> dict[str, Any]:
         "pooling": "{} pooling",
         "embedding_size": "vectors of {:,} numbers",
     }
+    agreements = [run["agreement"] for run in output.consistency.runs if run.get("agreement")]
+    subtitle = [text.format(settings[name]) for name, text in formats.items() if name in settings]
+    if agreements:
+        subtitle.append(describe_agreement(agreements[-1]))
     warnings = [*output.consistency.disagreements, *output.warnings]
     if writer is not None:
         warnings.insert(0, f"A run is writing to this output now ({writer}), so this page is incomplete.")
     return {
         "title": settings.get("model", "Embeddings"),
-        "subtitle": " · ".join(text.format(settings[name]) for name, text in formats.items() if name in settings)
-        or "There is no run.json, so the model of these vectors is not known.",
+        "subtitle": " · ".join(subtitle) or "There is no run.json, so the model of these vectors is not known.",
         "root": redact(output.root),
         "random_weights": settings.get("checkpoint") == RANDOM_CHECKPOINT,
         "warnings": redact_all(warnings),

@@ -33,6 +33,7 @@ class RunProgress:
     _failed: set[int] = field(default_factory=set)
     _failed_by_target: set[tuple[int, int]] = field(default_factory=set)
     _unchanged: list[tuple[int, Targets]] = field(default_factory=list)
+    _measured_batch: str = ""
 
     def begin_leg(self) -> None:
         """Start a leg, which has encoders of its own."""
@@ -69,6 +70,18 @@ class RunProgress:
         A process that died leaves one or two of them.
         """
         return dict(self._open_batches)
+
+    def may_measure_agreement(self, batch: str) -> bool:
+        """Return whether the windows of a batch are to be encoded in fp32, too. Those of one batch of a run are.
+
+        The answer stays the same for this batch, which another process may encode again.
+        """
+        self._measured_batch = self._measured_batch or batch
+        return batch == self._measured_batch
+
+    def add_agreements(self, agreements: Mapping[int, dict[str, float]]) -> None:
+        """Take note of the agreement of targets with fp32."""
+        self.counters.agreements.update(agreements)
 
     def gpu_failed(self, gpu: Any, message: str, batches: Collection[str]) -> None:
         """Count a fault of a GPU.

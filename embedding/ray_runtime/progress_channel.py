@@ -165,6 +165,14 @@ class ProgressReporter:
         logger.warning(f"{gpu}: {message}")
         ray.get(self._actor.gpu_failed.remote(gpu, message, list(batches)))
 
+    def may_measure_agreement(self, batch: str) -> bool:
+        """Return whether the windows of a batch are to be encoded in fp32, too."""
+        return ray.get(self._actor.may_measure_agreement.remote(batch))
+
+    def agreed(self, agreements: Mapping[int, dict[str, float]]) -> None:
+        """Report the agreement of targets with fp32."""
+        self._actor.add_agreements.remote(dict(agreements))
+
     def begin_batch(self, batch: str, fill: float) -> None:
         """Report the start of a batch; ``fill`` is its share of the rows of a full batch."""
         metrics.batch_filled(fill)

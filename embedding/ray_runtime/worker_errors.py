@@ -1,5 +1,7 @@
 """Errors of workers, raised in the driver as the errors that they were in the worker."""
 
+import gc
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,12 +14,16 @@ from embedding.errors import RequestError, RunError, storage_failure
 def raise_worker_errors() -> Iterator[None]:
     """Run a block that waits for workers; remove Ray's layers from the errors that it raises.
 
+    Workers of a run that failed are released, although its error is kept: a notebook keeps the last error, and the
+    encoders would keep the CPUs that the next run needs.
+
     Raises:
         RequestError: A worker found the request wrong.
         RunError: The storage or the cluster failed, or a worker ended the run.
     """
     try:
-        yield
+        with _released_on_error():
+            yield
     except ray.exceptions.ActorDiedError as error:
         if error.actor_init_failed:
             raise RunError(f"no encoder could load the model, on any node: {_last_line(error)}") from error
@@ -37,6 +43,20 @@ def raise_worker_errors() -> Iterator[None]:
                 raise type(inner)(str(inner).splitlines()[0]) from error
             if isinstance(inner, OSError):
                 raise storage_failure(inner) from error
+        raise
+
+
+@contextmanager
+def _released_on_error() -> Iterator[None]:
+    """Run a block; if it raises, release the objects that were local to the functions that ended with the error."""
+    try:
+        yield
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None:
+            traceback.clear_frames(link.__traceback__)
+            link = link.__cause__ or link.__context__
+        gc.collect()  # Ray Data's executor and its operators refer to each other
         raise
 
 

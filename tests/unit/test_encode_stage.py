@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from embedding import pipeline
-from embedding.errors import RunError
+from embedding.errors import RequestError, RunError
 from embedding.pipeline import EncodeStage
 from embedding.planning.placement import Placement
 from embedding.ray_runtime.gpus import Gpu
@@ -152,4 +152,31 @@ def test_an_encoder_that_starts_while_the_leg_ends_loads_nothing_and_drops_windo
 def test_a_batch_that_ended_too_many_encoders_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = stage_of(monkeypatch, FakeReporter(open_batches={BATCH: ENCODE_TRIES}))
     with pytest.raises(RunError, match=f"died {ENCODE_TRIES} times over the windows from {BATCH} on"):
+        stage(WINDOWS)
+
+
+def test_only_the_first_batch_of_an_encoder_is_offered_for_the_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter = FakeReporter()
+    stage = stage_of(monkeypatch, reporter)
+    stage._may_measure = True
+    make_encoding_fail(ZeroDivisionError("the end of the test"), monkeypatch)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            stage(WINDOWS)
+    assert [name for name, _ in reporter.calls].count("may_measure_agreement") == 1
+
+
+def test_an_agreement_that_is_too_low_ends_the_run_before_its_batch_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter = FakeReporter()
+    reporter.may_measure_agreement = lambda batch: batch == BATCH  # type: ignore[attr-defined]
+    stage = stage_of(monkeypatch, reporter)
+    stage._job.min_agreement = 0.995  # type: ignore[misc]
+    stage._may_measure = True
+
+    def refuse(encoders: Any, windows: Any, least: float, load: Any) -> None:
+        raise RequestError(f"below {least}")
+
+    monkeypatch.setattr("embedding.encoding.agreement.measure_agreement", refuse)
+    make_encoding_fail(ZeroDivisionError("it was encoded"), monkeypatch)
+    with pytest.raises(RequestError, match=r"below 0\.995"):
         stage(WINDOWS)

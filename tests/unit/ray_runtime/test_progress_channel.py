@@ -61,6 +61,22 @@ def test_a_request_to_stop_stays() -> None:
     assert progress.is_stopping()
 
 
+def test_the_windows_of_one_batch_of_a_run_are_compared_with_fp32() -> None:
+    """Also in the process that encodes the batch again, after the first one died."""
+    progress = RunProgress()
+    answers = [progress.may_measure_agreement(batch) for batch in ("first", "second", "first", "third")]
+    assert answers == [True, False, True, False]
+
+
+def test_the_agreement_of_each_target_reaches_the_driver_and_survives_a_restart() -> None:
+    received, first, second = ReceivedProgress(), RunProgress(), RunProgress()
+    first.add_agreements({1: {"windows": 8, "least": 0.99, "median": 0.999}})
+    for progress in (first, second):
+        received.add(*progress.snapshot(*received.known))
+    assert received.counters.of_target(1).agreements == {1: {"windows": 8, "least": 0.99, "median": 0.999}}
+    assert received.counters.of_target(0).agreements == {}
+
+
 def read(progress: RunProgress, received: ReceivedProgress) -> list[tuple[int, int]]:
     """Read the actor as the driver does, from another process; return the unchanged recordings of the answer."""
     counters, unchanged = pickle.loads(pickle.dumps(progress.snapshot(*received.known)))

@@ -5,13 +5,16 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from embedding.errors import RunError
 from embedding.output.inventory import Inventory
 from embedding.output.store import Store
+from embedding.ray_runtime.worker_errors import raise_worker_errors
 from embedding.schema.failures import Failure
 from tests.support.audio import tone, write_audio
 from tests.support.commands import ROOT, environment, run_embed
@@ -235,3 +238,23 @@ def test_our_own_ray_keeps_its_idle_workers(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("RAY_num_workers_soft_limit", "1")  # Ray's default: shows that 6 s are long enough
     (tmp_path / "ended").mkdir()
     assert run_python(KEEP, "", tmp_path / "ended", "6").strip() == "False"
+
+
+def test_objects_of_a_failed_run_are_released_although_its_error_is_kept() -> None:
+    """A notebook keeps the last error; its traceback would keep the encoders, and they the CPUs of the next run."""
+
+    class Encoders:
+        def __init__(self) -> None:
+            self.itself = self  # as Ray Data's operators refer to each other
+
+    kept: list[weakref.ref[Encoders]] = []
+
+    def run() -> None:
+        encoders = Encoders()
+        kept.append(weakref.ref(encoders))
+        raise RunError("a fault")
+
+    with pytest.raises(RunError, match="a fault") as error, raise_worker_errors():
+        run()
+    assert error.value.__traceback__ is not None
+    assert kept[0]() is None
