@@ -24,6 +24,10 @@ from tests.support.s3_server import new_s3_client, run_s3_server
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+# Threads of torch that wait would otherwise turn in a loop, and two test processes share the cores: without this the
+# tests of encoders take twice as long (docs/decisions.md, "Time of the tests").
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Shared machines stall: a slow example says nothing about the code.
 settings.register_profile("avex-batch", deadline=None)
 settings.load_profile("avex-batch")

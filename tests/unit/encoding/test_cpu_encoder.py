@@ -13,6 +13,8 @@ from embedding.encoding.micro_batch_search import MicroBatchSearch
 from tests.support.encoding import encode, make_cpu_encoder, make_encoder, relative_error, tone_windows
 from tests.support.models import BEATS, EFFICIENTNET
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 MODELS = [BEATS, EFFICIENTNET]
 
 
@@ -30,9 +32,9 @@ def test_predictions_equal_those_with_torch(model: str, pooling: str) -> None:
     assert np.abs(outputs["scores"] - expected["scores"]).max() <= 1e-5
 
 
-def test_windows_are_encoded_with_neither_torch_nor_avex(checkpoints: dict[str, Path]) -> None:
+def test_windows_are_encoded_with_neither_torch_nor_avex(shallow_checkpoints: dict[str, Path]) -> None:
     """Importing them takes seconds and hundreds of megabytes in each encoder."""
-    make_cpu_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)  # the first encoder of a machine writes the graph
+    make_cpu_encoder(shallow_checkpoints[EFFICIENTNET], EFFICIENTNET)  # the first encoder of a machine writes the graph
     script = f"""
 import sys
 import numpy as np
@@ -40,7 +42,7 @@ import embedding.encoding.encode_batch
 from embedding.config import make_config
 from embedding.encoding.encoder_loading import load_encoders
 from embedding.encoding.settings import Settings
-options = dict(input="a", output="b", model="{EFFICIENTNET}", checkpoint={str(checkpoints[EFFICIENTNET])!r})
+options = dict(input="a", output="b", model="{EFFICIENTNET}", checkpoint={str(shallow_checkpoints[EFFICIENTNET])!r})
 (encoder,) = load_encoders([Settings.of(make_config(options))], 1)
 print(encoder.encode(np.zeros((2, 16_000), np.float32), np.full(2, 16_000))["embedding"].shape)
 print([name for name in ("torch", "avex", "torchaudio", "torchvision", "transformers") if name in sys.modules])
@@ -49,13 +51,13 @@ print([name for name in ("torch", "avex", "torchaudio", "torchvision", "transfor
     assert done.stdout.splitlines() == ["(2, 1280)", "[]"], done.stderr
 
 
-def test_no_window_gives_no_vector(checkpoints: dict[str, Path]) -> None:
-    encoder = make_cpu_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)
+def test_no_window_gives_no_vector(shallow_checkpoints: dict[str, Path]) -> None:
+    encoder = make_cpu_encoder(shallow_checkpoints[EFFICIENTNET], EFFICIENTNET)
     assert encode(encoder, np.empty((0, 16_000), np.float32))["embedding"].shape == (0, 1280)
 
 
-def test_an_encoder_that_is_told_to_stop_ends_after_the_pass_at_hand(checkpoints: dict[str, Path]) -> None:
-    encoder = make_cpu_encoder(checkpoints[EFFICIENTNET], EFFICIENTNET)
+def test_an_encoder_that_is_told_to_stop_ends_after_the_pass_at_hand(shallow_checkpoints: dict[str, Path]) -> None:
+    encoder = make_cpu_encoder(shallow_checkpoints[EFFICIENTNET], EFFICIENTNET)
     encoder.warm_up(64)
     answers = iter([False, False, True])
     vectors = encoder.encode(tone_windows(64), np.full(64, 16_000), lambda: next(answers))["embedding"]
@@ -63,9 +65,11 @@ def test_an_encoder_that_is_told_to_stop_ends_after_the_pass_at_hand(checkpoints
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_vectors_stay_the_same_while_the_fastest_pass_is_searched(model: str, checkpoints: dict[str, Path]) -> None:
+def test_vectors_stay_the_same_while_the_fastest_pass_is_searched(
+    model: str, shallow_checkpoints: dict[str, Path]
+) -> None:
     windows = tone_windows(20)
-    encoder = make_cpu_encoder(checkpoints[model], model, precision="bf16")
+    encoder = make_cpu_encoder(shallow_checkpoints[model], model, precision="bf16")
     for file in encoder._search_file.parent.glob("micro-batch-bf16-*"):  # of other tests
         file.unlink()
     encoder.warm_up(20)
@@ -74,7 +78,7 @@ def test_vectors_stay_the_same_while_the_fastest_pass_is_searched(model: str, ch
     while encoder._search.measured_next is not None:
         assert relative_error(encode(encoder, windows)["embedding"], first) <= 2e-2
     assert relative_error(encode(encoder, windows)["embedding"], first) <= 2e-2
-    again = make_cpu_encoder(checkpoints[model], model, precision="bf16")
+    again = make_cpu_encoder(shallow_checkpoints[model], model, precision="bf16")
     again.warm_up(20)
     assert again._search.measured_next is None
     assert again._search.pass_size == encoder._search.pass_size

@@ -22,9 +22,9 @@ MODELS = [BEATS, EFFICIENTNET]
 
 
 @pytest.fixture(scope="module")
-def encoder_of(checkpoints: dict[str, Path]) -> Callable[..., Encoder]:
+def encoder_of(shallow_checkpoints: dict[str, Path]) -> Callable[..., Encoder]:
     def load(model: str, device: Device, **options: object) -> Encoder:
-        return make_encoder(checkpoints[model], model, device, **options)
+        return make_encoder(shallow_checkpoints[model], model, device, **options)
 
     return load
 

@@ -12,6 +12,8 @@ from embedding.encoding.optimized import (
 from tests.support.models import BEATS, EFFICIENTNET
 from tests.support.optimized_models import load_perturbed, noise_windows, optimize, padding_after, relative_norm_error
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 
 @pytest.mark.parametrize(("name", "model_class"), [(BEATS, OptimizedBeats), (EFFICIENTNET, OptimizedEfficientNet)])
 def test_features_equal_those_of_avex(name: str, model_class: type) -> None:
@@ -42,7 +44,7 @@ def test_float16_is_close_to_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_norms_and_sums_of_beats_are_float32(dtype: torch.dtype) -> None:
+def test_norms_and_sums_of_beats_are_float32(dtype: torch.dtype, few_layers: int) -> None:
     model = optimize(load_perturbed(BEATS), BEATS, dtype)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
     input_dtypes: list[torch.dtype] = []
@@ -50,7 +52,7 @@ def test_norms_and_sums_of_beats_are_float32(dtype: torch.dtype) -> None:
         norm.register_forward_pre_hook(lambda _, inputs: input_dtypes.append(inputs[0].dtype))
     with torch.inference_mode():
         features, _ = model(noise_windows(1, 0.5), None)
-    assert input_dtypes == [torch.float32] * (2 + 2 * 12)
+    assert input_dtypes == [torch.float32] * (2 + 2 * few_layers)
     assert {parameter.dtype for norm in norms for parameter in norm.parameters()} == {torch.float32}
     assert features.dtype == torch.float32
 

@@ -23,6 +23,8 @@ from tests.support.fake_cuda import trace
 from tests.support.models import BEATS, EFFICIENTNET
 from tests.support.optimized_models import load_perturbed, noise_windows, optimize, padding_after
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
