@@ -24,8 +24,7 @@ from tests.support.s3_server import new_s3_client, run_s3_server
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Threads of torch that wait would otherwise turn in a loop, and two test processes share the cores: without this the
-# tests of encoders take twice as long (docs/decisions.md, "Time of the tests").
+# Two test processes share the cores: threads of torch that wait in a loop double the time of encoders' tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Shared machines stall: a slow example says nothing about the code.
@@ -138,13 +137,6 @@ def unprivileged() -> Iterator[Path]:
     """A directory of which the closed parts are closed to this test, even if root runs it."""
     with without_privileges() as folder:
         yield folder
-
-
-@pytest.fixture(params=[600, 1], ids=["decoded whole", "decoded in passing"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recording of some seconds, decoded as a short one is and as a long one."""
-    monkeypatch.setattr("embedding.decoding.decode.WHOLE_RECORDING_S", request.param)
-    monkeypatch.setattr("embedding.decoding.audio.BLOCK_SAMPLES", 4_000)
 
 
 @pytest.fixture(scope="module")

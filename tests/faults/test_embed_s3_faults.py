@@ -40,6 +40,7 @@ def vectors(output: str) -> dict[tuple[str, int], np.ndarray]:
     return by_key
 
 
+@pytest.mark.long  # a job of two minutes; tests/unit/storage/test_s3_faults.py tests each fault
 def test_transient_faults_of_s3_change_no_vector(s3_server: str, s3_api: Any, bucket: str) -> None:
     for i in range(N_SHORT):
         s3_api.put_object(Bucket=bucket, Key=f"in/{i:02}.wav", Body=recording(1 + i % 3, 16_000, i))

@@ -103,6 +103,7 @@ soundfile.SoundFile.__init__ = init
 """
 
 
+@pytest.mark.long  # tests/unit/decoding/test_isolated.py tests the processes, without a job
 def test_a_recording_that_crashes_its_worker_is_a_failure_and_the_job_finishes(tmp_path: Path) -> None:
     archive, output = tmp_path / "in", tmp_path / "out"
     for seed in range(12):

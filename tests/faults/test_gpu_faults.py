@@ -107,6 +107,7 @@ def test_gpu_faults_change_no_vector(
     assert run["busy_s"]["warm_up"] > 0
 
 
+@pytest.mark.long  # a job of a minute; the faults of GPUs above include the death of an encoder
 def test_no_window_is_lost_when_an_encoder_dies_with_two_open_batches(
     two_gpus: str, archive: Path, on_cpus: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -253,6 +253,7 @@ def test_a_run_in_several_legs_counts_all_recordings(ray_address: str, tmp_path:
     assert report["runs"][-1]["done_again"] == {"decode_tasks": 0, "encoders": 0, "windows": 0}
 
 
+@pytest.mark.long  # tests/unit/encoding tests the error, and how it travels
 def test_weights_of_another_model_are_refused_in_one_line(
     embed: Embed, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

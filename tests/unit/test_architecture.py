@@ -89,3 +89,10 @@ def test_sets_of_targets_are_packed_into_bits_by_one_module_alone(path: Path) ->
         for node in ast.walk(ast.parse(path.read_text()))
     )
     assert packs == (dotted_name(path) == "embedding.schema.targets")
+
+
+def test_no_test_file_imports_another() -> None:
+    """What several test files need is in ``tests/support``."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        of_tests = [name for name in imports(path) if name.split(".")[0] == "tests"]
+        assert all(name.startswith("tests.support") for name in of_tests), f"{dotted_name(path)}: {of_tests}"

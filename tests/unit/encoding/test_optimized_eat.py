@@ -22,103 +22,114 @@ from tests.support import (
 )
 from tests.support.commands import ROOT
 
-# A program, because EAT needs transformers: loading another model makes transformers unavailable in a process.
-ON_CPU = """
+# A program, because EAT needs transformers: loading another model makes transformers unavailable in a process. One
+# program for all tests, because importing transformers takes 8 s.
+PROGRAM = """
 import json, sys
-import numpy as np
-from embedding.config import EmbedConfig
-from embedding.encoding.devices import Cpu
-from embedding.encoding.encoder import Encoder
-from embedding.encoding.settings import Settings
-
-rng = np.random.default_rng(0)
-windows = rng.standard_normal((3, 80_000)).astype(np.float32)
-vectors = {}
-for pooling in ("cls", "mean", "max"):
-    config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
-                         window_s=5.0, pooling=pooling)
-    encoder = Encoder(Settings.of(config), Cpu(), 1)
-    assert not encoder._network.training
-    vectors[pooling] = encoder.encode(windows, np.full(3, 80_000))["embedding"].tolist()
-print(json.dumps(vectors))
-"""
-
-# Prints the vectors of a CPU, and those of a simulated GPU by precision, in two full micro-batches and a rest.
-ON_GPU = """
-import json, sys
-import numpy as np
-from embedding.config import EmbedConfig
+import numpy as np, torch
+from embedding.config import make_config
+from embedding.encoding.checkpoints import fetch_checkpoint
 from embedding.encoding.devices import Cpu
 from embedding.encoding.encoder import Encoder
 from embedding.encoding.micro_batch import MicroBatch
-from embedding.encoding.settings import Settings
-from simulated_gpu import SimulatedGpu
-
-windows = np.random.default_rng(0).normal(0, 0.1, (9, 80_000)).astype(np.float32)
-vectors = {}
-for name, device, precision in [("cpu", Cpu(), "fp32")] + [
-    (precision, SimulatedGpu(is_late=True), precision) for precision in ("fp32", "tf32", "bf16", "fp16")
-]:
-    config = EmbedConfig(input=("a",), output="b", model=("esp_aves2_eat_all",), checkpoint=(sys.argv[1],),
-                         window_s=5.0, precision=precision)
-    encoder = Encoder(Settings.of(config), device, 1)
-    encoder._micro_batch = MicroBatch(4)
-    vectors[name] = encoder.encode(windows, np.full(9, 80_000))["embedding"].tolist()
-print(json.dumps(vectors))
-"""
-
-# Prints the relative errors of the features of both classes against those of avex's module in float32.
-PARITY = """
-import json, sys
-import numpy as np, torch
-from embedding.encoding.checkpoints import fetch_checkpoint
-from embedding.encoding.optimized import UnoptimizedModel, optimized_class
 from embedding.encoding.model_loading import load
 from embedding.encoding.models import find_model
+from embedding.encoding.optimized import UnoptimizedModel, optimized_class
+from embedding.encoding.settings import Settings
+from embedding.errors import RequestError
+from simulated_gpu import SimulatedGpu
 
-model = find_model("esp_aves2_eat_all")
-module = load(model, fetch_checkpoint(model.name, "random"))
-model_class = optimized_class(module, model.architecture)
-windows = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (3, 80_000)).astype(np.float32))
-report = {"class": model_class.__name__}
-with torch.inference_mode():
-    expected = module(windows)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for tested_class in (model_class, UnoptimizedModel):
-            features, _ = tested_class(module, dtype)(windows, None)
-            assert features.shape == expected.shape
-            error = (features.float() - expected).norm() / expected.norm()
-            report[f"{tested_class.__name__} {dtype}"] = float(error)
-print(json.dumps(report))
+MODEL = "esp_aves2_eat_all"
+WINDOWS = np.random.default_rng(0).normal(0, 0.1, (9, 80_000)).astype(np.float32)
+
+def encode(checkpoint, windows, device, **options):
+    request = {"input": "a", "output": "b", "model": MODEL, "checkpoint": checkpoint, "window_s": 5.0}
+    encoder = Encoder(Settings.of(make_config(request | options)), device, 1)
+    assert not encoder._network.training
+    encoder._micro_batch = MicroBatch(4)
+    return encoder.encode(windows, np.full(len(windows), 80_000))["embedding"].tolist()
+
+def poolings(checkpoint):
+    return {pooling: encode(checkpoint, WINDOWS[:3], Cpu(), pooling=pooling) for pooling in ("cls", "mean", "max")}
+
+# Two full micro-batches and a rest.
+def devices(checkpoint):
+    on_gpu = {
+        precision: encode(checkpoint, WINDOWS, SimulatedGpu(is_late=True), precision=precision)
+        for precision in ("fp32", "tf32", "bf16", "fp16")
+    }
+    return {"cpu": encode(checkpoint, WINDOWS, Cpu())} | on_gpu
+
+# Relative errors of the features of both classes against those of avex's module in float32.
+def parity(checkpoint):
+    model = find_model(MODEL)
+    module = load(model, fetch_checkpoint(model.name, checkpoint))
+    model_class = optimized_class(module, model.architecture)
+    windows = torch.from_numpy(WINDOWS[:3])
+    report = {"class": model_class.__name__}
+    with torch.inference_mode():
+        expected = module(windows)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            for tested_class in (model_class, UnoptimizedModel):
+                features, _ = tested_class(module, dtype)(windows, None)
+                assert features.shape == expected.shape
+                error = (features.float() - expected).norm() / expected.norm()
+                report[f"{tested_class.__name__} {dtype}"] = float(error)
+    return report
+
+results = []
+for function, checkpoint in json.loads(sys.argv[1]):
+    try:
+        results.append(globals()[function](checkpoint))
+    except RequestError as error:
+        results.append(str(error))
+print(json.dumps(results))
 """
 
 
-def run(hf_home: Path, checkpoint: str, program: str = ON_CPU) -> subprocess.CompletedProcess[str]:
-    """Run one of the programs above, offline, with the given cache of the hub."""
+def run(hf_home: Path, *calls: tuple[str, str]) -> list[Any]:
+    """Call functions of the program with a checkpoint each, offline, with the given cache of the hub."""
     environment = os.environ | {"HF_HOME": str(hf_home), "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
-    return subprocess.run(
-        [sys.executable, "-c", program, checkpoint],
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(calls)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-
-
-def test_cls_is_the_first_token_and_mean_and_max_pool_all_tokens(tmp_path: Path) -> None:
-    eat_hub.write_cache(tmp_path)
-    done = run(tmp_path, "random")
     assert done.returncode == 0, done.stderr
-    vectors = {pooling: np.array(rows) for pooling, rows in json.loads(done.stdout.splitlines()[-1]).items()}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the program's functions return for random weights, a checkpoint, and a checkpoint that lacks tensors."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("hub")
+    eat_hub.write_cache(folder)
+    few = {"backbone.cls_token": torch.full((1, 1, 768), 3.0)}
+    patches = {"backbone.patches.weight": torch.ones(768, 1, 16, 16), "backbone.patches.bias": torch.zeros(768)}
+    save_file(few | patches, folder / "whole.safetensors")
+    save_file(few, folder / "few.safetensors")
+    calls = {
+        "poolings": ("poolings", "random"),
+        "devices": ("devices", "random"),
+        "parity": ("parity", "random"),
+        "whole": ("poolings", str(folder / "whole.safetensors")),
+        "few": ("poolings", str(folder / "few.safetensors")),
+    }
+    return dict(zip(calls, run(folder, *calls.values()), strict=True))
+
+
+def test_cls_is_the_first_token_and_mean_and_max_pool_all_tokens(results: dict[str, Any]) -> None:
+    vectors = {pooling: np.array(rows) for pooling, rows in results["poolings"].items()}
     assert {rows.shape for rows in vectors.values()} == {(3, 768)}
     assert np.array_equal(vectors["cls"], np.full((3, 768), 7.0))  # token 0 of the stand-in
     assert not np.allclose(vectors["mean"][0], vectors["mean"][1])
     assert (vectors["max"] >= vectors["mean"]).all()
 
 
-def test_vectors_of_a_gpu_equal_those_of_a_cpu(tmp_path: Path) -> None:
-    eat_hub.write_cache(tmp_path)
-    done = run(tmp_path, "random", ON_GPU)
-    assert done.returncode == 0, done.stderr
-    vectors = {name: np.array(rows) for name, rows in json.loads(done.stdout.splitlines()[-1]).items()}
+def test_vectors_of_a_gpu_equal_those_of_a_cpu(results: dict[str, Any]) -> None:
+    vectors = {name: np.array(rows) for name, rows in results["devices"].items()}
     norms = np.linalg.norm(vectors["cpu"], axis=1)
     for precision in ("fp32", "tf32"):
         errors = np.linalg.norm(vectors[precision] - vectors["cpu"], axis=1) / norms
@@ -129,35 +140,19 @@ def test_vectors_of_a_gpu_equal_those_of_a_cpu(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_missing_backbone_is_one_line_with_a_remedy(tmp_path: Path) -> None:
-    done = run(tmp_path, "random")
-    assert done.returncode != 0
-    last_line = done.stderr.strip().splitlines()[-1]
-    for part in ("RequestError", "esp_aves2_eat_all needs its backbone", "HF_HOME"):
-        assert part in last_line
+    (message,) = run(tmp_path, ("poolings", "random"))
+    for part in ("esp_aves2_eat_all needs its backbone", "HF_HOME"):
+        assert part in message
+    assert "\n" not in message
 
 
-@pytest.mark.parametrize("fits", [True, False])
-def test_an_eat_checkpoint_that_lacks_tensors_is_refused(fits: bool, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    eat_hub.write_cache(tmp_path)
-    tensors = {"backbone.cls_token": torch.full((1, 1, 768), 3.0)}
-    if fits:
-        tensors |= {"backbone.patches.weight": torch.ones(768, 1, 16, 16), "backbone.patches.bias": torch.zeros(768)}
-    save_file(tensors, tmp_path / "w.safetensors")
-    done = run(tmp_path, str(tmp_path / "w.safetensors"))
-    if fits:
-        assert done.returncode == 0, done.stderr
-        assert set(np.array(json.loads(done.stdout.splitlines()[-1])["cls"]).ravel()) == {3.0}
-    else:
-        assert "1 of 3 tensors matched" in done.stderr
+def test_an_eat_checkpoint_that_lacks_tensors_is_refused(results: dict[str, Any]) -> None:
+    assert set(np.array(results["whole"]["cls"]).ravel()) == {3.0}
+    assert "1 of 3 tensors matched" in results["few"]
 
 
-def test_features_equal_those_of_avex(tmp_path: Path) -> None:
-    eat_hub.write_cache(tmp_path)
-    done = run(tmp_path, "random", PARITY)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+def test_features_equal_those_of_avex(results: dict[str, Any]) -> None:
+    report = results["parity"]
     assert report["class"] == "OptimizedEat"
     assert report["OptimizedEat torch.float32"] <= 1e-6
     for dtype in ("torch.bfloat16", "torch.float16"):

@@ -18,6 +18,8 @@ from embedding.errors import RequestError
 from tests.support.encoding import make_cpu_encoder, make_encoder, tone_windows, windows_table
 from tests.support.models import BEATS, EFFICIENTNET
 
+pytestmark = pytest.mark.usefixtures("few_layers")
+
 MODELS = {BEATS: ("classifier", 768), EFFICIENTNET: ("model.classifier.1", 1280)}
 N_LABELS = 7
 
@@ -57,10 +59,10 @@ def make_settings(checkpoint: object, model: str, k: int) -> Settings:
 @pytest.mark.parametrize("make", [make_cpu_encoder, make_encoder], ids=["graph", "torch"])
 @pytest.mark.parametrize("options", [{}, {"pooling": "max"}, {"layers": "0"}])
 def test_predictions_are_those_of_avex(
-    model: str, make: Any, options: dict[str, Any], checkpoints: dict[str, Path], tmp_path: Path
+    model: str, make: Any, options: dict[str, Any], shallow_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     make = make_encoder if options.get("layers") else make  # of inner layers there is no graph
-    path = write_classifier(tmp_path, checkpoints[model], model)
+    path = write_classifier(tmp_path, shallow_checkpoints[model], model)
     windows = tone_windows(4)
     encoder = make(path, model, predict=3, **options)
     table, failures = encode_batch([encoder], windows_table(windows))
@@ -87,16 +89,16 @@ def test_labels_of_random_weights_are_called_random() -> None:
 
 
 def test_a_model_without_a_classifier_is_refused_before_work_begins(
-    tmp_path: Path, checkpoints: dict[str, Path]
+    tmp_path: Path, shallow_checkpoints: dict[str, Path]
 ) -> None:
     for name in ("esp_aves2_eat_all", "esp_aves2_naturelm_audio_v1_beats"):
         with pytest.raises(RequestError, match=rf"--predict: {name} has no classifier; leave --predict out"):
             make_settings("random", name, 1)
     with pytest.raises(RequestError, match=r"--predict: esp_aves2_sed_birdcode_beats_encoder has no classifier, and"):
-        make_settings(checkpoints[BEATS], "esp_aves2_sed_birdcode_beats_encoder", 1)
+        make_settings(shallow_checkpoints[BEATS], "esp_aves2_sed_birdcode_beats_encoder", 1)
     (tmp_path / "label_map.json").write_text('{"a": 0}')
     bare = tmp_path / "bare.safetensors"
-    save_file(load_file(checkpoints[BEATS]), bare)
+    save_file(load_file(shallow_checkpoints[BEATS]), bare)
     with pytest.raises(RequestError, match=r"--predict: .*bare.safetensors holds no classifier \(classifier.weight\)"):
         make_settings(bare, BEATS, 1)
 
@@ -108,7 +110,7 @@ def test_a_models_own_checkpoint_named_as_an_option_has_no_classifier() -> None:
 
 
 def test_the_label_map_beside_a_checkpoint_of_the_hub_is_used(
-    tmp_path: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shallow_checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache is laid out as the hub's client does it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -118,7 +120,7 @@ def test_the_label_map_beside_a_checkpoint_of_the_hub_is_used(
     for new_folder in (folder, repository / "refs"):
         new_folder.mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
-    write_classifier(folder, checkpoints[BEATS], BEATS)
+    write_classifier(folder, shallow_checkpoints[BEATS], BEATS)
     uri = "hf://lab/tuned/beats/supervised.safetensors"
     assert (
         make_settings(uri, BEATS, 1).label_map == make_settings(folder / "supervised.safetensors", BEATS, 1).label_map
@@ -129,9 +131,9 @@ def test_the_label_map_beside_a_checkpoint_of_the_hub_is_used(
 
 
 def test_a_label_map_of_another_length_than_the_classifier_is_refused(
-    tmp_path: Path, checkpoints: dict[str, Path]
+    tmp_path: Path, shallow_checkpoints: dict[str, Path]
 ) -> None:
-    path = write_classifier(tmp_path, checkpoints[BEATS], BEATS, n_outputs=5)
+    path = write_classifier(tmp_path, shallow_checkpoints[BEATS], BEATS, n_outputs=5)
     with pytest.raises(RequestError, match=r"has a classifier of 5 outputs, its label map 7 labels"):
         make_settings(path, BEATS, 1)
 
@@ -146,17 +148,19 @@ def test_a_label_map_of_another_length_than_the_classifier_is_refused(
     ],
 )
 def test_a_classifier_of_other_shapes_is_refused(
-    shapes: dict[str, tuple[int, ...]], message: str, tmp_path: Path, checkpoints: dict[str, Path]
+    shapes: dict[str, tuple[int, ...]], message: str, tmp_path: Path, shallow_checkpoints: dict[str, Path]
 ) -> None:
-    path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
+    path = write_classifier(tmp_path, shallow_checkpoints[EFFICIENTNET], EFFICIENTNET)
     name, _ = MODELS[EFFICIENTNET]
     save_file({f"{name}.{part}": torch.zeros(shape) for part, shape in shapes.items()}, path)
     with pytest.raises(RequestError, match=message):
         make_settings(path, EFFICIENTNET, 1)
 
 
-def test_a_damaged_checkpoint_is_refused_before_work_begins(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
-    path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
+def test_a_damaged_checkpoint_is_refused_before_work_begins(
+    tmp_path: Path, shallow_checkpoints: dict[str, Path]
+) -> None:
+    path = write_classifier(tmp_path, shallow_checkpoints[EFFICIENTNET], EFFICIENTNET)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(RequestError, match=r"--checkpoint: .*supervised.safetensors is damaged"):
         make_settings(path, EFFICIENTNET, 1)
@@ -179,21 +183,23 @@ def test_a_damaged_checkpoint_is_refused_before_work_begins(tmp_path: Path, chec
         "[" * 100_000,
     ],
 )
-def test_a_damaged_label_map_is_refused(content: str, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
-    path = write_classifier(tmp_path, checkpoints[BEATS], BEATS)
+def test_a_damaged_label_map_is_refused(content: str, tmp_path: Path, shallow_checkpoints: dict[str, Path]) -> None:
+    path = write_classifier(tmp_path, shallow_checkpoints[BEATS], BEATS)
     (tmp_path / "label_map.json").write_text(content)
     with pytest.raises(RequestError, match=r"--predict: .*label_map.json is no label map"):
         make_settings(path, BEATS, 1)
 
 
-def test_more_labels_than_the_model_has_are_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
-    path = write_classifier(tmp_path, checkpoints[EFFICIENTNET], EFFICIENTNET)
+def test_more_labels_than_the_model_has_are_refused(tmp_path: Path, shallow_checkpoints: dict[str, Path]) -> None:
+    path = write_classifier(tmp_path, shallow_checkpoints[EFFICIENTNET], EFFICIENTNET)
     with pytest.raises(RequestError, match=r"--predict: esp_aves2_effnetb0_all has 7 labels, fewer than 8"):
         make_settings(path, EFFICIENTNET, 8)
 
 
-def test_a_file_too_large_for_a_label_map_is_refused_unread(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
-    path = write_classifier(tmp_path, checkpoints[BEATS], BEATS)
+def test_a_file_too_large_for_a_label_map_is_refused_unread(
+    tmp_path: Path, shallow_checkpoints: dict[str, Path]
+) -> None:
+    path = write_classifier(tmp_path, shallow_checkpoints[BEATS], BEATS)
     with (tmp_path / "label_map.json").open("wb") as file:
         file.truncate(1 << 30)
     with pytest.raises(
