@@ -29,6 +29,7 @@ from embedding.output.shard_reading import list_shards, open_shard
 from embedding.output.store import Store
 from embedding.pooling.pool import pool as run_pool
 from embedding.pooling.poolings import parse_poolings
+from embedding.quiet import hide_hints_for_notebooks
 from embedding.schema.vectors import matrix
 from embedding.search.search import SearchOptions
 from embedding.search.search import search as run_search
@@ -67,6 +68,8 @@ def embed(
     """
     inputs = [input] if isinstance(input, str | PathLike) else list(input)
     config = make_config(_plain(options | {"input": inputs, "output": output}))
+    if not config.verbose:
+        hide_hints_for_notebooks()
     balances = run_embed(config, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout())
     if balances is None:
         return None

@@ -4,11 +4,14 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedding.errors import RequestError, RunError
 from embedding.redact import redact
+
+STDERR = 2  # file descriptor
 
 
 @contextmanager
@@ -27,35 +30,46 @@ def logging_hidden(name: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
+def hide_hints_for_notebooks() -> None:
+    """Hide hints that Ray and tqdm print where ipywidgets is missing; this program shows progress without it."""
+    warnings.filterwarnings("ignore", "IProgress not found")
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)
+
+
 @contextmanager
 def native_output_hidden() -> Iterator[None]:
     """Keep what C and C++ code (Ray's core, libmpg123) writes to stderr in a file while the block runs.
 
-    After an error that is a bug the output is shown.
+    After an error that is a bug the output is shown. Python's own stderr stays visible; in notebooks it is not the
+    file descriptor of the process, which notebooks show, too.
 
     Ray 2.60's core complains on the driver's stderr about how Ray Data starts its own actors, past Python's logging
     and whatever RAY_BACKEND_LOG_LEVEL says.
     """
     try:
-        python_stderr, descriptor = sys.stderr, sys.stderr.fileno()
-    except OSError:  # stderr is no file, as in some notebooks
+        copy = os.dup(STDERR)
+    except OSError:  # it is closed
         yield
         return
-    sys.stderr.flush()
-    with (
-        tempfile.TemporaryFile("w+", errors="replace") as hidden,
-        os.fdopen(os.dup(descriptor), "w", buffering=1) as shown,
-    ):
-        sys.stderr = shown
-        os.dup2(hidden.fileno(), descriptor)
+    python_stderr = sys.stderr
+    try:
+        python_stderr.flush()
+        is_python_stderr = python_stderr.fileno() == STDERR
+    except (OSError, ValueError):  # a stand-in without a file
+        is_python_stderr = False
+    with tempfile.TemporaryFile("w+", errors="replace") as hidden, os.fdopen(copy, "w", buffering=1) as shown:
+        if is_python_stderr:
+            sys.stderr = shown
+        os.dup2(hidden.fileno(), STDERR)
         try:
             yield
         except (RequestError, RunError, KeyboardInterrupt):
             raise
         except BaseException:
             hidden.seek(0)
-            shown.write(redact(hidden.read()))
+            sys.stderr.write(redact(hidden.read()))
             raise
         finally:
-            os.dup2(shown.fileno(), descriptor)
-            sys.stderr = python_stderr
+            os.dup2(shown.fileno(), STDERR)
+            if is_python_stderr:
+                sys.stderr = python_stderr

@@ -52,8 +52,10 @@ def session(*, verbose: bool) -> Iterator[ClusterResources]:
         RequestError: RAY_ADDRESS is no address of a cluster, or a limit of the system is too low.
         RunError: No Ray answers at RAY_ADDRESS.
     """
+    hidden = nullcontext if verbose else native_output_hidden
     if ray.is_initialized():
-        yield cluster_resources(is_own=False)
+        with hidden():
+            yield cluster_resources(is_own=False)
         return
     address = os.environ.get("RAY_ADDRESS")
     quiet = {} if verbose else {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -62,7 +64,7 @@ def session(*, verbose: bool) -> Iterator[ClusterResources]:
     _refuse_unreachable(address)
     if not address:
         raise_limits()
-    with nullcontext() if verbose else native_output_hidden():
+    with hidden():
         try:
             with preserved_handlers():
                 ray.init(address=address or "local", **quiet, **local)

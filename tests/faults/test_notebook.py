@@ -93,6 +93,8 @@ def test_interrupting_a_cell_stops_the_run_and_the_next_cell_goes_on(
     assert stopped["error"][1].startswith("stopped by Ctrl-C; what is stored stays valid")
     assert finished["error"] == [None, None]
     assert "loading the model into" in finished["shown"]
+    for noise in ("core_worker", "IProgress", "ipywidgets"):
+        assert noise not in stopped["shown"] + finished["shown"]
     assert windows["results"] == [str(N_WINDOWS)]
     rows = pq.read_table(output / "embeddings").to_pandas()
     assert len(rows) == N_WINDOWS

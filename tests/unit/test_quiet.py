@@ -4,6 +4,7 @@ import io
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,32 @@ def test_native_output_is_hidden_except_after_a_bug(statement: str, shown: str) 
     program = PROGRAM.format(statement=statement)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == shown
+
+
+NOTEBOOK = """
+import os, sys
+from embedding.quiet import native_output_hidden
+os.dup2(os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY), 7)
+sys.stderr = open(7, "w", buffering=1)
+with native_output_hidden():
+    os.write(2, b"native\\n")
+    print("ours", file=sys.stderr)
+os.write(2, b"afterwards\\n")
+"""
+
+
+def test_native_output_is_hidden_in_notebooks_whose_stderr_is_another_file(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", NOTEBOOK, str(tmp_path / "cell")]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "afterwards\n"
+    assert (tmp_path / "cell").read_text() == "ours\n"
+
+
+def test_a_closed_stderr_is_left_alone() -> None:
+    program = "import os; from embedding.quiet import native_output_hidden\nos.close(2)\n"
+    program += "with native_output_hidden(): print('done')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "done\n"
 
 
 def test_a_stderr_that_is_no_file_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
