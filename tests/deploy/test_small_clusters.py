@@ -38,6 +38,7 @@ def test_several_encoders_share_a_gpu(archive: Path, tmp_path: Path) -> None:
             assert_complete(process, tmp_path / "out")
 
 
+@pytest.mark.long  # tests/unit/planning tests the check; here are real nodes
 def test_a_cluster_without_workers_is_refused_with_a_hint(archive: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     with local_cluster() as cluster, run_on_cluster(cluster, archive, output, "--checkpoint", "random") as process:
@@ -60,6 +61,7 @@ def separate_cluster(node_cache: Path, tmp_path_factory: pytest.TempPathFactory)
         yield cluster
 
 
+@pytest.mark.long  # tests/unit/planning tests the check; here are real nodes
 def test_recordings_that_only_the_driver_sees_are_refused_before_work_starts(
     separate_cluster: LocalCluster, tmp_path: Path
 ) -> None:

@@ -27,6 +27,10 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return kept | {"HOME": str(home), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"} | more
 
 
+# Half a minute to start Ray's dashboard; tests/deploy/test_deploy.py tests what the files say.
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The operator's home after the guide's commands, and a node's home with the token that the launcher copies."""

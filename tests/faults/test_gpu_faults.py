@@ -87,6 +87,7 @@ def on_cpus(
     return output
 
 
+@pytest.mark.long  # two minutes; test_encoder_on_gpu.py, test_encode_stage.py and test_broken_gpus.py test the parts
 def test_gpu_faults_change_no_vector(
     two_gpus: str, archive: Path, on_cpus: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -231,6 +231,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.long  # tests/unit/planning tests the division into legs
 def test_a_run_in_several_legs_counts_all_recordings(ray_address: str, tmp_path: Path) -> None:
     for number in range(3):
         write_audio(tmp_path / "in" / f"{number}.wav", tone(3.0, 16_000, seed=number), 16_000)

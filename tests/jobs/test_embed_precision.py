@@ -53,6 +53,7 @@ def test_a_run_of_int8_measures_its_agreement_with_fp32(run_int8: Callable[..., 
     assert f"cosine with fp32 at least {agreement['least']:.6f}" in page.read_text()
 
 
+@pytest.mark.long  # tests/unit/encoding/test_agreement.py tests the refusal
 def test_a_run_whose_vectors_differ_too_much_from_fp32_is_refused(
     run_int8: Callable[..., Outcome], tmp_path: Path
 ) -> None:

@@ -208,6 +208,7 @@ def test_a_run_removes_repeated_rows(embedded: Path, embed: Embed, tmp_path: Pat
     assert sorted_rows(output).drop(columns="embedding").equals(whole.drop(columns="embedding"))
 
 
+@pytest.mark.long  # tests/unit/output/test_claim.py tests the claims
 def test_a_second_run_on_an_output_is_refused_until_the_first_one_is_dead(
     embed: Embed, ray_address: str, tmp_path: Path
 ) -> None:
