@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python benchmarks/against_peers.py --case ray-8h --small
 	$(BIN)/python benchmarks/against_peers.py --case beats-1h --small
 	$(BIN)/python benchmarks/against_peers.py --case clips --small
+	$(BIN)/python benchmarks/goals.py --case effnet --small
 	$(BIN)/python benchmarks/steady_state.py --small
 	$(BIN)/python benchmarks/growth.py --small
 	$(BIN)/python benchmarks/cores.py --small

@@ -17,6 +17,15 @@ from pathlib import Path
 import psutil
 
 RESULTS = Path(__file__).resolve().parent / "results"
+# Flags in /proc/cpuinfo that decide the speed of encoders.
+PRODUCTS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512-VNNI",
+    "avx512_bf16": "AVX-512-bf16",
+    "amx_bf16": "AMX",
+}
 VERSIONED = ("avex", "ray", "torch", "openvino", "soundfile", "soxr", "pyarrow")
 
 
@@ -82,11 +91,19 @@ def hardware() -> str:
 
 
 def _cpu() -> str:
+    """Return the name of the CPU, and which instructions for products it has: two CPUs may have one name."""
     try:
-        name = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        name = None
-    return name[1].strip() if name else platform.processor() or platform.machine()
+        text = ""
+    name = re.search(r"^model name\s*: (.+)$", text, re.M)
+    if name is None:
+        return platform.processor() or platform.machine()
+    family = [found[1] for key in ("cpu family", "model") if (found := re.search(rf"^{key}\s*: (.+)$", text, re.M))]
+    flags = re.search(r"^flags\s*: (.+)$", text, re.M)
+    has = set(flags[1].split()) if flags else set()
+    products = [shown for flag, shown in PRODUCTS.items() if flag in has]
+    return f"{name[1].strip()} (family {' model '.join(family)}: {', '.join(products) or 'no AVX2'})"
 
 
 def _gpu() -> str:
