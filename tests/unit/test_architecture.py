@@ -92,7 +92,7 @@ def test_sets_of_targets_are_packed_into_bits_by_one_module_alone(path: Path) ->
 
 
 def test_no_test_file_imports_another() -> None:
-    """What several test files need is in ``tests/support``."""
+    """Builders that several test files need are in ``tests/support``."""
     for path in (ROOT / "tests").rglob("*.py"):
         of_tests = [name for name in imports(path) if name.split(".")[0] == "tests"]
         assert all(name.startswith("tests.support") for name in of_tests), f"{dotted_name(path)}: {of_tests}"

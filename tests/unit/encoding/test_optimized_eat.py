@@ -101,7 +101,7 @@ def run(hf_home: Path, *calls: tuple[str, str]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the program's functions return for random weights, a checkpoint, and a checkpoint that lacks tensors."""
+    """Results of the program for random weights, a checkpoint, and a checkpoint that lacks tensors."""
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("hub")
