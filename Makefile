@@ -30,7 +30,7 @@ test: lint  ## everything CI runs
 	$(BIN)/pytest -m "not long" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-long: setup  ## minutes and gigabytes: 24 h recordings, large uploads
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m long --numprocesses 2 --dist loadfile
 
 # Each benchmark in its small form, one after the other, about a minute each: that they work, and a first impression.
 # Figures come from a quiet machine and the full form: benchmarks/README.md.
