@@ -47,11 +47,10 @@ def announce_slow_precision(terminal: Terminal, precision: str) -> None:
     if not lacks_products(precision):
         return
     if precision == "bf16":
-        terminal.say("--precision bf16: this machine's CPU has no products of bf16; it computes in fp32, as fast")
+        terminal.say("--precision bf16: this CPU has no instructions for bf16, and computes in fp32")
     else:
         terminal.say(
-            "--precision int8: this machine's CPU has no products of 8 bits (VNNI); it is no faster than fp32, and "
-            "takes less memory"
+            "--precision int8: this CPU has no instructions for products of 8 bits (VNNI); int8 is no faster than fp32"
         )
 
 

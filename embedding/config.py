@@ -195,7 +195,7 @@ class EmbedConfig:
     min_agreement: float = _option(
         _number(float, 0, 1),
         "least cosine (0 to 1) between vectors of a reduced --precision and vectors of fp32, measured on the first "
-        "windows of a run; below it the run is refused",
+        "windows of a run; below it the run ends with exit code 2; 0: do not measure",
         metavar="COSINE",
         default=0.995,
     )
@@ -284,7 +284,7 @@ def refuse_precision(precision: str, device: str) -> None:
     if device == "cpu" and precision in GPU_PRECISIONS:
         raise RequestError(f"--precision: only GPUs compute in {precision}; on CPUs use fp32 or bf16")
     if device == "cuda" and precision in CPU_PRECISIONS:
-        raise RequestError(f"--precision: only CPUs compute in {precision}; on GPUs use bf16 or fp16, or --device cpu")
+        raise RequestError(f"--precision: only CPUs compute in {precision}; use bf16, or choose --device cpu")
 
 
 def option_name(field_name: str) -> str:

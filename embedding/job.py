@@ -67,12 +67,14 @@ class Target:
 
         Args:
             config: The request.
-            agreement: Agreement of the vectors with vectors of fp32; None: as it was measured before.
+            agreement: Agreement of the vectors with vectors of fp32; None: as a former run of the same settings has
+                measured it.
         """
         content = describe_run(config, self.settings)
-        stored = self.store.read_json("run.json") or {}
-        if agreement is None and stored.get("settings") == redact_all(content["settings"]):
-            agreement = stored.get("agreement")
+        if agreement is None:
+            stored = self.store.read_json("run.json") or {}
+            if stored.get("settings") == redact_all(content["settings"]):
+                agreement = stored.get("agreement")
         if agreement is not None:
             content["agreement"] = agreement
         self.store.write_json("run.json", content)
@@ -88,6 +90,7 @@ def describe_run(config: EmbedConfig, settings: Settings) -> dict[str, Any]:
             "device": config.device,
             "actors": config.actors,
             "limit": config.limit,
+            "min_agreement": config.min_agreement,
             "shard_rows": config.shard_rows,
         },
         "versions": {name: metadata.version(name) for name in VERSIONED_PACKAGES}

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from embedding.schema.recordings import read_pending
 from embedding.schema.targets import TargetColumn, Targets
 
 if TYPE_CHECKING:
+    from embedding.encoding.agreement import AgreementCheck
     from embedding.encoding.devices import Device
     from embedding.encoding.encode_batch import WindowEncoder
 
@@ -212,9 +213,7 @@ class EncodeStage:
         self._reporter = ProgressReporter(progress)
         self._failure: Exception | None = None
         self._encoders: Sequence[WindowEncoder] | None = None
-        self._gpu: Device | None = None
-        self._n_threads = placement.encoder_threads
-        self._may_measure = False
+        self._agreement: AgreementCheck | None = None
         self._exiting = threading.Lock()
         # Ray restarts an actor that died, and gives it the same windows again, without end.
         self._tries = self._reporter.open_batches()
@@ -233,37 +232,26 @@ class EncodeStage:
 
     def _load(self, placement: Placement, weights: SharedWeights) -> "Sequence[WindowEncoder]":
         # Imported here: the actors alone need OpenVINO, or torch and avex.
+        from embedding.encoding.agreement import AgreementCheck
         from embedding.encoding.encoder_loading import load_encoders
 
         settings = [_with_local_weights(target.settings, weights) for target in self._job.targets]
-        if placement.device == "cuda":
-            self._gpu = self.open_gpu(placement, [each.precision for each in settings])
-        encoders = load_encoders(settings, self._n_threads, self._gpu)
-        self._may_measure = any(each.precision != "fp32" for each in settings)
+        is_gpu = placement.device == "cuda"
+        gpu = self.open_gpu(placement, [each.precision for each in settings]) if is_gpu else None
+        n_threads = placement.encoder_threads
+        encoders = load_encoders(settings, n_threads, gpu)
+        self._agreement = AgreementCheck(
+            encoders,
+            lambda exact: load_encoders([exact], n_threads, gpu, keeps_times=False)[0],
+            self._reporter,
+            self._job.min_agreement,
+            gpu,
+        )
         warm_up_s = sum(encoder.warm_up(self._job.batch_size) for encoder in encoders)
         self._reporter.encoder_ready()
-        if self._gpu:
+        if is_gpu:
             self._reporter.add("warm_up", warm_up_s)
         return encoders
-
-    def _measure_agreement(self, batch: str, windows: pa.Table) -> None:
-        """Compare vectors of a reduced precision with fp32, if no other encoder of the run does.
-
-        Raises:
-            RequestError: The vectors differ too much.
-        """
-        from embedding.encoding.agreement import measure_agreement
-        from embedding.encoding.encoder_loading import load_encoders
-
-        self._may_measure = False
-        if self._encoders and self._reporter.may_measure_agreement(batch):
-            found = measure_agreement(
-                self._encoders,
-                windows,
-                self._job.min_agreement,
-                lambda settings: load_encoders([settings], self._n_threads, self._gpu)[0],
-            )
-            self._reporter.agreed({target: asdict(agreement) for target, agreement in found.items()})
 
     @staticmethod
     def open_gpu(placement: Placement, precisions: Sequence[str]) -> "Device":
@@ -291,8 +279,8 @@ class EncodeStage:
             reporter.begin_batch(batch, len(windows) / self._job.batch_size)
             began = time.perf_counter()
             try:
-                if self._may_measure:
-                    self._measure_agreement(batch, windows)
+                if self._agreement and batch not in self._tries:  # a process may have died of the second model
+                    self._agreement.run(batch, windows)
                 vectors, failures = encode_batch(self._encoders, windows, reporter.is_stopping)
             except RuntimeError as error:
                 if (explained := self._explain_or_exit(error)) is error:

@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from embedding.errors import RequestError, RunError
 from embedding.redact import redact
@@ -40,8 +41,8 @@ def hide_hints_for_notebooks() -> None:
 def native_output_hidden() -> Iterator[None]:
     """Keep what C and C++ code (Ray's core, libmpg123) writes to stderr in a file while the block runs.
 
-    After an error that is a bug the output is shown. Python's own stderr stays visible; in notebooks it is not the
-    file descriptor of the process, which notebooks show, too.
+    After an error that is a bug the output is shown. What Python writes and logs to stderr stays visible; in notebooks
+    that is another stream than file descriptor 2, whose output notebooks show as well.
 
     Ray 2.60's core complains on the driver's stderr about how Ray Data starts its own actors, past Python's logging
     and whatever RAY_BACKEND_LOG_LEVEL says.
@@ -58,8 +59,11 @@ def native_output_hidden() -> Iterator[None]:
     except (OSError, ValueError):  # a stand-in without a file
         is_python_stderr = False
     with tempfile.TemporaryFile("w+", errors="replace") as hidden, os.fdopen(copy, "w", buffering=1) as shown:
+        handlers = _handlers_of(python_stderr) if is_python_stderr else []
         if is_python_stderr:
             sys.stderr = shown
+        for handler in handlers:
+            handler.setStream(shown)
         os.dup2(hidden.fileno(), STDERR)
         try:
             yield
@@ -73,3 +77,17 @@ def native_output_hidden() -> Iterator[None]:
             os.dup2(shown.fileno(), STDERR)
             if is_python_stderr:
                 sys.stderr = python_stderr
+            for handler in handlers:
+                handler.setStream(python_stderr)
+
+
+def _handlers_of(stream: object) -> list["logging.StreamHandler[Any]"]:
+    """Return the handlers of all loggers that write to a stream."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    return [
+        handler
+        for logger in loggers
+        if isinstance(logger, logging.Logger)
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream
+    ]

@@ -64,12 +64,12 @@ def terminal_json(value: Any, indent: int | None = None) -> str:
 
 
 def describe_agreement(agreement: Mapping[str, float]) -> str:
-    """Return a text like ``cosine with fp32 at least 0.999872, median 0.999914 (8 windows)``.
+    """Return a text like ``least cosine with fp32 0.999872, median 0.999914 (8 windows)``.
 
     Args:
         agreement: Fields of ``agreement.Agreement``.
     """
     return (
-        f"cosine with fp32 at least {agreement['least']:.6f}, median {agreement['median']:.6f} "
+        f"least cosine with fp32 {agreement['least']:.6f}, median {agreement['median']:.6f} "
         f"({plural(int(agreement['windows']), 'window')})"
     )

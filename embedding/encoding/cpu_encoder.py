@@ -24,13 +24,14 @@ class CpuEncoder:
         settings: Settings that determine the vectors.
     """
 
-    def __init__(self, settings: Settings, files: GraphFiles, n_threads: int) -> None:
+    def __init__(self, settings: Settings, files: GraphFiles, n_threads: int, *, keeps_times: bool = True) -> None:
         """Open the files of the model.
 
         Args:
             settings: Settings for which ``graph_files.can_use_graph`` is true.
             files: Files of the model with the weights of ``settings.checkpoint``.
             n_threads: Threads that OpenVINO may use.
+            keeps_times: Keep the times of passes for later encoders.
 
         Raises:
             RequestError: The checkpoint has no classifier, or one that does not match the label map.
@@ -41,7 +42,7 @@ class CpuEncoder:
         if settings.label_map is not None:
             self._classifier = _Classifier(settings, files, settings.label_map)
         work = f"{settings.precision}-{settings.windows.length}-{n_threads}-{self._model.cpu_digest()}"
-        self._search_file = files.folder / f"micro-batch-{work}.json"
+        self._search_file = files.folder / f"micro-batch-{work}.json" if keeps_times else None
         self._search = MicroBatchSearch(self._search_file, SIZES[-1])
 
     def warm_up(self, batch_size: int) -> float:

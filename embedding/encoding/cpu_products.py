@@ -1,4 +1,4 @@
-"""Number formats whose products a CPU has instructions for, by the flags in Linux' ``/proc/cpuinfo``."""
+"""Number formats whose products a CPU has instructions for, by the flags in Linux's ``/proc/cpuinfo``."""
 
 from pathlib import Path
 

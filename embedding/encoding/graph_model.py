@@ -74,11 +74,11 @@ class GraphModel:
 
     def _quantized(self, graph: ov.Model | Path) -> ov.Model:
         graph = self._read(graph)
-        quantize_products(graph)
+        assert quantize_products(graph), "no product of the graph can be computed in int8"
         return graph
 
     def _read(self, graph: ov.Model | Path) -> ov.Model:
-        """Return a graph of its own, which may be changed."""
+        """Return a copy of a graph, which the caller may change."""
         return self._core.read_model(graph) if isinstance(graph, Path) else graph.clone()
 
     def _compile(self, shape: tuple[int, ...]) -> None:

@@ -32,8 +32,10 @@ def quantize_products(graph: ov.Model) -> int:
     """
     n_changed = 0
     for node in graph.get_ops():
-        weight: Any = node.input_value(1).get_node() if node.get_type_name() == "MatMul" else None
-        if weight is None or weight.get_type_name() != "Constant" or weight.shape[1] % GROUP:
+        if node.get_type_name() != "MatMul" or not node.get_attributes()["transpose_b"]:
+            continue
+        weight: Any = node.input_value(1).get_node()
+        if weight.get_type_name() != "Constant" or len(weight.shape) != 2 or weight.shape[1] % GROUP:
             continue
         rounded, scale = quantize_rows(weight.data)
         product = ops.multiply(ops.convert(ops.constant(rounded), "f32"), ops.constant(scale))

@@ -22,11 +22,11 @@ GAIN = 1.03
 class MicroBatchSearch:
     """Search for the fastest number of windows per pass; times are kept in a file for the next start."""
 
-    def __init__(self, file: Path, batch_size: int) -> None:
+    def __init__(self, file: Path | None, batch_size: int) -> None:
         """Read the times of earlier searches.
 
         Args:
-            file: File of the times, with a name that identifies the CPU and the work.
+            file: File of the times, with a name that identifies the CPU and the work; None if times are not kept.
             batch_size: Number of windows in most batches. Larger passes are not measured.
         """
         self._file, self._batch_size = file, batch_size
@@ -78,12 +78,15 @@ class MicroBatchSearch:
             return False
         self._window_s[n_windows] = min(self._times_s[1:]) / n_windows
         self._times_s = []
-        with suppress(OSError):  # without the file the next run measures again
-            storage.write_bytes(str(self._file), json.dumps(self._window_s).encode())
+        if self._file is not None:
+            with suppress(OSError):  # without the file the next run measures again
+                storage.write_bytes(str(self._file), json.dumps(self._window_s).encode())
         return True
 
     def _read(self) -> dict[int, float]:
         """Return the seconds per window of each size that was measured before, from the smallest size on."""
+        if self._file is None:
+            return {}
         try:
             stored = json.loads(self._file.read_bytes())
             times_s = {size: float(stored[str(size)]) for size in SIZES if str(size) in stored}

@@ -27,7 +27,7 @@ class Architecture:
         classifier_pooling: Pooling of the features that the classifier takes.
         has_cls: True if the first token is a CLS token.
         can_mask: True if the model takes a padding mask.
-        can_quantize: True if most of the model's work are matrix products, which can be computed in int8.
+        can_quantize: True if most of the model's work consists of matrix products, which can be computed in int8.
         unused_tensors: Prefixes of tensors that a checkpoint may lack: ``return_features_only`` never reads them, or
             they are constants.
         unneeded_packages: Packages that only other architectures import.

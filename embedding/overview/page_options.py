@@ -98,7 +98,16 @@ class ReportOptions:
 
                 settings = run.get("settings") or store.stored_settings() or {}
                 balance = report.get("recordings", {})
-                facts = OutputFacts(store.root, consistency, settings, balance, inventory.failures, manifests, warnings)
+                facts = OutputFacts(
+                    store.root,
+                    consistency,
+                    settings,
+                    run.get("agreement"),
+                    balance,
+                    inventory.failures,
+                    manifests,
+                    warnings,
+                )
                 content = render_page(facts, overview).encode()
                 storage.write_bytes(self.html, content)
                 terminal.say(f"page: {self.html} ({size(len(content))})")

@@ -33,6 +33,7 @@ class OutputFacts:
         root: The output.
         consistency: Counts of the output, its runs, and disagreements between its files.
         settings: Settings of run.json, else of the shards.
+        agreement: Agreement of the vectors with fp32, of run.json; None where it was not measured.
         recordings: Balance of the last run, of report.json.
         failures: Failures of the output (failures.FAILURES).
         manifests: Names of the manifests with further columns.
@@ -42,6 +43,7 @@ class OutputFacts:
     root: str
     consistency: ConsistencyReport
     settings: dict[str, Any]
+    agreement: dict[str, float] | None
     recordings: dict[str, Any]
     failures: pa.Table
     manifests: list[str]
@@ -70,10 +72,9 @@ def _header(output: OutputFacts) -> dict[str, Any]:
         "pooling": "{} pooling",
         "embedding_size": "vectors of {:,} numbers",
     }
-    agreements = [run["agreement"] for run in output.consistency.runs if run.get("agreement")]
     subtitle = [text.format(settings[name]) for name, text in formats.items() if name in settings]
-    if agreements:
-        subtitle.append(describe_agreement(agreements[-1]))
+    if subtitle and output.agreement:
+        subtitle.append(describe_agreement(output.agreement))
     warnings = [*output.consistency.disagreements, *output.warnings]
     if writer is not None:
         warnings.insert(0, f"A run is writing to this output now ({writer}), so this page is incomplete.")

@@ -33,7 +33,7 @@ class RunProgress:
     _failed: set[int] = field(default_factory=set)
     _failed_by_target: set[tuple[int, int]] = field(default_factory=set)
     _unchanged: list[tuple[int, Targets]] = field(default_factory=list)
-    _measured_batch: str = ""
+    _measured_batches: dict[int, str] = field(default_factory=dict)  # by target
 
     def begin_leg(self) -> None:
         """Start a leg, which has encoders of its own."""
@@ -71,13 +71,16 @@ class RunProgress:
         """
         return dict(self._open_batches)
 
-    def may_measure_agreement(self, batch: str) -> bool:
-        """Return whether the windows of a batch are to be encoded in fp32, too. Those of one batch of a run are.
+    def choose_measured(self, batch: str, targets: Collection[int]) -> list[int]:
+        """Return the targets for which the windows of a batch are to be encoded in fp32, too.
 
-        The answer stays the same for this batch, which another process may encode again.
+        For each target the windows of one batch of a run are.
+
+        Args:
+            batch: The batch.
+            targets: Targets that have windows in the batch.
         """
-        self._measured_batch = self._measured_batch or batch
-        return batch == self._measured_batch
+        return [target for target in targets if self._measured_batches.setdefault(target, batch) == batch]
 
     def add_agreements(self, agreements: Mapping[int, dict[str, float]]) -> None:
         """Take note of the agreement of targets with fp32."""

@@ -165,13 +165,13 @@ class ProgressReporter:
         logger.warning(f"{gpu}: {message}")
         ray.get(self._actor.gpu_failed.remote(gpu, message, list(batches)))
 
-    def may_measure_agreement(self, batch: str) -> bool:
-        """Return whether the windows of a batch are to be encoded in fp32, too."""
-        return ray.get(self._actor.may_measure_agreement.remote(batch))
+    def choose_measured(self, batch: str, targets: Collection[int]) -> list[int]:
+        """Return the targets for which the windows of a batch are to be encoded in fp32, too."""
+        return ray.get(self._actor.choose_measured.remote(batch, list(targets)))
 
-    def agreed(self, agreements: Mapping[int, dict[str, float]]) -> None:
-        """Report the agreement of targets with fp32."""
-        self._actor.add_agreements.remote(dict(agreements))
+    def agreed(self, target: int, agreement: dict[str, float]) -> None:
+        """Report the agreement of a target with fp32, and wait until the driver can read it: the run may end next."""
+        ray.get(self._actor.add_agreements.remote({target: agreement}))
 
     def begin_batch(self, batch: str, fill: float) -> None:
         """Report the start of a batch; ``fill`` is its share of the rows of a full batch."""

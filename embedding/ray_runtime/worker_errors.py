@@ -51,9 +51,11 @@ def _released_on_error() -> Iterator[None]:
     """Run a block; if it raises, release the objects that were local to the functions that ended with the error."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:  # also an interrupt
         link: BaseException | None = error
-        while link is not None:
+        released = set[int]()
+        while link is not None and id(link) not in released:
+            released.add(id(link))
             traceback.clear_frames(link.__traceback__)
             link = link.__cause__ or link.__context__
         gc.collect()  # Ray Data's executor and its operators refer to each other

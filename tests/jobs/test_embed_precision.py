@@ -36,7 +36,7 @@ def test_a_run_of_int8_measures_its_agreement_with_fp32(run_int8: Callable[..., 
     output = tmp_path / "out"
     done = run_int8()
     assert done.code == 0, done.stderr
-    assert "int8 vectors of esp_aves2_sl_beats_all: cosine with fp32 at least 0.99" in done.stdout
+    assert "int8 vectors of esp_aves2_sl_beats_all: least cosine with fp32 0.99" in done.stdout
     agreement = json.loads((output / "run.json").read_text())["agreement"]
     assert agreement["windows"] == 8
     assert 0.995 <= agreement["least"] <= agreement["median"] < 1
@@ -49,8 +49,8 @@ def test_a_run_of_int8_measures_its_agreement_with_fp32(run_int8: Callable[..., 
     # 3. The report shows them.
     page = tmp_path / "page.html"
     shown = run_job_here(report_main, output, "--html", page)
-    assert f"cosine with fp32 at least {agreement['least']:.6f}" in shown.stdout
-    assert f"cosine with fp32 at least {agreement['least']:.6f}" in page.read_text()
+    assert f"least cosine with fp32 {agreement['least']:.6f}" in shown.stdout
+    assert f"least cosine with fp32 {agreement['least']:.6f}" in page.read_text()
 
 
 @pytest.mark.long  # tests/unit/encoding/test_agreement.py tests the refusal
@@ -62,7 +62,7 @@ def test_a_run_whose_vectors_differ_too_much_from_fp32_is_refused(
     assert (
         "int8 vectors of esp_aves2_sl_beats_all differ too much from fp32: cosine with fp32 at least" in refused.stderr
     )
-    assert "or accept them with --min-agreement 0.99" in refused.stderr
+    assert "or accept the vectors with --min-agreement 0.99" in refused.stderr
     assert not list((tmp_path / "out").glob("embeddings/*.parquet"))
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding import announce
-from embedding.announce import announce_result
+from embedding.announce import announce_result, announce_slow_precision
 from tests.support.balances import BALANCE
 from tests.support.terminals import make_counters, terminal_and_text
 
@@ -76,3 +76,28 @@ def test_commands_work_in_a_shell_for_any_name_of_an_output(
     assert (program, option) == ("duckdb", "-c")
     assert duckdb.execute(query).fetchall() == [("a.wav",)]
     assert "a.wav" in subprocess.run(["bash", "-c", python_line], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_products", "lines"),
+    [
+        ("bf16", False, ["--precision bf16: this CPU has no instructions for bf16, and computes in fp32"]),
+        (
+            "int8",
+            False,
+            [
+                "--precision int8: this CPU has no instructions for products of 8 bits (VNNI); int8 is no faster "
+                "than fp32"
+            ],
+        ),
+        ("bf16", True, []),
+        ("int8", True, []),
+    ],
+)
+def test_a_precision_that_gains_nothing_on_this_cpu_is_told(
+    precision: str, has_products: bool, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedding.announce.lacks_products", lambda _: not has_products)
+    terminal, text = terminal_and_text()
+    announce_slow_precision(terminal, precision)
+    assert text.getvalue().splitlines() == lines

@@ -155,28 +155,22 @@ def test_a_batch_that_ended_too_many_encoders_is_named(monkeypatch: pytest.Monke
         stage(WINDOWS)
 
 
-def test_only_the_first_batch_of_an_encoder_is_offered_for_the_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
-    reporter = FakeReporter()
-    stage = stage_of(monkeypatch, reporter)
-    stage._may_measure = True
-    make_encoding_fail(ZeroDivisionError("the end of the test"), monkeypatch)
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            stage(WINDOWS)
-    assert [name for name, _ in reporter.calls].count("may_measure_agreement") == 1
-
-
-def test_an_agreement_that_is_too_low_ends_the_run_before_its_batch_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    reporter = FakeReporter()
-    reporter.may_measure_agreement = lambda batch: batch == BATCH  # type: ignore[attr-defined]
-    stage = stage_of(monkeypatch, reporter)
-    stage._job.min_agreement = 0.995  # type: ignore[misc]
-    stage._may_measure = True
-
-    def refuse(encoders: Any, windows: Any, least: float, load: Any) -> None:
-        raise RequestError(f"below {least}")
-
-    monkeypatch.setattr("embedding.encoding.agreement.measure_agreement", refuse)
+def test_a_batch_is_compared_with_fp32_before_it_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of(monkeypatch, FakeReporter())
     make_encoding_fail(ZeroDivisionError("it was encoded"), monkeypatch)
-    with pytest.raises(RequestError, match=r"below 0\.995"):
+
+    def refuse(batch: str, _: Any) -> None:
+        raise RequestError(f"{batch} differs")
+
+    stage._agreement = SimpleNamespace(run=refuse)  # type: ignore[assignment]
+    with pytest.raises(RequestError, match=f"{BATCH} differs"):
+        stage(WINDOWS)
+
+
+def test_a_batch_over_which_a_process_died_is_not_compared_with_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may have died of the second model, and would die again."""
+    stage = stage_of(monkeypatch, FakeReporter(open_batches={BATCH: 1}))
+    make_encoding_fail(ZeroDivisionError("it was encoded"), monkeypatch)
+    stage._agreement = SimpleNamespace()  # type: ignore[assignment] — any use would fail
+    with pytest.raises(ZeroDivisionError):
         stage(WINDOWS)

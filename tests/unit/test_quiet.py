@@ -41,6 +41,22 @@ def test_native_output_is_hidden_except_after_a_bug(statement: str, shown: str) 
     assert done.stderr == shown
 
 
+LOGGING = """
+import logging, os
+from embedding.quiet import native_output_hidden
+logging.basicConfig(format="%(message)s")
+with native_output_hidden():
+    os.write(2, b"native\\n")
+    logging.warning("during")
+logging.warning("afterwards")
+"""
+
+
+def test_log_messages_of_the_user_stay_visible() -> None:
+    done = subprocess.run([sys.executable, "-c", LOGGING], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "during\nafterwards\n"
+
+
 NOTEBOOK = """
 import os, sys
 from embedding.quiet import native_output_hidden

@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedding.encoding.cpu_encoder import CpuEncoder
+from embedding.encoding.encoder_loading import load_encoders
 from embedding.encoding.micro_batch_search import MicroBatchSearch
-from tests.support.encoding import encode, make_cpu_encoder, make_encoder, relative_error, tone_windows
+from tests.support.encoding import (
+    encode,
+    make_cpu_encoder,
+    make_encoder,
+    make_settings,
+    relative_error,
+    tone_windows,
+)
 from tests.support.models import BEATS, EFFICIENTNET
 
 pytestmark = pytest.mark.usefixtures("few_layers")
@@ -70,6 +79,7 @@ def test_vectors_stay_the_same_while_the_fastest_pass_is_searched(
 ) -> None:
     windows = tone_windows(20)
     encoder = make_cpu_encoder(shallow_checkpoints[model], model, precision="bf16")
+    assert encoder._search_file is not None
     for file in encoder._search_file.parent.glob("micro-batch-bf16-*"):  # of other tests
         file.unlink()
     encoder.warm_up(20)
@@ -97,3 +107,15 @@ def test_the_compiled_graph_has_the_size_of_the_fastest_pass(
         encode(encoder, tone_windows(16))
     encode(encoder, tone_windows(16))
     assert encoder._model._shape[0] == encoder._search.pass_size == best
+
+
+def test_an_encoder_that_keeps_no_times_measures_for_itself_alone(shallow_checkpoints: dict[str, Path]) -> None:
+    settings = make_settings(shallow_checkpoints[EFFICIENTNET], EFFICIENTNET, window_s=0.7)
+    (encoder,) = load_encoders([settings], 1, keeps_times=False)
+    assert isinstance(encoder, CpuEncoder)
+    for _ in range(8):
+        encode(encoder, tone_windows(1, 0.7))
+    assert encoder._search._window_s
+    (later,) = load_encoders([settings], 1)
+    assert isinstance(later, CpuEncoder)
+    assert not later._search._window_s

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from openvino import opset13 as ops
 
 from embedding.encoding.graph_files import open_graph_files
 from embedding.encoding.graph_model import GraphModel
@@ -32,6 +33,20 @@ def test_a_rounded_weight_differs_by_at_most_half_a_scale(weight: np.ndarray) ->
     assert rounded.dtype == np.int8
     assert (np.abs(rounded.astype(int)) <= 127).all()
     assert (np.abs(rounded * scale.astype(np.float64) - weight) <= 0.5001 * scale).all()
+
+
+def test_weights_of_other_shapes_and_sides_stay_as_they_are() -> None:
+    weights = [
+        ops.constant(np.ones((4, GROUP - 1), np.float32)),
+        ops.constant(np.ones((2, 4, GROUP), np.float32)),
+        ops.constant(np.ones(GROUP, np.float32)),
+    ]
+    x = ops.parameter([1, 4, -1], np.float32)
+    products = [ops.matmul(x, weight, False, True) for weight in weights]
+    products.append(ops.matmul(x, ops.constant(np.ones((GROUP, GROUP), np.float32)), False, False))
+    for product in products:
+        graph = ov.Model([product], [x])  # pyright: ignore[reportGeneralTypeIssues] — missing in OpenVINO's stubs
+        assert quantize_products(graph) == 0
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
@@ -75,7 +90,7 @@ def test_sizes_of_inputs_are_passed_to_openvino_for_int8_only(shallow_checkpoint
         (
             BEATS,
             {"device": "cuda"},
-            "--precision: only CPUs compute in int8; on GPUs use bf16 or fp16, or --device cpu",
+            "--precision: only CPUs compute in int8; use bf16, or choose --device cpu",
         ),
     ],
 )

@@ -61,11 +61,11 @@ def test_a_request_to_stop_stays() -> None:
     assert progress.is_stopping()
 
 
-def test_the_windows_of_one_batch_of_a_run_are_compared_with_fp32() -> None:
+def test_one_batch_of_a_run_is_compared_with_fp32_for_each_target() -> None:
     """Also in the process that encodes the batch again, after the first one died."""
     progress = RunProgress()
-    answers = [progress.may_measure_agreement(batch) for batch in ("first", "second", "first", "third")]
-    assert answers == [True, False, True, False]
+    calls = [("first", [0]), ("second", [0, 1]), ("first", [0]), ("third", [0, 1])]
+    assert [progress.choose_measured(*call) for call in calls] == [[0], [1], [0], []]
 
 
 def test_the_agreement_of_each_target_reaches_the_driver_and_survives_a_restart() -> None:

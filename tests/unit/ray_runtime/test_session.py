@@ -240,7 +240,8 @@ def test_our_own_ray_keeps_its_idle_workers(tmp_path: Path, monkeypatch: pytest.
     assert run_python(KEEP, "", tmp_path / "ended", "6").strip() == "False"
 
 
-def test_objects_of_a_failed_run_are_released_although_its_error_is_kept() -> None:
+@pytest.mark.parametrize("error_type", [RunError, KeyboardInterrupt])
+def test_objects_of_a_failed_run_are_released_although_its_error_is_kept(error_type: type[BaseException]) -> None:
     """A notebook keeps the last error; its traceback would keep the encoders, and they the CPUs of the next run."""
 
     class Encoders:
@@ -252,9 +253,9 @@ def test_objects_of_a_failed_run_are_released_although_its_error_is_kept() -> No
     def run() -> None:
         encoders = Encoders()
         kept.append(weakref.ref(encoders))
-        raise RunError("a fault")
+        raise error_type("a fault")
 
-    with pytest.raises(RunError, match="a fault") as error, raise_worker_errors():
+    with pytest.raises(error_type, match="a fault") as error, raise_worker_errors():
         run()
     assert error.value.__traceback__ is not None
     assert kept[0]() is None
