@@ -34,7 +34,7 @@ def test_several_encoders_share_a_gpu(archive: Path, tmp_path: Path) -> None:
     with local_cluster() as cluster:
         cluster.add(num_cpus=1, num_gpus=1)
         with run_on_cluster(cluster, archive, tmp_path / "out", *ON_GPUS, "--gpus-per-actor", 0.5) as process:
-            read_until(process, "2 actors on cpu")
+            read_until(process, "loading the model into 2 ")
             assert_complete(process, tmp_path / "out")
 
 

@@ -79,7 +79,7 @@ def test_a_second_signal_stops_at_once(archive: Path, tmp_path: Path, ray_addres
         assert wait_for(lambda: bool(job.shards()), process)
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout is not None
-        assert any(line.startswith("Ctrl-C: shards") for line in process.stdout)
+        assert any(line.startswith("Ctrl-C: finishing open shards") for line in process.stdout)
         os.killpg(process.pid, signal.SIGINT)
         signalled_s = time.monotonic()
         printed, _ = process.communicate(timeout=60)

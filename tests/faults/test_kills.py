@@ -56,7 +56,7 @@ def test_a_run_survives_kills_of_workers(archive: Path, expected: pa.Table, kill
 @pytest.mark.long
 def test_a_run_survives_the_kill_of_a_loading_encoder(archive: Path, expected: pa.Table, tmp_path: Path) -> None:
     job = Job(archive, tmp_path / "out")
-    assert re.search(r"done again after losses: .*\d encoder", kill_loading_encoder(job))
+    assert re.search(r"done again because workers were lost: .*\d encoder", kill_loading_encoder(job))
     assert_uninterrupted(job.output, expected)
 
 
