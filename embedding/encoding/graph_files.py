@@ -27,12 +27,12 @@ from safetensors import safe_open
 
 from embedding.encoding.checkpoints import Checkpoint, cache_folder
 from embedding.encoding.models import Model
-from embedding.encoding.spectra import BeatsFrontEnd, EfficientNetFrontEnd, FrontEnd, MelFilters
 from embedding.errors import RequestError, RunError
 from embedding.storage import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from embedding.encoding.settings import Settings
+    from embedding.encoding.spectra import FrontEnd
 
 # Architectures whose graphs can be written. EAT computes spectra with a processor of its own.
 GRAPH_ARCHITECTURES = ("beats", "efficientnet")
@@ -66,8 +66,11 @@ class GraphFiles:
         """Constants of the front end, and the classifier if the checkpoint has one: a safetensors file."""
         return self.folder / CONSTANTS
 
-    def front_end(self) -> FrontEnd:
+    def front_end(self) -> "FrontEnd":
         """Read the front end."""
+        # Imports SciPy, which the driver does not need.
+        from embedding.encoding.spectra import BeatsFrontEnd, EfficientNetFrontEnd, MelFilters
+
         with safe_open(self.constants, "numpy") as stored:
             values = json.loads(stored.metadata()["front_end"])
             filters = MelFilters(
