@@ -215,6 +215,7 @@ class EncodeStage:
         self._encoders: Sequence[WindowEncoder] | None = None
         self._agreement: AgreementCheck | None = None
         self._exiting = threading.Lock()
+        self._n_questions = 0
         # Ray restarts an actor that died, and gives it the same windows again, without end.
         self._tries = self._reporter.open_batches()
         self._turns = BatchTurns(self._tries)
@@ -281,7 +282,7 @@ class EncodeStage:
             try:
                 if self._agreement and batch not in self._tries:  # a process may have died of the second model
                     self._agreement.run(batch, windows)
-                vectors, failures = encode_batch(self._encoders, windows, reporter.is_stopping)
+                vectors, failures = encode_batch(self._encoders, windows, self._is_stopping)
             except RuntimeError as error:
                 if (explained := self._explain_or_exit(error)) is error:
                     raise
@@ -295,6 +296,13 @@ class EncodeStage:
             recordings=int((vectors["window_index"].to_numpy() + 1 == vectors["n_windows"].to_numpy()).sum()),
         )
         return vectors
+
+    def _is_stopping(self) -> bool:
+        """Return whether to encode no more. Asked before each pass, so the second time a first window is encoded."""
+        self._n_questions += 1
+        if self._n_questions == 2:
+            self._reporter.window_encoded()
+        return self._reporter.is_stopping()
 
     def _explain_or_exit(self, error: Exception) -> Exception:
         """Return the exception to raise for ``error``. Where the GPU has failed, end this process instead.

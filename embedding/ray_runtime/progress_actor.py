@@ -56,6 +56,10 @@ class RunProgress:
         self.counters.encoders += not again
         self.counters.reached("first_encoder")
 
+    def window_encoded(self) -> None:
+        """Take note of the time of the first window; windows are counted at the end of their batch."""
+        self.counters.reached("first_window")
+
     def begin_batch(self, batch: str) -> None:
         """Count the start of a batch."""
         self._open_batches[batch] += 1

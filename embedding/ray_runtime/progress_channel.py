@@ -155,6 +155,10 @@ class ProgressReporter:
         """Report that this actor has loaded its models."""
         self._actor.encoder_ready.remote(again=ray.get_runtime_context().was_current_actor_reconstructed)
 
+    def window_encoded(self) -> None:
+        """Report that this actor has encoded its first window; the batch may end seconds later."""
+        self._actor.window_encoded.remote()
+
     def open_batches(self) -> dict[str, int]:
         """Return the batches that have started and not ended, with their number of starts."""
         return ray.get(self._actor.open_batches.remote())

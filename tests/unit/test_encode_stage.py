@@ -54,7 +54,7 @@ def stage_of(monkeypatch: pytest.MonkeyPatch, reporter: FakeReporter, error: Exc
     monkeypatch.setattr(pipeline, "own_gpu", lambda: GPU)
     monkeypatch.setattr(pipeline, "ProgressReporter", lambda _: reporter)
     monkeypatch.setattr(EncodeStage, "_load", lambda *_: ["a loaded encoder"])
-    job: Any = SimpleNamespace(shared_paths=SimpleNamespace(check=check), batch_size=1)
+    job: Any = SimpleNamespace(shared_paths=SimpleNamespace(check=check), batch_size=1, targets=())
     return EncodeStage(job, PLACEMENT, None, None)
 
 
@@ -174,3 +174,21 @@ def test_a_batch_over_which_a_process_died_is_not_compared_with_fp32(monkeypatch
     stage._agreement = SimpleNamespace()  # type: ignore[assignment] — any use would fail
     with pytest.raises(ZeroDivisionError):
         stage(WINDOWS)
+
+
+def test_the_first_window_is_reported_before_the_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter = FakeReporter()
+    stage = stage_of(monkeypatch, reporter)
+    reported = []
+
+    def encode(_encoders: Any, windows: pa.Table, stopping: Any) -> tuple[pa.Table, list[Any]]:
+        for _ in range(3):  # passes
+            assert not stopping()
+            reported.append(("window_encoded", ()) in reporter.calls)
+        return windows.slice(0, 0), []
+
+    monkeypatch.setattr("embedding.encoding.encode_batch.encode_batch", encode)
+    monkeypatch.setattr(pipeline, "_count_encoded", lambda *_: {})
+    stage(WINDOWS)
+    assert reported == [False, True, True]
+    assert reporter.calls.count(("window_encoded", ())) == 1

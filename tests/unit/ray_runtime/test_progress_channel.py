@@ -22,6 +22,16 @@ def test_tasks_and_encoders_that_start_again_are_counted() -> None:
     assert (progress.counters.tasks_again, progress.counters.encoders, progress.counters.encoders_again) == (3, 2, 1)
 
 
+def test_the_first_window_counts_when_it_is_encoded_and_not_when_its_batch_ends() -> None:
+    progress = RunProgress()
+    progress.window_encoded()
+    first_s = progress.counters.reached_at_s["first_window"]
+    progress.window_encoded()
+    progress.add("encode", 1.0, {0: {"windows_encoded": 64}})
+    assert progress.counters.reached_at_s["first_window"] == first_s < progress.counters.reached_at_s["last_window"]
+    assert progress.counters.windows_encoded == 64
+
+
 def test_batches_that_have_started_and_not_ended_are_open() -> None:
     progress = RunProgress()
     for n in range(1, 4):
