@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 
 from embedding import storage
 from embedding.config import name_at_layer
+from embedding.derived.derived_output import DERIVE_AGAIN
 from embedding.errors import RequestError, RunError
 from embedding.output.inventory import KEY_RANGE_BYTES, map_in_threads
 from embedding.output.shard_reading import no_embeddings_error, refuse_damage, refuse_other_columns
 from embedding.output.shard_schema import EMBED_AGAIN, check_values, settings_of
 from embedding.output.store import Store
 from embedding.pooling.partial_tables import RECORDING_COLUMNS
-from embedding.pooling.pooled_output import POOL_AGAIN, POOLED_FOLDER
+from embedding.pooling.pool import POOLED_FOLDER
 from embedding.schema.vectors import EMBEDDING, as_embedding, vector_columns
 
 # 25 MB, for vectors of 768 numbers.
@@ -101,7 +102,7 @@ def find_rows(options: ExportOptions) -> ExportedRows:
             raise no_embeddings_error(root)
         return rows
     pooling = name_at_layer(options.pooling, options.layer)
-    rows = _find_rows("recording", storage.join(root, POOLED_FOLDER, pooling), EMBEDDING, POOL_AGAIN)
+    rows = _find_rows("recording", storage.join(root, POOLED_FOLDER, pooling), EMBEDDING, DERIVE_AGAIN)
     if rows is None:
         raise RequestError(f"--recordings: {root} holds no recordings/{pooling}: write them with jobs.pool")
     return rows

@@ -19,7 +19,7 @@ import pytest
 from embedding import storage
 from embedding.errors import RunError
 from embedding.exporting.destination import replace_folder
-from embedding.pooling.pooled_output import PooledOutput
+from embedding.pooling.pool import pooled_output
 from embedding.probing import probe_files
 from embedding.probing.probe_result import ProbeResult
 from jobs.probe import main as probe
@@ -157,15 +157,15 @@ def test_an_interrupted_page_keeps_the_earlier_one(tmp_path: Path, name: str, *,
 
 
 def test_pooled_rows_are_stored_before_others_are_removed(tmp_path: Path, *, once: bool) -> None:
-    pooled = PooledOutput(str(tmp_path), ("mean",), "{}")
-    pooled.write(pa.table({"file_id": [1, 2]}), "a")
+    pooled = pooled_output(str(tmp_path), ("mean",), None, "{}")
+    pooled.write(pa.table({"file_id": [1, 2]}), "a", np.array([1, 2]))
     (uri,) = pooled.read_file_ids()
 
     def check() -> None:
         assert pooled.read_file_ids()[uri].tolist() in ([1, 2], [2])
-        pooled.write(pa.table({"file_id": [1, 2]}), "a")
+        pooled.write(pa.table({"file_id": [1, 2]}), "a", np.array([1, 2]))
 
-    at_every_step(lambda: pooled.keep_rows(uri, np.array([2])), check, once=once)
+    at_every_step(lambda: pooled.keep_recordings(uri, np.array([2])), check, once=once)
 
 
 def test_the_files_of_an_interrupted_probe_are_whole_and_their_digests_show_a_mixture(

@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedding.derived import backlog as backlogs
+from embedding.derived.backlog import complete_recordings, find_backlog
+from embedding.derived.derive import do_shards
 from embedding.output.inventory import Inventory, find_window_ranges
 from embedding.output.shard_schema import SETTINGS_KEY
 from embedding.output.store import Store, embeddings_schema
-from embedding.pooling import pooled_output
-from embedding.pooling.pool import pool_shards
-from embedding.pooling.pooled_output import PooledOutput, complete_recordings, find_backlog
+from embedding.pooling.pool import Pooling, pooled_output
 from embedding.schema.vectors import column, matrix
 from local_ray import ray_of
 from tests.support.commands import ROOT, Outcome, environment
@@ -174,11 +175,11 @@ def test_a_run_that_died_is_continued(pool: Callable[..., Outcome], tmp_path: Pa
     write_windows(str(tmp_path), shuffled(N_WINDOWS), N_WINDOWS, 3)
     inventory = Store(str(tmp_path), "").read()
     recordings = inventory.recordings()
-    output = PooledOutput(str(tmp_path), ("mean",), json.dumps(json.loads(SETTINGS), sort_keys=True))
+    output = pooled_output(str(tmp_path), ("mean",), None, json.dumps(json.loads(SETTINGS), sort_keys=True))
     backlog = find_backlog(output, inventory, recordings, complete_recordings(recordings))
     assert len(backlog.groups) == 1
     # The run dies after two shards.
-    pool_shards(backlog.shards.slice(0, 2), output)
+    do_shards(backlog.shards.slice(0, 2), output, Pooling(("mean",), "embedding"))
     assert len(list(tmp_path.rglob(".parts/*"))) == 2
     for shard in sorted((tmp_path / "embeddings").iterdir())[:2]:  # the vectors of these shards are not read again
         table = pq.read_table(shard)
@@ -289,8 +290,8 @@ def test_a_backlog_has_every_recording_once(
     complete = complete_recordings(recordings)
     assert sorted(complete) == sorted(n_windows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pooled_output, "GROUP_WINDOWS", group_windows)
-        backlog = find_backlog(PooledOutput("/out", ("mean",), "{}"), inventory, recordings, complete)
+        patch.setattr(backlogs, "GROUP_WINDOWS", group_windows)
+        backlog = find_backlog(pooled_output("/out", ("mean",), None, "{}"), inventory, recordings, complete)
     groups = backlog.groups.to_pylist()
     for group in groups:
         assert len(group["file_ids"]) == 1 or sum(n_windows[i] for i in group["file_ids"]) <= 2 * group_windows + 9

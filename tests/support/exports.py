@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedding.pooling.pooled_output import PooledOutput
+from embedding.pooling.pool import pooled_output
 from jobs.export import main
 from tests.support.commands import Outcome
 from tests.support.shards import write_output
@@ -40,7 +40,7 @@ def write_pooled(root: Path, pooling: str, vectors: pa.Array) -> None:
         "channels": pa.array([1] * n, pa.int32()),
         "embedding": vectors,
     }
-    PooledOutput(str(root), (pooling,), json.dumps(SETTINGS)).write(pa.table(recordings), "one")
+    pooled_output(str(root), (pooling,), None, json.dumps(SETTINGS)).write(pa.table(recordings), "one", np.arange(n))
 
 
 def run_export(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:

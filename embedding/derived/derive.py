@@ -1,0 +1,227 @@
+"""Rows derived from the windows of each recording, with Ray Data.
+
+    1. read what is stored
+    2. claim the derived output
+    3. drop outdated rows; complete recordings that are not done are the backlog
+    4. do the backlog:
+         shards ─▶ rows of recordings that lie in one shard, and partial results of the others
+         groups ─▶ rows of recordings that lie in several shards, from their partial results
+    5. delete the partial results
+
+Only partial results are read twice.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embedding.cli.terminal import Terminal
+from embedding.derived.backlog import Backlog, complete_recordings, find_backlog
+from embedding.derived.derived_output import DerivedOutput, file_stem
+from embedding.errors import RunError, storage_failure
+from embedding.output import run_report
+from embedding.output.claim import LAPSE_S, hold_claim
+from embedding.output.shard_reading import open_shard
+from embedding.output.shard_schema import check_values
+from embedding.output.store import Store
+from embedding.text import duration, plural
+
+
+class Derivation(Protocol):
+    """The computation of rows from windows; picklable. Partial results have a column ``file_id``."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Columns of the shards to read; ``file_id`` is one of them."""
+        ...
+
+    @property
+    def vectors(self) -> str:
+        """The column of vectors that each shard must have."""
+        ...
+
+    @property
+    def participle(self) -> str:
+        """A word for messages: recordings are ``pooled``."""
+        ...
+
+    def make_partials(self, windows: pa.Table) -> pa.Table:
+        """Return the partial results of some recordings from their windows in one shard."""
+        ...
+
+    def merge_partials(self, partials: pa.Table) -> pa.Table:
+        """Merge the partial results of recordings from all shards in which they lie."""
+        ...
+
+    def finish(self, partials: pa.Table) -> pa.Table:
+        """Return the rows of recordings from their partial results over all of their windows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a run.
+
+    Attributes:
+        n_done: Number of recordings that are done, before or now.
+        n_left_out: Number of recordings that are left out because windows are missing or repeated.
+        is_settled: No run of jobs.embed is in progress, and the last one has not died; otherwise rows may be outdated.
+    """
+
+    n_done: int
+    n_left_out: int
+    is_settled: bool
+
+
+def derive(
+    root: str, output: DerivedOutput, derivation: Derivation, terminal: Terminal, *, verbose: bool = False
+) -> Outcome:
+    """Derive the rows of an output; recordings that are done already are not done again.
+
+    Args:
+        root: Directory or prefix of the output.
+        output: The derived output.
+        derivation: The computation.
+        terminal: Prints progress.
+        verbose: Print the log lines of Ray.
+
+    Raises:
+        RequestError: A file is damaged, or another run holds the derived output.
+        RunError: The storage or the cluster failed; what is stored stays valid.
+    """
+    # 1. Read what is stored.
+    store = Store(root, "")
+    inventory = store.read()
+    is_settled = run_report.is_settled(store)
+
+    # 2. Claim the derived output.
+    with hold_claim(
+        output.folder,
+        uuid.uuid4().hex[:12],
+        lambda holder: terminal.say(
+            f"another run has claimed {output.folder} ({holder}): waiting up to {LAPSE_S:.0f} s for a sign of life"
+        ),
+    ):
+        try:
+            # 3. Drop outdated rows, and find the backlog.
+            output.sweep()
+            recordings = inventory.recordings()
+            complete = complete_recordings(recordings)
+            done = _drop_outdated_rows(output, complete)
+            todo = np.setdiff1d(complete, done)
+            terminal.say(
+                f"{plural(len(complete), 'recording')} in {plural(len(inventory.shards), 'shard')} · "
+                f"{len(done):,} {derivation.participle} before, {len(todo):,} to do"
+            )
+
+            # 4. Do the backlog.
+            if len(todo):
+                start_s = time.monotonic()
+                backlog = find_backlog(output, inventory, recordings, todo)
+                _do_backlog(output, derivation, backlog, terminal, verbose=verbose)
+                terminal.say(f"done in {duration(time.monotonic() - start_s)}")
+
+            # 5. Delete the partial results.
+            output.delete_partials()
+            n_done = sum(map(len, output.read_file_ids().values()))
+        except OSError as error:
+            raise storage_failure(error) from error
+    if n_done != len(complete):
+        raise RunError(
+            f"{n_done:,} of {len(complete):,} recordings are {derivation.participle}: run the same command again"
+        )
+    return Outcome(n_done, len(recordings.file_id) - len(complete), is_settled)
+
+
+def _drop_outdated_rows(output: DerivedOutput, complete: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Drop recordings that are not complete any more, or repeated; return the ``file_id`` that stay."""
+    done = np.empty(0, np.int64)
+    for uri, file_ids in output.read_file_ids().items():
+        kept = np.setdiff1d(np.intersect1d(file_ids, complete), done)
+        if len(kept) < len(file_ids) or not len(file_ids):
+            output.keep_recordings(uri, kept)
+        done = np.concatenate([done, kept])
+    return done
+
+
+def _do_backlog(
+    output: DerivedOutput, derivation: Derivation, backlog: Backlog, terminal: Terminal, *, verbose: bool
+) -> None:
+    from embedding.ray_runtime.session import session  # Ray takes seconds to import
+    from embedding.ray_runtime.worker_errors import raise_worker_errors
+
+    # A shard is done if a run that ended early has stored its partial results, and no other recordings lie in it.
+    stored = output.list_partials()
+    is_open = [bool(task["whole"]) or task["partials"] not in stored for task in backlog.shards.to_pylist()]
+    shards = backlog.shards.filter(pa.array(is_open, pa.bool_()))
+    with session(verbose=verbose), raise_worker_errors():
+        from embedding.ray_runtime.datasets import stream
+
+        stages: list[tuple[str, Callable[..., pa.Table], pa.Table]] = [
+            ("shards", do_shards, shards),
+            ("groups", do_groups, backlog.groups),
+        ]
+        for noun, stage, tasks in stages:
+            with terminal.counting(noun, len(tasks)) as count:
+                for done in stream(stage, tasks, output, derivation, verbose=verbose):
+                    count(len(done))
+
+
+def do_shards(shards: pa.Table, output: DerivedOutput, derivation: Derivation) -> pa.Table:
+    """Do some shards: whole recordings to rows, and split recordings to partial results.
+
+    Args:
+        shards: A table of SHARD_TASKS.
+        output: The derived output.
+        derivation: The computation.
+
+    Returns:
+        A row for each shard that is done.
+    """
+    for task in shards.to_pylist():
+        windows = _read_windows(task["uri"], [*task["whole"], *task["split"]], derivation)
+        partials = derivation.make_partials(windows)
+        is_whole = np.isin(partials["file_id"].to_numpy(), task["whole"])
+        if task["split"]:
+            output.write_partials(partials.filter(pa.array(~is_whole)), task["partials"])
+        if task["whole"]:
+            rows = derivation.finish(partials.filter(pa.array(is_whole)))
+            _write_rows(output, rows, file_stem(task["uri"]), task["whole"])
+    return shards.select(["uri"])
+
+
+def do_groups(groups: pa.Table, output: DerivedOutput, derivation: Derivation) -> pa.Table:
+    """Do some groups of split recordings: partial results to rows.
+
+    Args:
+        groups: A table of GROUP_TASKS.
+        output: The derived output.
+        derivation: The computation.
+
+    Returns:
+        A row for each group that is done.
+    """
+    for task in groups.to_pylist():
+        partials = output.read_partials(task["partials"], task["file_ids"])
+        _write_rows(output, derivation.finish(derivation.merge_partials(partials)), "several", task["file_ids"])
+    return groups.select(["file_ids"])
+
+
+def _read_windows(uri: str, file_ids: list[int], derivation: Derivation) -> pa.Table:
+    """Return the windows of some recordings in a shard."""
+    with open_shard(uri, vectors=derivation.vectors) as shard:
+        windows = shard.read(columns=list(derivation.columns), use_threads=False)
+        check_values(uri, windows)
+    is_of_recordings = np.isin(windows["file_id"].to_numpy(), file_ids)
+    return windows if is_of_recordings.all() else windows.filter(pa.array(is_of_recordings))
+
+
+def _write_rows(output: DerivedOutput, rows: pa.Table, prefix: str, file_ids: list[int]) -> None:
+    ids = np.array(file_ids, np.int64)
+    output.write(rows, output.file_name(prefix, ids), ids)
