@@ -14,6 +14,7 @@ JOBS = {
     "pool": "pool windows to one row per recording",
     "search": "find the windows nearest to a sound",
     "probe": "learn a linear probe from labels, and measure it",
+    "detect": "find a probe's labels in every window: when, where, how sure",
     "report": "show what an output holds, in words or as a page",
     "export": "export vectors to the formats of other tools",
 }

@@ -28,12 +28,20 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--labels",
-        metavar="MANIFEST",
+        metavar="LABELS",
         required=True,
-        help=".csv or .parquet with a column 'file' and a column of labels",
+        help="a manifest (.csv or .parquet with a column 'file' and a column of labels), or annotations: selection "
+        "tables of Raven, label tracks of Audacity, tables of opensoundscape; a file, a folder or a glob pattern",
     )
     parser.add_argument(
-        "--column", default="label", help="the column of labels; several labels are joined by ; (default: label)"
+        "--label-format",
+        metavar="FORMAT",
+        help="a format that crowsetta reads, for example textgrid (default: the format is recognised)",
+    )
+    parser.add_argument(
+        "--column",
+        help="the column of labels; in a manifest several labels are joined by ; (default: label, and in tables of "
+        "Raven the column that has labels)",
     )
     parser.add_argument(
         "--name", help="name of the probe (default: the column of labels, followed by @LAYER for an inner layer)"
@@ -68,7 +76,7 @@ def probe(arguments: Sequence[str] | None) -> None:
         RunError: The probe could not be stored.
     """
     options = make_parser().parse_args(arguments)
-    name = name_at_layer(options.column, options.layer) if options.name is None else options.name
+    name = name_at_layer(options.column or "label", options.layer) if options.name is None else options.name
     if not name or "/" in name or name.startswith("."):
         raise RequestError(f"--name: {name!r} cannot be the name of a folder: choose another name")
     test_share = number("--test-share", options.test_share, float, 0, 1)
@@ -96,6 +104,7 @@ def probe(arguments: Sequence[str] | None) -> None:
             seed=int(seed),
             max_windows=int(max_windows),
             replace=options.replace,
+            label_format=options.label_format,
         ),
         terminal,
     )

@@ -36,19 +36,23 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
 
-def output_parser(job: str, description: str, *, on_ray: bool = True) -> Parser:
+def output_parser(job: str, description: str, *, on_ray: bool = True, has_layer: bool = True) -> Parser:
     """Return the parser of a job that reads an output of jobs.embed.
 
     Args:
         job: Name of the job.
         description: One sentence for ``--help``.
         on_ray: The job runs on Ray, and has ``--verbose``.
+        has_layer: The job can read the vectors of an inner layer.
     """
     parser = Parser(prog=f"python -m jobs.{job}", description=description, allow_abbrev=False)
     parser.add_argument("output", metavar="OUTPUT", help="directory or s3:// prefix that jobs.embed wrote")
-    parser.add_argument(
-        "--layer", metavar="COLUMN", help="vectors of an inner layer, of a run with --layers, in place of 'embedding'"
-    )
+    if has_layer:
+        parser.add_argument(
+            "--layer",
+            metavar="COLUMN",
+            help="vectors of an inner layer, of a run with --layers, in place of 'embedding'",
+        )
     if on_ray:
         parser.add_argument("--verbose", action="store_true", help="show what Ray and avex log")
     return parser

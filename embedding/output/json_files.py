@@ -125,6 +125,16 @@ class ReportRecord(BaseModel, extra="allow"):
         return self.model_dump(exclude_unset=True) | {"runs": [run.model_dump() for run in self.runs]}
 
 
+class ProbeRecord(BaseModel, extra="allow"):
+    """``probe.json``, as far as it is read back."""
+
+    classes: list[str]
+    exclusive: bool
+    layer: str | None = None
+    settings: dict[str, Any] = {}
+    files: dict[str, str]  # digests
+
+
 class ExportRecord(BaseModel):
     """``export.json``: the format of an export, and the names of everything in its folder."""
 

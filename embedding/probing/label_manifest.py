@@ -1,4 +1,4 @@
-"""Labels read from a manifest."""
+"""Labels as arrays, from a table in the form of a manifest."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from embedding.config import did_you_mean
 from embedding.errors import RequestError
-from embedding.listing.manifests import read_manifest
-from embedding.probing.labels import TEST, TRAIN, Floats, Integers, Labels, Names
+from embedding.labelling.annotations import ABSENT, PRESENT, UNSURE, VERDICTS, Unmatched
+from embedding.labelling.label_tables import VERDICT_COLUMN, LabelTable
+from embedding.probing.labels import TEST, TRAIN, Booleans, Floats, Integers, Labels, Names, Stretches
 
 # Between several labels in one cell of text.
 SEPARATOR = ";"
@@ -29,29 +30,35 @@ class LabelManifest:
         labels: The labels of all other rows.
         n_without_label: Rows without a label.
         n_other_splits: Rows whose split is neither TRAIN nor TEST.
+        column: The column with labels.
+        unmatched: Annotations whose recording is not among those of the output.
     """
 
     labels: Labels
     n_without_label: int
     n_other_splits: int
+    column: str
+    unmatched: Unmatched
 
 
-def read_labels(uri: str, column: str, group: str | None) -> LabelManifest:
-    """Read the labels of a manifest.
+def read_labels(source: LabelTable, uri: str, group: str | None) -> LabelManifest:
+    """Read the labels of a table.
+
+    Where a verdict is PRESENT, the label is learnt; where it is ABSENT, its absence is; and what is UNSURE is left out.
 
     A row without a label is left out. Where labels are lists or have times, such a row says that nothing was found in
     the recording, and stays.
 
     Args:
-        uri: The manifest.
-        column: The column with labels.
+        source: The table.
+        uri: Where it was read, for messages.
         group: A column; recordings with the same value are all for training or all for the test. None: each recording
             is a group.
 
     Raises:
         RequestError: The manifest cannot be read, or its columns make no sense.
     """
-    table = read_manifest(uri, "--labels")
+    table, column = source.table, source.column
     for option, name in [("--column", column), ("--group", group)]:
         if name is not None and table.column_names.count(name) != 1:
             found = f"{', '.join(table.column_names)}){did_you_mean(name, table.column_names)}"
@@ -69,6 +76,7 @@ def read_labels(uri: str, column: str, group: str | None) -> LabelManifest:
             "names": pa.array(names, pa.list_(pa.string())),
             "start_s": start_s,
             "end_s": end_s,
+            "verdict": _read_verdicts(table, uri),
         }
     )
     labelled = rows.filter(pc.field("names").is_valid())
@@ -79,8 +87,9 @@ def read_labels(uri: str, column: str, group: str | None) -> LabelManifest:
             f"--labels: column {SPLIT_COLUMN!r} of manifest {uri} has to say {TRAIN!r} and {TEST!r} (it says: "
             f"{', '.join(values[:MAX_VALUES_SHOWN])})"
         )
-    labels = _make_labels(kept.sort_by("file"), uri, has_split=has_split)
-    return LabelManifest(labels, len(rows) - len(labelled), len(labelled) - len(kept))
+    labels = _make_labels(kept.sort_by("file"), uri, has_split=has_split, is_review=source.is_review)
+    n_without_label, n_other_splits = len(rows) - len(labelled), len(labelled) - len(kept)
+    return LabelManifest(labels, n_without_label, n_other_splits, column, source.unmatched)
 
 
 def _read_cell(cell: Any) -> list[str] | None:
@@ -116,16 +125,36 @@ def _read_times(table: pa.Table, uri: str) -> tuple[Floats, Floats, bool]:
     return *edges, True
 
 
+def _read_verdicts(table: pa.Table, uri: str) -> pa.Array:
+    """Return the verdict of each row; null where the table has none.
+
+    Raises:
+        RequestError: A verdict is none of VERDICTS.
+    """
+    if VERDICT_COLUMN not in table.column_names:
+        return pa.nulls(len(table), pa.string())
+    verdicts = _text(table[VERDICT_COLUMN]).fill_null(PRESENT)
+    if other := set(verdicts.unique().to_pylist()) - set(VERDICTS):
+        raise RequestError(
+            f"--labels: column {VERDICT_COLUMN!r} of {uri} says {min(other)!r}, and may say {', '.join(VERDICTS)}"
+        )
+    return verdicts
+
+
 def _text(column: pa.ChunkedArray) -> pa.Array:
     return pa.array([None if cell is None else str(cell).strip() for cell in column.to_pylist()], pa.string())
 
 
-def _make_labels(rows: pa.Table, uri: str, *, has_split: bool) -> Labels:
+def _make_labels(rows: pa.Table, uri: str, *, has_split: bool, is_review: bool) -> Labels:
     """Return the labels of rows that are in the order of their files."""
     files, recording = np.unique(_objects(rows["file"]), return_inverse=True)
+    start_s, end_s = (rows[name].to_numpy() for name in ("start_s", "end_s"))
+    verdict = _objects(rows["verdict"])
     names = rows["names"].combine_chunks()
     row = names.value_parent_indices().to_numpy()
-    classes, label = np.unique(_objects(names.flatten()), return_inverse=True)
+    is_present = (verdict[row] != ABSENT) & (verdict[row] != UNSURE)
+    row, name = row[is_present], _objects(names.flatten())[is_present]
+    classes, label = np.unique(name, return_inverse=True)
     splits = _value_per_recording(rows["split"], files, recording, f"--labels: manifest {uri}") if has_split else None
     return Labels(
         files=files,
@@ -134,9 +163,15 @@ def _make_labels(rows: pa.Table, uri: str, *, has_split: bool) -> Labels:
         classes=classes,
         recording=recording[row],
         label=label,
-        start_s=rows["start_s"].to_numpy()[row],
-        end_s=rows["end_s"].to_numpy()[row],
+        start_s=start_s[row],
+        end_s=end_s[row],
+        reviewed=Stretches(recording, start_s, end_s) if is_review else None,
+        unsure=_stretches_where(verdict == UNSURE, recording, start_s, end_s),
     )
+
+
+def _stretches_where(selected: Booleans, recording: Integers, start_s: Floats, end_s: Floats) -> Stretches | None:
+    return Stretches(recording[selected], start_s[selected], end_s[selected]) if selected.any() else None
 
 
 def _value_per_recording(column: pa.ChunkedArray, files: Names, recording: Integers, source: str) -> Names:

@@ -38,6 +38,19 @@ def _find_files(uri: str, labelled: pa.Array) -> Integers:
     return _index_in(files.unique(), labelled).drop_null().to_numpy()
 
 
+def stored_files(shards: list[str]) -> list[str]:
+    """Return the names of all recordings in some shards."""
+    names: set[str] = set()
+    for files in map_in_threads(_read_files, [(uri,) for uri in shards]):
+        names.update(files)
+    return sorted(names)
+
+
+def _read_files(uri: str) -> list[str]:
+    with open_shard(uri, KEY_RANGE_BYTES) as shard:
+        return shard.read(columns=["file"], use_threads=False)["file"].unique().to_pylist()
+
+
 def _index_in(files: pa.Array, labelled: pa.Array) -> pa.Array:
     return pc.index_in(files, labelled)  # type: ignore[attr-defined]
 
@@ -72,7 +85,8 @@ def sample_windows(
     train, test = StratifiedSample(limit, rng), StratifiedSample(limit, rng)
     n_annotations = np.bincount(labels.label, minlength=len(labels.classes))
     rarity = np.argsort(np.argsort(n_annotations, kind="stable"))  # 0 for the rarest class
-    for windows in _read_labelled_windows(shards, labelled):
+    for stored in _read_labelled_windows(shards, labelled):
+        windows = stored.filter(pa.array(labels.is_usable(*recording_and_times(stored))))
         is_test_window = is_test[windows["recording"].to_numpy()]
         test_windows, train_windows = (windows.filter(pa.array(which)) for which in (is_test_window, ~is_test_window))
         test.add(test_windows, np.zeros(len(test_windows), np.int64))

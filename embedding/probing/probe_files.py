@@ -1,6 +1,6 @@
 """The files of a probe.
 
-OUTPUT/probes/NAME/weights.npz           weight [classes, dim], bias [classes], classes
+OUTPUT/probes/NAME/weights.npz           weight [classes, dim], bias, scale, offset [classes], classes
 OUTPUT/probes/NAME/predictions.parquet   one row per window of the test
 OUTPUT/probes/NAME/split.parquet         one row per recording: a manifest that splits the same way again
 OUTPUT/probes/NAME/probe.json            metrics and origin; written last
@@ -18,6 +18,7 @@ import pyarrow as pa
 from embedding import storage
 from embedding.errors import RequestError
 from embedding.output.store import encode_json, encode_parquet
+from embedding.probing.calibration import calibrate_across, measure_reliability, probabilities
 from embedding.probing.label_manifest import SPLIT_COLUMN
 from embedding.probing.labelled_windows import WINDOW_KEYS
 from embedding.probing.labels import TEST, TRAIN, Booleans, Names
@@ -71,7 +72,14 @@ def write_probe(result: ProbeResult) -> None:
 
 def _encode_weights(result: ProbeResult) -> bytes:
     sink = io.BytesIO()
-    np.savez(sink, weight=result.probe.weight, bias=result.probe.bias, classes=np.array(result.classes, str))
+    np.savez(
+        sink,
+        weight=result.probe.weight,
+        bias=result.probe.bias,
+        scale=result.calibration.scale,
+        offset=result.calibration.offset,
+        classes=np.array(result.classes, str),
+    )
     return sink.getvalue()
 
 
@@ -90,7 +98,7 @@ def _make_split(result: ProbeResult) -> pa.Table:
     return pa.table(
         {
             "file": pa.array(labels.files, pa.string()),
-            result.options.column: _list_labels(labels.label_recordings(), labels.classes),
+            result.manifest.column: _list_labels(labels.label_recordings(), labels.classes),
             SPLIT_COLUMN: pa.array(np.where(result.is_test, TEST, TRAIN)),
         }
     )
@@ -116,6 +124,7 @@ def _describe(result: ProbeResult) -> dict[str, Any]:
         "left_out": {
             "rows_without_label": result.manifest.n_without_label,
             "rows_of_other_splits": result.manifest.n_other_splits,
+            "annotations_of_unknown_recordings": result.manifest.unmatched.n_annotations,
             "recordings_not_stored": len(result.manifest.labels.files) - len(labels.files),
             "classes_not_stored": sorted(set(result.manifest.labels.classes) - set(labels.classes)),
         },
@@ -133,11 +142,30 @@ def _describe(result: ProbeResult) -> dict[str, Any]:
             "max_iterations": MAX_ITERATIONS,
             "converged": probe.has_converged,
         },
+        "calibration": describe_calibration(result),
         "layer": options.layer,
-        "labels": {"manifest": options.labels, "column": options.column},
+        "labels": {"manifest": options.labels, "column": result.manifest.column},
         "settings": result.settings,
         "versions": {name: metadata.version(name) for name in VERSIONED_PACKAGES}
         | {"python": platform.python_version()},
+    }
+
+
+def describe_calibration(result: ProbeResult) -> dict[str, Any]:
+    """Return the method of the calibration, and the reliability of the test's scores without and with it."""
+    is_exclusive, calibration = result.probe.is_exclusive, result.calibration
+    truth = result.test.truth[:, result.is_learnt]
+    across = calibrate_across(result.scores, truth, result.test.recording, is_exclusive=is_exclusive)
+    before, after = (
+        measure_reliability(probabilities(scores, is_exclusive=is_exclusive), truth)
+        for scores in (result.scores, across)
+    )
+    fitted = np.array(result.classes, object)[calibration.is_fitted].tolist()
+    return {
+        "method": "temperature" if is_exclusive else "Platt",
+        "classes_fitted": fitted,
+        "before": before.describe(),
+        "after": after.describe(),  # on recordings that the calibration was not fitted on
     }
 
 

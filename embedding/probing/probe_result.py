@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from embedding.probing.calibration import Calibration
 from embedding.probing.label_manifest import LabelManifest
 from embedding.probing.labels import Booleans, Floats, Integers, Labels
 from embedding.probing.logistic_regression import Probe
@@ -17,8 +18,8 @@ class ProbeOptions:
 
     Attributes:
         root: Directory or prefix of the output.
-        labels: URI of the manifest.
-        column: Column of the manifest with labels.
+        labels: Path or URI of the labels: a manifest, or annotations of other programs.
+        column: Column with the labels; None: the usual one of their format.
         group: Column of the manifest; recordings with the same value are all for training or all for the test.
         layer: The inner layer whose vectors are learnt from; None for the output of the model.
         name: Name of the probe.
@@ -26,11 +27,12 @@ class ProbeOptions:
         seed: Seed of the random numbers.
         max_windows: Largest number of windows for training, and for the test.
         replace: Replace a probe of the same name.
+        label_format: A format of crowsetta; None: the format of the labels is recognised.
     """
 
     root: str
     labels: str
-    column: str
+    column: str | None
     group: str | None
     layer: str | None
     name: str
@@ -38,6 +40,7 @@ class ProbeOptions:
     seed: int
     max_windows: int
     replace: bool = False
+    label_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class ProbeResult:
         test: What the probe was measured on.
         is_learnt: ``[classes]``; the rows of the probe are the classes that were learnt.
         probe: The probe.
+        calibration: The calibration of its scores, fitted on the test.
         scores: ``[windows of the test, classes learnt]``.
         window_metrics: Metrics over windows.
         recording_metrics: Metrics over recordings.
@@ -90,6 +94,7 @@ class ProbeResult:
     test: Subset
     is_learnt: Booleans
     probe: Probe
+    calibration: Calibration
     scores: Floats
     window_metrics: Metrics
     recording_metrics: Metrics

@@ -1,12 +1,15 @@
 """The result of a probe as lines for the user."""
 
+import shlex
+import sys
+
 import numpy as np
 
 from embedding.cli.terminal import Terminal
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.probing.labels import Booleans
 from embedding.probing.logistic_regression import MAX_ITERATIONS
-from embedding.probing.probe_files import probe_folder
+from embedding.probing.probe_files import describe_calibration, probe_folder
 from embedding.probing.probe_result import ProbeResult
 
 # Classes in the table, and names in a warning; probe.json has all classes.
@@ -18,8 +21,11 @@ def print_summary(result: ProbeResult, terminal: Terminal) -> None:
     """Print the metrics of a probe, and warnings about them."""
     _print_means(result, terminal)
     _print_classes(result, terminal)
+    _print_calibration(result, terminal)
     options = result.options
     terminal.say(f"  {probe_folder(options.root, options.name)}: probe.json, weights.npz, predictions.parquet")
+    command = (sys.executable, "-m", "jobs.detect", options.root, "--probe", options.name)
+    terminal.say(f"  in all windows: {shlex.join(command)}")
     if result.settings.get("checkpoint") == RANDOM_CHECKPOINT:
         terminal.warn("RANDOM WEIGHTS: these vectors mean nothing, and so does this probe (--checkpoint random)")
     if not result.probe.has_converged:
@@ -32,6 +38,13 @@ def print_summary(result: ProbeResult, terminal: Terminal) -> None:
     _warn_of_classes(
         result, result.is_learnt & ~is_measured, "not measured, and left out of the means", "for the test", terminal
     )
+
+
+def _print_calibration(result: ProbeResult, terminal: Terminal) -> None:
+    """Print the mean distance of probabilities from the share of windows with the label, before and after."""
+    calibration = describe_calibration(result)
+    before, after = (calibration[which]["expected_calibration_error"] for which in ("before", "after"))
+    terminal.say(f"{'calibration error':<28}{after:>9.3f}  (without calibration {before:.3f})")
 
 
 def _print_means(result: ProbeResult, terminal: Terminal) -> None:

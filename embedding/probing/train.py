@@ -4,7 +4,7 @@
     2. keep the labels of recordings that are stored, and split the recordings
     3. draw windows for training and for the test
     4. learn the probe
-    5. measure the probe
+    5. measure the probe, and calibrate its scores
     6. store the probe in OUTPUT/probes/NAME/
 
 Only the vectors of the drawn windows are read.
@@ -14,10 +14,13 @@ import numpy as np
 
 from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, storage_failure
+from embedding.labelling.annotations import MAX_NAMES_SHOWN
+from embedding.labelling.label_tables import read_label_table
 from embedding.output import run_report
 from embedding.output.shard_reading import list_shards, no_embeddings_error
 from embedding.output.store import Store
 from embedding.probing import probe_files
+from embedding.probing.calibration import calibrate
 from embedding.probing.label_manifest import LabelManifest, read_labels
 from embedding.probing.labelled_windows import (
     drop_repeated,
@@ -26,6 +29,7 @@ from embedding.probing.labelled_windows import (
     read_vectors,
     recording_and_times,
     sample_windows,
+    stored_files,
 )
 from embedding.probing.labels import Booleans, Floats, Labels
 from embedding.probing.logistic_regression import Probe, fit
@@ -48,7 +52,10 @@ def train_probe(options: ProbeOptions, terminal: Terminal) -> ProbeResult:
         RunError: The storage failed.
     """
     # 1. Read the labels and the settings.
-    manifest = read_labels(options.labels, options.column, options.group)
+    source = read_label_table(
+        options.labels, options.column, options.label_format, lambda: stored_files(list_shards(options.root))
+    )
+    manifest = read_labels(source, options.labels, options.group)
     store = Store(options.root, "")
     settings = store.stored_settings()
     if settings is None:
@@ -76,9 +83,10 @@ def train_probe(options: ProbeOptions, terminal: Terminal) -> ProbeResult:
         is_exclusive = all((subset.truth.sum(axis=1) == 1).all() for subset in (train, test))
         probe = fit(read_vectors(train.windows, shards, column), train.truth[:, is_learnt], is_exclusive=is_exclusive)
 
-        # 5. Measure.
+        # 5. Measure and calibrate.
         scores = probe.scores(read_vectors(test.windows, shards, column))
         window_metrics, recording_metrics = _measure(probe, scores, train, test, is_learnt)
+        calibration = calibrate(scores, test.truth[:, is_learnt], is_exclusive=probe.is_exclusive)
 
         # 6. Store.
         result = ProbeResult(
@@ -91,6 +99,7 @@ def train_probe(options: ProbeOptions, terminal: Terminal) -> ProbeResult:
             test=test,
             is_learnt=is_learnt,
             probe=probe,
+            calibration=calibration,
             scores=scores,
             window_metrics=window_metrics,
             recording_metrics=recording_metrics,
@@ -172,6 +181,11 @@ def _print_numbers(manifest: LabelManifest, labels: Labels, train: Subset, test:
     """Print the numbers of recordings and windows, because learning takes its time."""
     labelled = plural(len(manifest.labels.files), "labelled recording")
     terminal.say(f"{len(labels.files):,} of {labelled} stored · {len(labels.classes):,} classes")
+    if manifest.unmatched.n_annotations:
+        terminal.warn(f"left out: {manifest.unmatched}")
+    if missing := np.setdiff1d(manifest.labels.files, labels.files).tolist():
+        more = f" and {len(missing) - MAX_NAMES_SHOWN:,} more" if len(missing) > MAX_NAMES_SHOWN else ""
+        terminal.warn(f"left out, as the output does not hold them: {', '.join(missing[:MAX_NAMES_SHOWN])}{more}")
     for n, kind in ((manifest.n_without_label, "without a label"), (manifest.n_other_splits, "with another split")):
         if n:
             terminal.say(f"  left out: {plural(n, 'row')} of the manifest {kind}")

@@ -317,6 +317,18 @@ def list_prefix(uri: str, prefix: str) -> list[str]:
     return [join(uri, name) for name in names if name.startswith(prefix) and "/" not in name]
 
 
+def list_folders(uri: str) -> list[str]:
+    """Return the names of the folders directly under ``uri``, in order. In S3 all objects under ``uri`` are listed.
+
+    Raises:
+        OSError: ``uri`` cannot be listed, or its bucket does not exist.
+    """
+    if is_s3(uri):
+        keys = (key.removeprefix(s3.bucket_key(uri) + "/") for key, _, _ in s3.list_objects(join(uri, "")))
+        return sorted({key.partition("/")[0] for key in keys if "/" in key})
+    return [name for name in _names_in(uri) if Path(uri, name).is_dir()]
+
+
 def first_folder(uri: str, prefix: str) -> str | None:
     """Return the name of the first folder directly under ``uri`` that begins with ``prefix``; None if there is none."""
     if is_s3(uri):

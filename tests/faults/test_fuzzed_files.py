@@ -24,6 +24,7 @@ from embedding.config_file import read_config_file
 from embedding.encoding import label_map
 from embedding.errors import RequestError
 from embedding.exporting.destination import replace_folder
+from embedding.labelling.label_tables import read_label_table
 from embedding.listing.listing import list_recordings
 from embedding.output import claim
 from embedding.output.claim import ClaimHolder, hold_claim
@@ -184,11 +185,15 @@ def check_claim(folder: Path, content: bytes) -> None:
         check_call(take)
 
 
+def read_labels_of(uri: str) -> None:
+    read_labels(read_label_table(uri, "label", None, list), uri, None)
+
+
 def check_manifest(folder: Path, content: bytes) -> None:
     for name in ("a.csv", "a.parquet"):
         (folder / name).write_bytes(content)
         check_call(lambda name=name: list_recordings([str(folder / name)]))
-        check_call(lambda name=name: read_labels(str(folder / name), "label", None))
+        check_call(lambda name=name: read_labels_of(str(folder / name)))
 
 
 def check_label_map(_: Path, content: bytes) -> None:

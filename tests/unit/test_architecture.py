@@ -23,10 +23,11 @@ LAYERS: list[set[str]] = [
     {"planning"},
     {"cli"},
     {"ray_runtime", "job"},
-    {"pipeline", "request"},
+    {"pipeline", "request", "derived"},
     {"announce", "target_run"},
-    {"driver", "pooling", "search", "overview"},
+    {"driver", "labelling", "pooling", "search", "overview"},
     {"exporting", "probing"},
+    {"detecting"},
     {"api"},
     {"jobs"},
 ]

@@ -1,0 +1,340 @@
+"""Detections in all windows of an output, exactly once for each recording.
+
+1. read the probe, or find the labels that the model predicts
+2. choose the thresholds
+3. refuse detections of other settings under the same name
+4. score the windows, and merge them to detections
+5. with --top, choose the best of each label
+6. count, and write summary.json
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embedding import storage
+from embedding.cli.terminal import Terminal
+from embedding.config import RANDOM_CHECKPOINT
+from embedding.derived.derive import Derivation, Outcome, derive
+from embedding.detecting.detection_files import (
+    choose_top,
+    count_by_label,
+    delete_detections,
+    derived_output,
+    detections_folder,
+    has_column,
+    write_summary,
+)
+from embedding.detecting.detections import LABELS, SCORES, Merging, PredictionDetection, ProbeDetection
+from embedding.detecting.scoring import Scorer
+from embedding.detecting.thresholds import (
+    DEFAULT_THRESHOLD,
+    LEFT_OUT,
+    Thresholds,
+    choose_thresholds,
+    measure_thresholds,
+    read_thresholds,
+    thresholds_of,
+)
+from embedding.errors import RequestError, storage_failure
+from embedding.output.shard_reading import list_shards, open_shard
+from embedding.output.store import Store
+from embedding.probing.stored_probe import StoredProbe, read_probe
+
+PREDICTIONS = "predictions"
+# Classes in the table; summary.json has all classes.
+MAX_CLASSES_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """Options of a detection.
+
+    Attributes:
+        root: Directory or prefix of the output.
+        probe: Name of a probe, or a .npz; None for the labels that the model predicts.
+        name: Name of the detections; None for that of the probe.
+        threshold: Least probability of a detection; None if it is not given.
+        threshold_file: URI of a CSV with thresholds by label.
+        min_precision: Least precision on the windows of the probe's test, from which thresholds are chosen.
+        top: Keep so many detections of each label.
+        merge_gap_s: Windows of a label merge over gaps of up to so many seconds.
+        replace: Replace detections of other settings.
+    """
+
+    root: str
+    probe: str | None
+    name: str | None = None
+    threshold: float | None = None
+    threshold_file: str | None = None
+    min_precision: float | None = None
+    top: int | None = None
+    merge_gap_s: float = 0.0
+    replace: bool = False
+
+    @property
+    def merging(self) -> Merging:
+        """The merging of hits; with ``--top`` alone windows stay apart, because no threshold ends a detection."""
+        has_threshold = (self.threshold, self.threshold_file, self.min_precision) != (None, None, None)
+        return Merging(self.merge_gap_s if has_threshold or self.top is None else -1.0, self.top)
+
+    @property
+    def otherwise(self) -> float:
+        """The threshold of labels that have none of their own."""
+        if self.threshold is not None:
+            return self.threshold
+        return DEFAULT_THRESHOLD if self.top is None or self.threshold_file is not None else 0.0
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of a run.
+
+    Attributes:
+        folder: Folder of their files.
+        classes: For each label the number of detections, and of recordings with one.
+        outcome: What was scored.
+    """
+
+    folder: str
+    classes: dict[str, tuple[int, int]]
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A derivation, its name, everything that determines its rows, and figures of each class."""
+
+    name: str
+    derivation: Derivation
+    settings: dict[str, Any]
+    classes: list[dict[str, Any]]
+
+
+def detect(options: DetectOptions, terminal: Terminal, *, verbose: bool = False) -> Detections:
+    """Score every stored window, and store the detections; recordings that are scored already are not scored again.
+
+    Args:
+        options: The options.
+        terminal: Prints progress and counts.
+        verbose: Print the log lines of Ray.
+
+    Raises:
+        RequestError: There is no such probe, it does not fit the output, or the name has detections of other settings.
+        RunError: The storage or the cluster failed; what is stored stays valid.
+    """
+    try:
+        # 1 and 2. Read the probe, and choose the thresholds.
+        settings = Store(options.root, "").stored_settings()
+        shards = list_shards(options.root)
+        assert settings is not None, "there are shards"
+        plan = (_plan_probe if options.probe is not None else _plan_predictions)(options, settings, shards[0], terminal)
+
+        # 3. Refuse detections of other settings.
+        text = json.dumps(plan.settings, sort_keys=True)
+        has_candidates = options.top is not None
+        output = derived_output(options.root, plan.name, text, has_candidates=has_candidates)
+        _refuse_others(options, plan, terminal)
+
+        # 4. Score.
+        outcome = derive(options.root, output, plan.derivation, terminal, verbose=verbose)
+
+        # 5. Choose the best.
+        folder = detections_folder(options.root, plan.name)
+        if has_candidates:
+            choose_top(output, folder, options.merging)
+
+        # 6. Count.
+        counts = count_by_label(folder)
+        described = [
+            row | dict(zip(("detections", "recordings"), counts.get(row["label"], (0, 0)), strict=True))
+            for row in plan.classes
+        ]
+        known = {row["label"] for row in described}
+        described += [
+            {"label": label, "detections": n, "recordings": n_recordings}
+            for label, (n, n_recordings) in counts.items()
+            if label not in known
+        ]
+        write_summary(
+            folder, {"name": plan.name, "recordings": outcome.n_done, "classes": described} | {"of": plan.settings}
+        )
+    except OSError as error:
+        raise storage_failure(error) from error
+    _print_counts(counts, folder, terminal)
+    if settings.get("checkpoint") == RANDOM_CHECKPOINT:
+        terminal.warn("RANDOM WEIGHTS: these vectors mean nothing, and so do these detections (--checkpoint random)")
+    return Detections(folder, counts, outcome)
+
+
+def _plan_probe(options: DetectOptions, settings: dict[str, Any], shard: str, terminal: Terminal) -> _Plan:
+    """Plan the detections of a probe.
+
+    Raises:
+        RequestError: The probe does not fit the output, or the thresholds do not fit the probe.
+    """
+    assert options.probe is not None
+    probe = read_probe(options.root, options.probe)
+    column = Store(options.root, "").column_of(probe.layer)
+    _refuse_unfit(probe, settings, shard, column)
+    thresholds = _choose(options, probe)
+    _print_thresholds(options, probe, thresholds, terminal)
+    scorer = Scorer(
+        probe.weight.astype(np.float32),
+        probe.bias.astype(np.float32),
+        thresholds.threshold.astype(np.float32),
+        probe.is_exclusive,
+    )
+    merging = options.merging
+    classes = [
+        {
+            "label": label,
+            "threshold": None if threshold == LEFT_OUT else float(threshold),
+            "precision_in_test": None if np.isnan(precision) else float(precision),
+            "recall_in_test": None if np.isnan(recall) else float(recall),
+        }
+        for label, threshold, precision, recall in zip(
+            probe.classes, thresholds.threshold, thresholds.precision, thresholds.recall, strict=True
+        )
+    ]
+    return _Plan(
+        name=options.name or probe.name,
+        derivation=ProbeDetection(scorer, tuple(probe.classes), column, merging),
+        settings=_settings(options, settings, {row["label"]: row["threshold"] for row in classes}, probe.digest),
+        classes=classes,
+    )
+
+
+def _plan_predictions(options: DetectOptions, settings: dict[str, Any], shard: str, terminal: Terminal) -> _Plan:
+    """Plan the detections of the model's own labels.
+
+    Raises:
+        RequestError: The output has no predicted labels.
+    """
+    if not has_column(shard, LABELS, SCORES):
+        raise RequestError(
+            f"--probe: {options.root} has no predicted labels (jobs.embed --predict K stores them): name a probe"
+        )
+    if options.min_precision is not None:
+        raise RequestError("--min-precision: predicted labels have no test to choose from: use --threshold")
+    chosen = {} if options.threshold_file is None else read_thresholds(options.threshold_file)
+    terminal.say(f"labels predicted by the model · threshold {options.otherwise:g}")
+    return _Plan(
+        name=options.name or PREDICTIONS,
+        derivation=PredictionDetection(chosen, options.otherwise, options.merging),
+        settings=_settings(options, settings, chosen | {"": options.otherwise}, PREDICTIONS),
+        classes=[{"label": label, "threshold": threshold} for label, threshold in chosen.items()],
+    )
+
+
+def _settings(
+    options: DetectOptions, settings: dict[str, Any], thresholds: dict[str, Any], digest: str
+) -> dict[str, Any]:
+    return {
+        "probe": digest,
+        "thresholds": thresholds,
+        "merge_gap_s": options.merging.gap_s,
+        "top": options.top,
+        "embeddings": settings,
+    }
+
+
+def _refuse_unfit(probe: StoredProbe, settings: dict[str, Any], shard: str, column: str) -> None:
+    with open_shard(shard, vectors=column) as file:
+        dim = file.schema_arrow.field(column).type.list_size
+    if probe.weight.shape[1] != dim:
+        raise RequestError(
+            f"--probe: {probe.name} scores vectors of {probe.weight.shape[1]:,} numbers, but this output has {dim:,}"
+        )
+    differing = sorted(
+        name for name, value in (probe.settings or settings).items() if settings.get(name, value) != value
+    )
+    if differing:
+        name = differing[0]
+        raise RequestError(
+            f"--probe: {probe.name} was learnt from other vectors: {name} was {(probe.settings or {})[name]}, is "
+            f"{settings[name]}; learn it again with jobs.probe --replace"
+        )
+
+
+def _choose(options: DetectOptions, probe: StoredProbe) -> Thresholds:
+    held_out = probe.held_out
+    if options.min_precision is not None:
+        if held_out is None:
+            raise RequestError(f"--min-precision: {options.probe} has no test to choose from: use --threshold")
+        return choose_thresholds(held_out.probability, held_out.truth, options.min_precision)
+    chosen = {} if options.threshold_file is None else read_thresholds(options.threshold_file)
+    threshold = thresholds_of(probe.classes, chosen, options.otherwise)
+    return measure_thresholds(
+        threshold,
+        None if held_out is None else held_out.probability,
+        None if held_out is None else held_out.truth,
+    )
+
+
+def _print_thresholds(options: DetectOptions, probe: StoredProbe, thresholds: Thresholds, terminal: Terminal) -> None:
+    """Print the thresholds, and what they mean on the windows of the test."""
+    terminal.say(f"probe {probe.name!r} · {len(probe.classes):,} classes")
+    if options.min_precision is None and options.threshold_file is None:
+        terminal.say(f"  threshold {options.otherwise:g}" if options.otherwise else "  the best windows of each class")
+        return
+    is_out = thresholds.threshold == LEFT_OUT
+    width = max([len("class"), *map(len, probe.classes)])
+    terminal.say(f"{'class':<{width}}{'threshold':>11}{'precision':>11}{'recall':>9}  (windows of the probe's test)")
+    rows = zip(probe.classes, thresholds.threshold, thresholds.precision, thresholds.recall, strict=True)
+    for label, threshold, precision, recall in list(rows)[:MAX_CLASSES_SHOWN]:
+        if threshold != LEFT_OUT:
+            numbers = f"{threshold:>11.3f}{precision:>11.3f}{recall:>9.3f}"
+            terminal.say(f"{label:<{width}}{numbers.replace('nan', '  –')}")
+    if is_out.any():
+        names = ", ".join(np.array(probe.classes, object)[is_out][:MAX_CLASSES_SHOWN])
+        terminal.warn(f"left out, as they never reach precision {options.min_precision:g} in the test: {names}")
+    if is_out.all():
+        raise RequestError(f"--min-precision: no class reaches {options.min_precision:g}: choose a lower one")
+
+
+def _refuse_others(options: DetectOptions, plan: _Plan, terminal: Terminal) -> None:
+    """Refuse to mix detections of other settings under the same name; with ``--replace`` delete them.
+
+    Raises:
+        RequestError: There are such detections.
+    """
+    text = json.dumps(plan.settings, sort_keys=True)
+    others = [
+        derived_output(options.root, plan.name, text, has_candidates=has_candidates).other_settings()
+        for has_candidates in (False, True)
+    ]
+    found = next((other for other in others if other is not None), None)
+    if found is None:
+        return
+    if options.replace:
+        delete_detections(options.root, plan.name)
+        terminal.say(f"detections of other settings in detections/{plan.name} are replaced")
+        return
+    try:
+        stored = json.loads(found)
+        differing = [name for name, value in plan.settings.items() if stored.get(name) != value]
+    except (ValueError, AttributeError):
+        differing = []
+    what = f" (another {differing[0].replace('_', '-')})" if differing else ""
+    raise RequestError(
+        f"--name: {storage.join(options.root, 'detections', plan.name)} holds detections of other settings{what}: add "
+        "--replace, or choose another --name"
+    )
+
+
+def _print_counts(counts: dict[str, tuple[int, int]], folder: str, terminal: Terminal) -> None:
+    """Print the number of detections of each label, the most frequent first."""
+    n = sum(n_detections for n_detections, _ in counts.values())
+    terminal.say(f"{n:,} detections of {len(counts):,} labels")
+    width = max([len("label"), *map(len, counts)], default=5)
+    if counts:
+        terminal.say(f"{'label':<{width}}{'detections':>12}{'recordings':>12}")
+    ordered = sorted(counts.items(), key=lambda item: (-item[1][0], item[0]))
+    for label, (n_detections, n_recordings) in ordered[:MAX_CLASSES_SHOWN]:
+        terminal.say(f"{label:<{width}}{n_detections:>12,}{n_recordings:>12,}")
+    if len(ordered) > MAX_CLASSES_SHOWN:
+        terminal.say(f"… and {len(ordered) - MAX_CLASSES_SHOWN:,} more in summary.json")
+    terminal.say(f"  {folder}: *.parquet, summary.json")

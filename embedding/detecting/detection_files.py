@@ -1,0 +1,116 @@
+"""The files of detections.
+
+OUTPUT/detections/NAME/*.parquet             one row per detection
+OUTPUT/detections/NAME/summary.json          counts and thresholds of each class, and where they come from
+OUTPUT/detections/NAME/.candidates/*.parquet with --top: the best detections of each file, from which the best of all
+are chosen
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedding import storage
+from embedding.derived.derived_output import DERIVE_AGAIN, DerivedOutput
+from embedding.detecting.detections import DETECTIONS, Merging
+from embedding.output.shard_reading import refuse_damage
+from embedding.output.shard_schema import SETTINGS_KEY, check_values, damaged_file
+from embedding.output.store import encode_json, encode_parquet
+
+DETECTIONS_FOLDER = "detections"
+CANDIDATES_FOLDER = ".candidates"
+SUMMARY = "summary.json"
+_BATCH_ROWS = 65_536
+
+
+def detections_folder(root: str, name: str) -> str:
+    """Return the folder of the detections of a probe."""
+    return storage.child(storage.join(root, DETECTIONS_FOLDER), name)
+
+
+def derived_output(root: str, name: str, settings: str, *, has_candidates: bool) -> DerivedOutput:
+    """Return the derived output of a probe's detections; ``has_candidates`` with ``--top``."""
+    folder = detections_folder(root, name)
+    if has_candidates:
+        folder = storage.join(folder, CANDIDATES_FOLDER)
+    return DerivedOutput(folder, settings, "detect", names_recordings=True)
+
+
+def choose_top(output: DerivedOutput, folder: str, merging: Merging) -> None:
+    """Store the best detections of each label, from the candidates; detections of an earlier choice go.
+
+    Args:
+        output: The candidates.
+        folder: The folder of the detections.
+        merging: Says how many are kept.
+    """
+    best = DETECTIONS.empty_table()
+    for batch in read_detections(output.folder):
+        best = merging.select(pa.concat_tables([best, batch]))
+    content = encode_parquet(best.replace_schema_metadata({SETTINGS_KEY: output.settings}))
+    name = f"top-{hashlib.blake2b(content, digest_size=8).hexdigest()}.parquet"
+    kept = storage.child(folder, name)
+    storage.write_bytes(kept, content)
+    for uri in storage.list_names(folder, ".parquet"):
+        if uri != kept:
+            storage.delete(uri)
+
+
+def delete_detections(root: str, name: str) -> None:
+    """Delete the rows of all detections of a probe, candidates included."""
+    folder = detections_folder(root, name)
+    for each in (folder, storage.join(folder, CANDIDATES_FOLDER)):
+        for uri in list(storage.list_names(each, ".parquet")):
+            storage.delete(uri)
+
+
+def read_detections(folder: str) -> Iterator[pa.Table]:
+    """Yield the detections in the files of a folder, in batches.
+
+    Raises:
+        OSError: The storage failed.
+        RequestError: A file is damaged.
+    """
+    for uri in storage.list_names(folder, ".parquet"):
+        with refuse_damage(uri, DERIVE_AGAIN), storage.open_stream(uri) as stream:
+            file = pq.ParquetFile(stream)
+            if lacking := set(DETECTIONS.names) - set(file.schema_arrow.names):
+                raise damaged_file(uri, f"it has no column {min(lacking)!r}", DERIVE_AGAIN)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=DETECTIONS.names, use_threads=False):
+                table = pa.table(batch).replace_schema_metadata(None).cast(DETECTIONS)
+                check_values(uri, table)
+                yield table
+
+
+def count_by_label(folder: str) -> dict[str, tuple[int, int]]:
+    """Return for each label the number of detections, and of recordings with one."""
+    pairs = pa.table(
+        {"label": pa.array([], pa.string()), "file_id": pa.array([], pa.int64()), "n": pa.array([], pa.int64())}
+    )
+    for batch in read_detections(folder):
+        counts = (
+            batch.group_by(["label", "file_id"])
+            .aggregate([([], "count_all")])
+            .rename_columns(["label", "file_id", "n"])
+        )
+        pairs = pa.concat_tables([pairs, counts]).group_by(["label", "file_id"]).aggregate([("n", "sum")])
+        pairs = pairs.rename_columns(["label", "file_id", "n"])
+    by_label = pairs.group_by("label").aggregate([("n", "sum"), ([], "count_all")]).sort_by("label")
+    rows = zip(
+        by_label["label"].to_pylist(), by_label["n_sum"].to_pylist(), by_label["count_all"].to_pylist(), strict=True
+    )
+    return {label: (n, n_recordings) for label, n, n_recordings in rows}
+
+
+def write_summary(folder: str, content: dict[str, Any]) -> None:
+    """Write ``summary.json``."""
+    storage.write_bytes(storage.join(folder, SUMMARY), encode_json(content))
+
+
+def has_column(uri: str, *names: str) -> bool:
+    """Return whether a Parquet file has columns of these names."""
+    with refuse_damage(uri, DERIVE_AGAIN), storage.open_stream(uri) as stream:
+        return set(names) <= set(pq.read_schema(stream).names)

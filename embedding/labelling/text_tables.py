@@ -1,0 +1,90 @@
+"""Tables in text files, as programs and spreadsheets write them: encodings, separators, decimal marks."""
+
+import codecs
+import csv
+import io
+import math
+
+from embedding import storage
+from embedding.errors import RequestError
+
+MOST_BYTES = 1 << 30
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# The separators of the first line are counted; a tab counts first, because Raven's names of columns have commas.
+_SEPARATORS = ("\t", ";", ",")
+
+Row = dict[str, str]
+
+
+def read_text(uri: str, option: str) -> str:
+    """Read a text file in UTF-8, UTF-16 or Latin-1.
+
+    The encoding is that of the byte-order mark. Without a mark, text that is no UTF-8 is UTF-16 if every second byte of
+    its beginning is zero, and otherwise Latin-1, in which any bytes are text.
+
+    Args:
+        uri: The file.
+        option: The option that names the file; messages begin with it.
+
+    Raises:
+        RequestError: The file cannot be read, or is no text.
+    """
+    try:
+        content = storage.read_bytes(uri, MOST_BYTES)
+    except OSError as error:
+        raise RequestError(f"{option}: cannot read {uri}: {error.strerror or error}") from error
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    head = content[:1024]
+    if encoding is None and len(head) > 3:
+        even, odd = head[0::2].count(0), head[1::2].count(0)
+        encoding = "utf-16-le" if odd > len(head) // 4 else "utf-16-be" if even > len(head) // 4 else None
+    try:
+        text = content.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        if encoding is not None:
+            raise RequestError(f"{option}: {uri} is no text in {encoding.upper()}: {error.reason}") from error
+        text = content.decode("latin-1")
+    if "\0" in text:
+        raise RequestError(f"{option}: {uri} is no text file")
+    return text
+
+
+def parse_table(text: str, uri: str, option: str) -> tuple[list[str], list[Row]]:
+    """Return the names of the columns, and the rows, of a table whose first line names the columns.
+
+    Args:
+        text: Content of the file.
+        uri: The file, for messages.
+        option: The option that names the file; messages begin with it.
+
+    Raises:
+        RequestError: The text is no table.
+    """
+    first = text.partition("\n")[0]
+    separator = max(_SEPARATORS, key=lambda each: (first.count(each) > 0, first.count(each)))
+    separator = "\t" if "\t" in first else separator
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        table = [
+            dict(zip(names, (cell.strip() for cell in row), strict=False)) for row in rows if any(map(str.strip, row))
+        ]
+    except csv.Error as error:
+        raise RequestError(f"{option}: line {rows.line_num} of {uri}: {error}") from error
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+        raise RequestError(f"{option}: {uri} has two columns {repeated[0]!r}")
+    return names, table
+
+
+def parse_seconds(text: str) -> float | None:
+    """Return a number of seconds; a comma may be the decimal mark. None for text that is no finite number."""
+    try:
+        seconds = float(text.replace(",", ".") if "." not in text else text)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) else None
