@@ -61,6 +61,7 @@ bench: setup
 	$(BIN)/python benchmarks/pool.py --small
 	$(BIN)/python benchmarks/search.py --small
 	$(BIN)/python benchmarks/probe.py --small
+	$(BIN)/python benchmarks/detect.py --small
 	$(BIN)/python benchmarks/report.py --small
 	$(BIN)/python benchmarks/export.py --small
 

@@ -294,6 +294,74 @@ class Output:
             schema = pq.read_schema(stream).remove_metadata()
         return LazyTable(schema, lambda: _read_files(files))
 
+    def detect(
+        self,
+        probe: Path | None = None,
+        *,
+        name: str | None = None,
+        threshold: float | None = None,
+        min_precision: float | None = None,
+        top: int | None = None,
+        merge_gap_s: float = 0.0,
+        replace: bool = False,
+        quiet: bool = False,
+    ) -> LazyTable:
+        """Find labels in every window, as ``python -m jobs.detect`` does, and return a row per detection.
+
+        Args:
+            probe: Name of a probe, or a .npz of weights; None for the labels that the model predicts.
+            name: Name of the detections; None for that of the probe.
+            threshold: Least probability of a detection, 0.5 by default.
+            min_precision: In its place, the least precision on the windows of the probe's test.
+            top: Keep so many detections of each label.
+            merge_gap_s: Windows of a label become one detection over gaps of up to so many seconds.
+            replace: Replace detections of other settings.
+            quiet: Print nothing.
+
+        Raises:
+            RequestError: The probe or a threshold makes no sense, or the name has detections of other settings.
+            RunError: The storage or the cluster failed.
+        """
+        from embedding.detecting.detect import DetectOptions
+        from embedding.detecting.detect import detect as run_detect
+
+        if threshold is not None and min_precision is not None:
+            raise RequestError("min_precision: chooses the thresholds, and cannot be joined with threshold")
+        options = DetectOptions(
+            root=self.root,
+            probe=None if probe is None else _plain(probe),
+            name=name,
+            threshold=threshold,
+            min_precision=min_precision,
+            top=top,
+            merge_gap_s=merge_gap_s,
+            replace=replace,
+        )
+        done = run_detect(options, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout())
+        return self.detections(done.folder.rpartition("/")[2])
+
+    def detections(self, name: str) -> LazyTable:
+        """Return the detections of a name, a row each; docs/schema.md explains the columns.
+
+        Args:
+            name: Name of the detections: that of their probe, or ``predictions``.
+
+        Raises:
+            RequestError: There are no such detections.
+        """
+        from embedding.detecting.detection_files import detections_folder, read_detections
+        from embedding.detecting.detections import DETECTIONS
+
+        folder = detections_folder(self.root, name)
+        if next(storage.list_names(folder, ".json"), None) is None:
+            raise RequestError(f"name: {self.root} has no detections {name!r}: make them with detect()")
+
+        def read() -> Iterator[pa.RecordBatch]:
+            for table in read_detections(folder):
+                yield from table.to_batches()
+
+        return LazyTable(DETECTIONS, read)
+
 
 START_TIMES = pa.schema([("file", pa.string()), ("recorded_at", pa.timestamp("us"))])
 

@@ -14,7 +14,9 @@ JOBS = {
     "pool": "pool windows to one row per recording",
     "search": "find the windows nearest to a sound",
     "probe": "learn a linear probe from labels, and measure it",
+    "evaluate": "compare outputs and layers on labels",
     "detect": "find a probe's labels in every window: when, where, how sure",
+    "cluster": "find groups of alike windows",
     "report": "show what an output holds, in words or as a page",
     "export": "export vectors to the formats of other tools",
 }
@@ -27,7 +29,7 @@ def main() -> int:
         terminal = Terminal.on_stdout()
         terminal.say("usage: avex-batch JOB [options]; avex-batch JOB --help shows the options of a job")
         for job, text in JOBS.items():
-            terminal.say(f"  {job:8}{text}")
+            terminal.say(f"  {job:10}{text}")
         return EXIT_COMPLETE
     if name not in JOBS:
         print_error(RequestError(f"there is no job {name!r}{did_you_mean(name, JOBS)}; there are {', '.join(JOBS)}"))

@@ -51,6 +51,25 @@ def train_probe(options: ProbeOptions, terminal: Terminal) -> ProbeResult:
         RequestError: There is nothing to learn from or to measure on, a shard is damaged, or the probe exists.
         RunError: The storage failed.
     """
+    try:
+        result = learn_probe(options, terminal)
+        probe_files.write_probe(result)  # step 6
+    except OSError as error:
+        raise storage_failure(error) from error
+    return result
+
+
+def learn_probe(options: ProbeOptions, terminal: Terminal) -> ProbeResult:
+    """Learn and measure a probe, without storing it.
+
+    Args:
+        options: The options.
+        terminal: Prints what is learnt from, and warnings.
+
+    Raises:
+        RequestError: There is nothing to learn from or to measure on, a shard is damaged, or the probe exists.
+        OSError: The storage failed.
+    """
     # 1. Read the labels and the settings.
     source = read_label_table(
         options.labels, options.column, options.label_format, lambda: stored_files(list_shards(options.root))
@@ -62,52 +81,45 @@ def train_probe(options: ProbeOptions, terminal: Terminal) -> ProbeResult:
         raise no_embeddings_error(options.root)
     if not run_report.is_settled(store):
         terminal.warn("a run of jobs.embed is in progress or has died: windows may be missing or outdated")
-    try:
-        if not options.replace:
-            probe_files.refuse_existing(options.root, options.name)
-        shards = list_shards(options.root)
-        column = store.column_of(options.layer)
+    if not options.replace:
+        probe_files.refuse_existing(options.root, options.name)
+    shards = list_shards(options.root)
+    column = store.column_of(options.layer)
 
-        # 2. Keep the labels of stored recordings, and split the recordings.
-        labels = _restrict_to_stored(manifest.labels, shards, options)
-        is_test = split_recordings(labels, options.test_share, options.seed)
-        _refuse_leaks(labels, is_test)
+    # 2. Keep the labels of stored recordings, and split the recordings.
+    labels = _restrict_to_stored(manifest.labels, shards, options)
+    is_test = split_recordings(labels, options.test_share, options.seed)
+    _refuse_leaks(labels, is_test)
 
-        # 3. Draw windows.
-        train_sample, test_sample = sample_windows(labels, is_test, shards, options.max_windows, options.seed)
-        train, test = _make_subset(labels, train_sample, ~is_test), _make_subset(labels, test_sample, is_test)
-        is_learnt = _choose_classes(labels, train, test)
-        _print_numbers(manifest, labels, train, test, terminal)
+    # 3. Draw windows.
+    train_sample, test_sample = sample_windows(labels, is_test, shards, options.max_windows, options.seed)
+    train, test = _make_subset(labels, train_sample, ~is_test), _make_subset(labels, test_sample, is_test)
+    is_learnt = _choose_classes(labels, train, test)
+    _print_numbers(manifest, labels, train, test, terminal)
 
-        # 4. Learn.
-        is_exclusive = all((subset.truth.sum(axis=1) == 1).all() for subset in (train, test))
-        probe = fit(read_vectors(train.windows, shards, column), train.truth[:, is_learnt], is_exclusive=is_exclusive)
+    # 4. Learn.
+    is_exclusive = all((subset.truth.sum(axis=1) == 1).all() for subset in (train, test))
+    probe = fit(read_vectors(train.windows, shards, column), train.truth[:, is_learnt], is_exclusive=is_exclusive)
 
-        # 5. Measure and calibrate.
-        scores = probe.scores(read_vectors(test.windows, shards, column))
-        window_metrics, recording_metrics = _measure(probe, scores, train, test, is_learnt)
-        calibration = calibrate(scores, test.truth[:, is_learnt], is_exclusive=probe.is_exclusive)
-
-        # 6. Store.
-        result = ProbeResult(
-            options=options,
-            settings=settings,
-            manifest=manifest,
-            labels=labels,
-            is_test=is_test,
-            train=train,
-            test=test,
-            is_learnt=is_learnt,
-            probe=probe,
-            calibration=calibration,
-            scores=scores,
-            window_metrics=window_metrics,
-            recording_metrics=recording_metrics,
-        )
-        probe_files.write_probe(result)
-    except OSError as error:
-        raise storage_failure(error) from error
-    return result
+    # 5. Measure and calibrate.
+    scores = probe.scores(read_vectors(test.windows, shards, column))
+    window_metrics, recording_metrics = _measure(probe, scores, train, test, is_learnt)
+    calibration = calibrate(scores, test.truth[:, is_learnt], is_exclusive=probe.is_exclusive)
+    return ProbeResult(
+        options=options,
+        settings=settings,
+        manifest=manifest,
+        labels=labels,
+        is_test=is_test,
+        train=train,
+        test=test,
+        is_learnt=is_learnt,
+        probe=probe,
+        calibration=calibration,
+        scores=scores,
+        window_metrics=window_metrics,
+        recording_metrics=recording_metrics,
+    )
 
 
 def _restrict_to_stored(labels: Labels, shards: list[str], options: ProbeOptions) -> Labels:

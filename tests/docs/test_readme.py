@@ -44,7 +44,7 @@ def test_options_that_the_readme_shows_exist() -> None:
     from jobs.embed import make_parser
 
     known = set(make_parser()._option_string_actions)
-    for job in ("pool", "search", "probe", "report", "export"):
+    for job in ("pool", "search", "probe", "detect", "evaluate", "cluster", "report", "export"):
         module = __import__(f"jobs.{job}", fromlist=["make_parser"])
         known |= set(module.make_parser()._option_string_actions)
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))

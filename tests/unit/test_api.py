@@ -129,6 +129,32 @@ def test_search_and_pooling_are_those_of_the_jobs(result: EmbedResult, archive: 
         output.pool("median")
 
 
+def test_detections_are_those_of_the_job(connected: None, tmp_path: Path) -> None:
+    vectors = np.array([[3, -9], [2, -9], [-9, 1]], np.float32)
+    write_output(str(tmp_path / "out"), {"/a.wav": vectors}, {"model": "a model"}, 1)
+    np.savez(tmp_path / "weights.npz", weight=np.eye(2), bias=np.zeros(2), classes=["low", "high"])
+    output = embedding.open_output(tmp_path / "out")
+    found = output.detect(tmp_path / "weights.npz", threshold=0.9, quiet=True)
+    assert found.to_arrow().to_pylist()[0] | {"score": 0, "mean_score": 0} == {
+        "file": "/a.wav",
+        "file_id": 1000,
+        "start_time": 0,
+        "end_time": 5,
+        "label": "low",
+        "score": 0,
+        "sample_rate": 48_000,
+        "mean_score": 0,
+        "windows": 1,
+    }
+    assert output.detections("weights").to_pandas()["label"].tolist() == ["low"]
+    with pytest.raises(RequestError, match="no detections 'other'"):
+        output.detections("other")
+    with pytest.raises(RequestError, match="min_precision"):
+        output.detect(tmp_path / "weights.npz", threshold=0.9, min_precision=0.9)
+    with pytest.raises(RequestError, match="other settings"):
+        output.detect(tmp_path / "weights.npz", quiet=True)
+
+
 def test_an_output_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="holds no embeddings"):
         embedding.open_output(tmp_path)

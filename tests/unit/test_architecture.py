@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"announce", "target_run"},
     {"driver", "labelling", "pooling", "search", "overview"},
     {"exporting", "probing"},
-    {"detecting"},
+    {"clustering", "detecting", "evaluating"},
     {"api"},
     {"jobs"},
 ]

@@ -36,7 +36,7 @@ def merge_one_by_one(
     ]
 
 
-@given(st.lists(HIT, max_size=30), st.sampled_from([-1.0, 0.0, 0.5, 2.0, 7.25]))
+@given(st.lists(HIT, max_size=30, unique_by=lambda hit: hit[:4]), st.sampled_from([-1.0, 0.0, 0.5, 2.0, 7.25]))
 def test_hits_merge_as_a_plain_loop_merges_them(hits: list[tuple[int, int, int, int, float]], gap_s: float) -> None:
     rows = [
         (recording, label, start / 3, (start + length) / 3, score) for recording, label, start, length, score in hits

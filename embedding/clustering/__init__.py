@@ -1,0 +1,3 @@
+"""Clusters: groups of alike windows, found without labels."""
+
+METHODS = ("kmeans", "hdbscan")
