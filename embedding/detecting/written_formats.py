@@ -13,7 +13,6 @@ Files of a recording lie in folders like those of the recordings.
 
 import csv
 import json
-import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import count
@@ -97,8 +96,15 @@ def _by_recording(folder: str) -> Iterator[tuple[str, Rows]]:
             yield rows[0]["file"], rows
 
 
-def _common_folder(files: Sequence[str]) -> str:
-    return posixpath.commonpath([file.rpartition("/")[0] for file in files]) if files else ""
+def _folders_below_the_shared_one(files: Sequence[str]) -> list[list[str]]:
+    """Return for each file the folders in which it lies, without those that all files share."""
+    folders = [file.split("/")[:-1] for file in files]
+    shared = 0
+    for parts in zip(*folders, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared += 1
+    return [[part for part in parts[shared:] if part not in ("", ".", "..")] for parts in folders]
 
 
 def _write_each(
@@ -107,14 +113,13 @@ def _write_each(
     """Write a file for each recording, in folders like those of the recordings."""
     written: list[tuple[str, Path]] = []
     for number, (file, rows) in enumerate(recordings):
-        path = new / f"{number}{suffix}"  # named after the recording once the folder that all share is known
+        path = new / f".{number}"  # named after the recording once the folder that all share is known
         with path.open("w", encoding="utf-8", newline="") as stream:
             write(stream, file, rows)
         written.append((file, path))
-    shared = _common_folder([file for file, _ in written])
-    for file, path in written:
-        folder, _, name = file.removeprefix(shared).lstrip("/").rpartition("/")
-        parts = [part for part in folder.split("/") if part not in ("", ".", "..")]
+    folders = _folders_below_the_shared_one([file for file, _ in written])
+    for (file, path), parts in zip(written, folders, strict=True):
+        name = file.rpartition("/")[2]
         target = new.joinpath(*parts, f"{name.rpartition('.')[0] or name}{suffix}")
         if target.exists():  # a.wav beside a.flac
             target = target.with_name(f"{name}{suffix}")
