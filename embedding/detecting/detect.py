@@ -18,9 +18,10 @@ from embedding import storage
 from embedding.cli.terminal import Terminal
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.derived.derive import Derivation, Outcome, derive
+from embedding.detecting.activity import Activity
 from embedding.detecting.detection_files import (
     choose_top,
-    count_by_label,
+    count_activity,
     delete_detections,
     derived_output,
     detections_folder,
@@ -94,12 +95,12 @@ class Detections:
 
     Attributes:
         folder: Folder of their files.
-        classes: For each label the number of detections, and of recordings with one.
+        activity: The counts of each label.
         outcome: What was scored.
     """
 
     folder: str
-    classes: dict[str, tuple[int, int]]
+    activity: dict[str, Activity]
     outcome: Outcome
 
 
@@ -147,26 +148,19 @@ def detect(options: DetectOptions, terminal: Terminal, *, verbose: bool = False)
             choose_top(output, folder, options.merging)
 
         # 6. Count.
-        counts = count_by_label(folder)
-        described = [
-            row | dict(zip(("detections", "recordings"), counts.get(row["label"], (0, 0)), strict=True))
-            for row in plan.classes
-        ]
-        known = {row["label"] for row in described}
-        described += [
-            {"label": label, "detections": n, "recordings": n_recordings}
-            for label, (n, n_recordings) in counts.items()
-            if label not in known
-        ]
+        activity = count_activity(folder)
+        known = {row["label"] for row in plan.classes}
+        others = [{"label": label} for label in activity if label not in known]
+        described = [row | activity.get(row["label"], Activity()).describe() for row in [*plan.classes, *others]]
         write_summary(
             folder, {"name": plan.name, "recordings": outcome.n_done, "classes": described} | {"of": plan.settings}
         )
     except OSError as error:
         raise storage_failure(error) from error
-    _print_counts(counts, folder, terminal)
+    _print_counts(activity, folder, terminal)
     if settings.get("checkpoint") == RANDOM_CHECKPOINT:
         terminal.warn("RANDOM WEIGHTS: these vectors mean nothing, and so do these detections (--checkpoint random)")
-    return Detections(folder, counts, outcome)
+    return Detections(folder, activity, outcome)
 
 
 def _plan_probe(options: DetectOptions, settings: dict[str, Any], shard: str, terminal: Terminal) -> _Plan:
@@ -325,16 +319,17 @@ def _refuse_others(options: DetectOptions, plan: _Plan, terminal: Terminal) -> N
     )
 
 
-def _print_counts(counts: dict[str, tuple[int, int]], folder: str, terminal: Terminal) -> None:
+def _print_counts(activity: dict[str, Activity], folder: str, terminal: Terminal) -> None:
     """Print the number of detections of each label, the most frequent first."""
-    n = sum(n_detections for n_detections, _ in counts.values())
-    terminal.say(f"{n:,} detections of {len(counts):,} labels")
-    width = max([len("label"), *map(len, counts)], default=5)
-    if counts:
-        terminal.say(f"{'label':<{width}}{'detections':>12}{'recordings':>12}")
-    ordered = sorted(counts.items(), key=lambda item: (-item[1][0], item[0]))
-    for label, (n_detections, n_recordings) in ordered[:MAX_CLASSES_SHOWN]:
-        terminal.say(f"{label:<{width}}{n_detections:>12,}{n_recordings:>12,}")
+    n = sum(counts.detections for counts in activity.values())
+    terminal.say(f"{n:,} detections of {len(activity):,} labels")
+    width = max([len("label"), *map(len, activity)], default=5)
+    if activity:
+        terminal.say(f"{'label':<{width}}{'detections':>12}{'recordings':>12}  most at")
+    ordered = sorted(activity.items(), key=lambda item: (-item[1].detections, item[0]))
+    for label, counts in ordered[:MAX_CLASSES_SHOWN]:
+        hour = f"  {counts.by_hour.index(max(counts.by_hour)):02}:00" if any(counts.by_hour) else ""
+        terminal.say(f"{label:<{width}}{counts.detections:>12,}{counts.recordings:>12,}{hour}")
     if len(ordered) > MAX_CLASSES_SHOWN:
         terminal.say(f"… and {len(ordered) - MAX_CLASSES_SHOWN:,} more in summary.json")
     terminal.say(f"  {folder}: *.parquet, summary.json")

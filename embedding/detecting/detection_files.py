@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from embedding import storage
 from embedding.derived.derived_output import DERIVE_AGAIN, DerivedOutput
+from embedding.detecting.activity import Activity, add_activity
 from embedding.detecting.detections import DETECTIONS, Merging
 from embedding.output.shard_reading import refuse_damage
 from embedding.output.shard_schema import SETTINGS_KEY, check_values, damaged_file
@@ -23,7 +24,6 @@ from embedding.output.store import encode_json, encode_parquet
 DETECTIONS_FOLDER = "detections"
 CANDIDATES_FOLDER = ".candidates"
 SUMMARY = "summary.json"
-_BATCH_ROWS = 65_536
 
 
 def detections_folder(root: str, name: str) -> str:
@@ -68,7 +68,7 @@ def delete_detections(root: str, name: str) -> None:
 
 
 def read_detections(folder: str) -> Iterator[pa.Table]:
-    """Yield the detections in the files of a folder, in batches.
+    """Yield the detections in each file of a folder; all of a recording's detections lie in one file.
 
     Raises:
         OSError: The storage failed.
@@ -79,30 +79,23 @@ def read_detections(folder: str) -> Iterator[pa.Table]:
             file = pq.ParquetFile(stream)
             if lacking := set(DETECTIONS.names) - set(file.schema_arrow.names):
                 raise damaged_file(uri, f"it has no column {min(lacking)!r}", DERIVE_AGAIN)
-            for batch in file.iter_batches(_BATCH_ROWS, columns=DETECTIONS.names, use_threads=False):
-                table = pa.table(batch).replace_schema_metadata(None).cast(DETECTIONS)
-                check_values(uri, table)
-                yield table
+            table = file.read(columns=DETECTIONS.names, use_threads=False).replace_schema_metadata(None)
+            table = table.cast(DETECTIONS)
+            check_values(uri, table)
+        yield table
 
 
-def count_by_label(folder: str) -> dict[str, tuple[int, int]]:
-    """Return for each label the number of detections, and of recordings with one."""
-    pairs = pa.table(
-        {"label": pa.array([], pa.string()), "file_id": pa.array([], pa.int64()), "n": pa.array([], pa.int64())}
-    )
-    for batch in read_detections(folder):
-        counts = (
-            batch.group_by(["label", "file_id"])
-            .aggregate([([], "count_all")])
-            .rename_columns(["label", "file_id", "n"])
-        )
-        pairs = pa.concat_tables([pairs, counts]).group_by(["label", "file_id"]).aggregate([("n", "sum")])
-        pairs = pairs.rename_columns(["label", "file_id", "n"])
-    by_label = pairs.group_by("label").aggregate([("n", "sum"), ([], "count_all")]).sort_by("label")
-    rows = zip(
-        by_label["label"].to_pylist(), by_label["n_sum"].to_pylist(), by_label["count_all"].to_pylist(), strict=True
-    )
-    return {label: (n, n_recordings) for label, n, n_recordings in rows}
+def count_activity(folder: str) -> dict[str, Activity]:
+    """Return the counts of each label, in the order of the labels.
+
+    Raises:
+        OSError: The storage failed.
+        RequestError: A file is damaged.
+    """
+    activity: dict[str, Activity] = {}
+    for table in read_detections(folder):
+        add_activity(table, activity)
+    return dict(sorted(activity.items()))
 
 
 def write_summary(folder: str, content: dict[str, Any]) -> None:

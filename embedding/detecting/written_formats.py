@@ -22,12 +22,9 @@ from typing import Any, TextIO
 import pyarrow.parquet as pq
 
 from embedding import storage
-from embedding.derived.derived_output import DERIVE_AGAIN
-from embedding.detecting.detections import DETECTIONS
+from embedding.detecting.detection_files import read_detections
 from embedding.exporting.destination import RECORD_NAME, replace_folder
 from embedding.listing.start_times import recorded_at
-from embedding.output.shard_reading import refuse_damage
-from embedding.output.shard_schema import check_values
 from embedding.output.store import Store
 
 RAVEN_COLUMNS = (
@@ -83,12 +80,9 @@ def write_detections(folder: str, to: str, destination: Path, root: str) -> int:
 
 def _by_recording(folder: str) -> Iterator[tuple[str, Rows]]:
     """Yield each recording with its detections. All of a recording's detections lie in one file."""
-    for uri in storage.list_names(folder, ".parquet"):
-        with refuse_damage(uri, DERIVE_AGAIN), storage.open_stream(uri) as stream:
-            table = pq.read_table(stream, columns=DETECTIONS.names, use_threads=False)
-            check_values(uri, table)
+    for detections in read_detections(folder):
         order = [("file", "ascending"), ("start_time", "ascending"), ("label", "ascending")]
-        table = table.sort_by(order)  # type: ignore[arg-type]
+        table = detections.sort_by(order)  # type: ignore[arg-type]
         start = 0
         for n_rows in table.group_by("file", use_threads=False).aggregate([([], "count_all")])["count_all"].to_pylist():
             rows = table.slice(start, n_rows).to_pylist()
