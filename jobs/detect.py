@@ -11,7 +11,7 @@ from embedding.cli.arguments import Parser, number, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import did_you_mean
-from embedding.errors import RequestError, RunError
+from embedding.errors import RequestError, RunError, storage_failure
 from embedding.stopping import end_process
 from embedding.text import plural
 
@@ -75,7 +75,8 @@ def detect(arguments: Sequence[str] | None) -> None:
     options = make_parser().parse_args(arguments)
     ways = [name for name in ("threshold_file", "min_precision") if getattr(options, name) is not None]
     if options.min_precision is not None and (options.threshold is not None or len(ways) > 1):
-        raise RequestError("--min-precision: chooses the thresholds, and cannot be joined with --threshold")
+        other = "--threshold" if options.threshold is not None else "--threshold-file"
+        raise RequestError(f"--min-precision: chooses the thresholds, and cannot be joined with {other}")
     if options.name is not None and (not options.name or "/" in options.name or options.name.startswith(".")):
         raise RequestError(f"--name: {options.name!r} cannot be the name of a folder: choose another name")
     from embedding import storage  # here, because --help needs no numpy and pyarrow
@@ -105,7 +106,10 @@ def detect(arguments: Sequence[str] | None) -> None:
     if destination is not None:
         from embedding.detecting.written_formats import write_detections
 
-        n = write_detections(done.folder, to, destination, root)
+        try:
+            n = write_detections(done.folder, to, destination, root)
+        except OSError as error:
+            raise storage_failure(error) from error
         terminal.say(f"  {plural(n, 'detection')} for {to}: {destination}")
     if done.outcome.n_left_out:
         raise RunError(

@@ -13,7 +13,7 @@ from embedding.cli.arguments import Parser, number, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import did_you_mean
-from embedding.errors import RequestError
+from embedding.errors import RequestError, storage_failure
 from embedding.evaluating import CLASSIFIERS
 from embedding.stopping import end_process
 
@@ -81,6 +81,8 @@ def evaluate(arguments: Sequence[str] | None) -> None:
     from embedding.evaluating.evaluate import layers_of
     from embedding.probing.probe_result import ProbeOptions
 
+    if options.csv is not None and (Path(options.csv).is_dir() or not Path(options.csv).absolute().parent.is_dir()):
+        raise RequestError(f"--csv: {options.csv} is no place for a file: choose a file in a folder that exists")
     terminal = Terminal.on_stdout()
     labels = storage.normalise(options.labels, "--labels")
     found = []
@@ -103,7 +105,10 @@ def evaluate(arguments: Sequence[str] | None) -> None:
             found.append(run_evaluate(probe, tuple(dict.fromkeys(options.classifier)), k, terminal))
     _print_table(found, terminal)
     if options.csv is not None:
-        _write_csv(found, Path(options.csv))
+        try:
+            _write_csv(found, Path(options.csv))
+        except OSError as error:
+            raise storage_failure(error) from error
         terminal.say(f"  {options.csv}")
 
 

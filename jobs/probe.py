@@ -77,7 +77,7 @@ def probe(arguments: Sequence[str] | None) -> None:
     """
     options = make_parser().parse_args(arguments)
     name = name_at_layer(options.column or "label", options.layer) if options.name is None else options.name
-    if not name or "/" in name or name.startswith("."):
+    if not name or "/" in name or name.startswith(".") or name.endswith(".npz"):
         raise RequestError(f"--name: {name!r} cannot be the name of a folder: choose another name")
     test_share = number("--test-share", options.test_share, float, 0, 1)
     if test_share in (0, 1):

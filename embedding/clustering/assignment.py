@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from embedding.clustering.centres import Centres
-from embedding.schema.vectors import matrix
+from embedding.schema.vectors import finite_matrix
 
 # A window, its cluster, and its distance from the nearest centre; docs/schema.md explains the columns.
 MEMBERS = pa.schema(
@@ -43,7 +43,7 @@ class Assignment:
 
     def make_partials(self, windows: pa.Table) -> pa.Table:
         """Return the MEMBERS among some windows."""
-        cluster, distance = self.centres.assign(matrix(windows[self.vectors]))
+        cluster, distance = self.centres.assign(finite_matrix(windows[self.vectors]))
         members = windows.select(_WINDOW_COLUMNS).replace_schema_metadata(None)
         return (
             members.append_column("cluster", pa.array(cluster))

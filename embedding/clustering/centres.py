@@ -66,6 +66,7 @@ def find_by_kmeans(batches: Callable[[], Iterator[Vectors]], sample: Vectors, k:
     """
     start = MiniBatchKMeans(k, random_state=seed, n_init=3).fit(scale(sample)).cluster_centers_  # type: ignore[arg-type]
     model = MiniBatchKMeans(k, random_state=seed, init=start, n_init=1, reassignment_ratio=0)  # type: ignore[arg-type]
+    model.partial_fit(scale(sample))  # the first batch has to have as many windows as there are clusters
     for _ in range(N_PASSES):
         for vectors in batches():
             if len(vectors):

@@ -32,6 +32,7 @@ from embedding.derived.derive import Outcome, derive
 from embedding.derived.derived_output import DERIVE_AGAIN, DerivedOutput
 from embedding.errors import RequestError, storage_failure
 from embedding.listing.start_times import recorded_at
+from embedding.output.npz_files import BadArraysError, read_arrays
 from embedding.output.shard_reading import list_shards, no_embeddings_error, open_shard, refuse_damage
 from embedding.output.store import Store, encode_json
 from embedding.overview.sample_choice import hash_windows, largest_sampled_hash
@@ -105,15 +106,23 @@ def cluster(options: ClusterOptions, terminal: Terminal, *, verbose: bool = Fals
 
         # 2. Find the centres.
         centres = stored or _find_centres(options, column, terminal)
-        if stored is None:
-            _write_centres(folder, centres, asked)
+        _refuse_other_length(centres, options.root, column, folder)
 
         # 3. Assign.
         digest = hashlib.blake2b(centres.vectors.tobytes() + centres.radius.tobytes(), digest_size=16).hexdigest()
         output = DerivedOutput(
             folder, json.dumps(asked | {"centres": digest}, sort_keys=True), "cluster", names_recordings=True
         )
-        outcome = derive(options.root, output, Assignment(centres, column), terminal, verbose=verbose)
+
+        def keep_centres() -> None:
+            if stored is None:
+                before = _read_centres(folder, asked, options)
+                if before is not None and (before.vectors.tobytes() != centres.vectors.tobytes()):
+                    raise RequestError("--name: another run has found clusters meanwhile: run the same command again")
+                _write_centres(folder, centres, asked)
+
+        assignment = Assignment(centres, column)
+        outcome = derive(options.root, output, assignment, terminal, on_claimed=keep_centres, verbose=verbose)
 
         # 4. Count.
         summary = _summarise(folder, len(centres.vectors))
@@ -138,11 +147,14 @@ def _read_centres(folder: str, asked: dict[str, Any], options: ClusterOptions) -
     except FileNotFoundError:
         return None
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            stored, vectors, radius = json.loads(str(arrays["settings"])), arrays["vectors"], arrays["radius"]
-        if vectors.ndim != 2 or radius.shape != (len(vectors),) or not np.isfinite(vectors).all():
-            raise ValueError("its arrays do not fit together")
-    except (ValueError, KeyError, OSError, EOFError) as error:
+        arrays = read_arrays(content, ("settings", "vectors", "radius"))
+        stored, vectors, radius = json.loads(str(arrays["settings"])), arrays["vectors"], arrays["radius"]
+        is_right = vectors.dtype == radius.dtype == np.float32 and vectors.ndim == 2 and len(vectors)
+        if not is_right or radius.shape != (len(vectors),) or not np.isfinite(vectors).all():
+            raise BadArraysError("its arrays do not fit together")
+        if not isinstance(stored, dict):
+            raise BadArraysError("its settings are none")
+    except (ValueError, RecursionError) as error:
         if options.replace:
             return None
         raise RequestError(f"--name: {uri} is damaged ({error}): add --replace") from error
@@ -154,7 +166,14 @@ def _read_centres(folder: str, asked: dict[str, Any], options: ClusterOptions) -
             f"--name: {folder} holds clusters of other settings (another {differing}): add --replace, or choose "
             "another --name"
         )
-    return None if options.replace else Centres(vectors.astype(np.float32), radius.astype(np.float32))
+    return None if options.replace else Centres(vectors, radius)
+
+
+def _refuse_other_length(centres: Centres, root: str, column: str, folder: str) -> None:
+    with open_shard(list_shards(root)[0], vectors=column) as shard:
+        dim = shard.schema_arrow.field(column).type.list_size
+    if centres.vectors.shape[1] != dim:
+        raise RequestError(f"--name: the centres in {folder} are of vectors of another length: add --replace")
 
 
 def _write_centres(folder: str, centres: Centres, asked: dict[str, Any]) -> None:
@@ -175,7 +194,7 @@ def _find_centres(options: ClusterOptions, column: str, terminal: Terminal) -> C
     if options.method == "kmeans":
         if len(sample) < options.k:
             raise RequestError(
-                f"--clusters: {options.k:,} clusters need as many windows, and there are {len(sample):,}"
+                f"--clusters: {options.k:,} clusters need as many windows, and there are {len(sample):,} to begin with"
             )
         terminal.say(f"mini-batch k-means with {options.k:,} clusters over all windows")
         return find_by_kmeans(lambda: _vectors(shards, column), sample, options.k, options.seed)
@@ -240,18 +259,17 @@ def _summarise(folder: str, n_clusters: int) -> list[dict[str, Any]]:
         start = np.flatnonzero(np.diff(cluster_, prepend=NOISE - 1))
         rank = np.arange(len(cluster_)) - np.repeat(start, np.diff(start, append=len(cluster_)))
         nearest = together.filter(pa.array(rank < N_EXAMPLES))
-    examples = nearest.to_pylist()
+    examples: dict[int, list[dict[str, Any]]] = {}
+    for row in nearest.to_pylist():
+        example = {name: row[name] for name in ("file", "start_time", "end_time", "distance")}
+        examples.setdefault(row["cluster"], []).append(example)
     return [
         {
             "cluster": number,
             "windows": sizes[number],
             "recordings": recordings[number],
             "by_hour": [hours[number, hour] for hour in range(24)],
-            "examples": [
-                {name: row[name] for name in ("file", "start_time", "end_time", "distance")}
-                for row in examples
-                if row["cluster"] == number
-            ],
+            "examples": examples.get(number, []),
         }
         for number in range(NOISE, n_clusters)
         if number != NOISE or sizes[NOISE]

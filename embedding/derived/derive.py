@@ -27,8 +27,8 @@ from embedding.derived.derived_output import DerivedOutput, file_stem
 from embedding.errors import RunError, storage_failure
 from embedding.output import run_report
 from embedding.output.claim import LAPSE_S, hold_claim
-from embedding.output.shard_reading import open_shard
-from embedding.output.shard_schema import check_values
+from embedding.output.shard_reading import open_shard, refuse_damage
+from embedding.output.shard_schema import EMBED_AGAIN, check_values
 from embedding.output.store import Store
 from embedding.text import duration, plural
 
@@ -52,7 +52,11 @@ class Derivation(Protocol):
         ...
 
     def make_partials(self, windows: pa.Table) -> pa.Table:
-        """Return the partial results of some recordings from their windows in one shard."""
+        """Return the partial results of some recordings from their windows in one shard.
+
+        Raises:
+            pa.ArrowInvalid: The windows are damaged.
+        """
         ...
 
     def merge_partials(self, partials: pa.Table) -> pa.Table:
@@ -80,7 +84,13 @@ class Outcome:
 
 
 def derive(
-    root: str, output: DerivedOutput, derivation: Derivation, terminal: Terminal, *, verbose: bool = False
+    root: str,
+    output: DerivedOutput,
+    derivation: Derivation,
+    terminal: Terminal,
+    *,
+    on_claimed: Callable[[], None] = lambda: None,
+    verbose: bool = False,
 ) -> Outcome:
     """Derive the rows of an output; recordings that are done already are not done again.
 
@@ -89,6 +99,7 @@ def derive(
         output: The derived output.
         derivation: The computation.
         terminal: Prints progress.
+        on_claimed: Called once the derived output is claimed; another run may have written to it before.
         verbose: Print the log lines of Ray.
 
     Raises:
@@ -109,6 +120,8 @@ def derive(
         ),
     ):
         try:
+            on_claimed()
+
             # 3. Drop outdated rows, and find the backlog.
             output.sweep()
             recordings = inventory.recordings()
@@ -144,6 +157,8 @@ def _drop_outdated_rows(output: DerivedOutput, complete: NDArray[np.int64]) -> N
     done = np.empty(0, np.int64)
     for uri, file_ids in output.read_file_ids().items():
         kept = np.setdiff1d(np.intersect1d(file_ids, complete), done)
+        if output.keeps_whole_files and len(kept) < len(file_ids):
+            kept = kept[:0]
         if len(kept) < len(file_ids) or not len(file_ids):
             output.keep_recordings(uri, kept)
         done = np.concatenate([done, kept])
@@ -186,7 +201,8 @@ def do_shards(shards: pa.Table, output: DerivedOutput, derivation: Derivation) -
     """
     for task in shards.to_pylist():
         windows = _read_windows(task["uri"], [*task["whole"], *task["split"]], derivation)
-        partials = derivation.make_partials(windows)
+        with refuse_damage(task["uri"], EMBED_AGAIN):
+            partials = derivation.make_partials(windows)
         is_whole = np.isin(partials["file_id"].to_numpy(), task["whole"])
         if task["split"]:
             output.write_partials(partials.filter(pa.array(~is_whole)), task["partials"])

@@ -40,6 +40,8 @@ class DerivedOutput:
         job: Name of the job that writes the rows, for messages.
         names_recordings: Files name their recordings in their metadata, because a recording may have no row. Otherwise
             the recordings of a file are those of its rows.
+        keeps_whole_files: A file of which a recording is outdated is removed as a whole, because its rows are a choice
+            among all of its recordings.
         partials_by_row: Read partial results recording by recording, because one of them may take 50 MB.
     """
 
@@ -47,6 +49,7 @@ class DerivedOutput:
     settings: str
     job: str
     names_recordings: bool = False
+    keeps_whole_files: bool = False
     partials_by_row: bool = False
 
     def file_name(self, prefix: str, file_ids: NDArray[np.int64]) -> str:

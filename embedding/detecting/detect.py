@@ -134,13 +134,20 @@ def detect(options: DetectOptions, terminal: Terminal, *, verbose: bool = False)
         plan = (_plan_probe if options.probe is not None else _plan_predictions)(options, settings, shards[0], terminal)
 
         # 3. Refuse detections of other settings.
+        if not plan.name or plan.name.startswith("."):
+            raise RequestError(f"--name: {plan.name!r} cannot be the name of a folder: choose another name")
         text = json.dumps(plan.settings, sort_keys=True)
         has_candidates = options.top is not None
         output = derived_output(options.root, plan.name, text, has_candidates=has_candidates)
-        _refuse_others(options, plan, terminal)
+        _refuse_others(options, plan)
 
         # 4. Score.
-        outcome = derive(options.root, output, plan.derivation, terminal, verbose=verbose)
+        def claim_name() -> None:  # another run may have written since
+            if _refuse_others(options, plan):
+                delete_detections(options.root, plan.name)
+                terminal.say(f"detections of other settings in detections/{plan.name} are replaced")
+
+        outcome = derive(options.root, output, plan.derivation, terminal, on_claimed=claim_name, verbose=verbose)
 
         # 5. Choose the best.
         folder = detections_folder(options.root, plan.name)
@@ -178,7 +185,7 @@ def _plan_probe(options: DetectOptions, settings: dict[str, Any], shard: str, te
     scorer = Scorer(
         probe.weight.astype(np.float32),
         probe.bias.astype(np.float32),
-        thresholds.threshold.astype(np.float32),
+        thresholds.threshold,
         probe.is_exclusive,
     )
     merging = options.merging
@@ -289,8 +296,8 @@ def _print_thresholds(options: DetectOptions, probe: StoredProbe, thresholds: Th
         raise RequestError(f"--min-precision: no class reaches {options.min_precision:g}: choose a lower one")
 
 
-def _refuse_others(options: DetectOptions, plan: _Plan, terminal: Terminal) -> None:
-    """Refuse to mix detections of other settings under the same name; with ``--replace`` delete them.
+def _refuse_others(options: DetectOptions, plan: _Plan) -> bool:
+    """Refuse to mix detections of other settings under the same name; return whether they are to be replaced.
 
     Raises:
         RequestError: There are such detections.
@@ -301,12 +308,8 @@ def _refuse_others(options: DetectOptions, plan: _Plan, terminal: Terminal) -> N
         for has_candidates in (False, True)
     ]
     found = next((other for other in others if other is not None), None)
-    if found is None:
-        return
-    if options.replace:
-        delete_detections(options.root, plan.name)
-        terminal.say(f"detections of other settings in detections/{plan.name} are replaced")
-        return
+    if found is None or options.replace:
+        return found is not None
     try:
         stored = json.loads(found)
         differing = [name for name, value in plan.settings.items() if stored.get(name) != value]

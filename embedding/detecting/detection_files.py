@@ -36,7 +36,7 @@ def derived_output(root: str, name: str, settings: str, *, has_candidates: bool)
     folder = detections_folder(root, name)
     if has_candidates:
         folder = storage.join(folder, CANDIDATES_FOLDER)
-    return DerivedOutput(folder, settings, "detect", names_recordings=True)
+    return DerivedOutput(folder, settings, "detect", names_recordings=True, keeps_whole_files=has_candidates)
 
 
 def choose_top(output: DerivedOutput, folder: str, merging: Merging) -> None:
@@ -54,17 +54,24 @@ def choose_top(output: DerivedOutput, folder: str, merging: Merging) -> None:
     name = f"top-{hashlib.blake2b(content, digest_size=8).hexdigest()}.parquet"
     kept = storage.child(folder, name)
     storage.write_bytes(kept, content)
-    for uri in storage.list_names(folder, ".parquet"):
-        if uri != kept:
-            storage.delete(uri)
+    _delete_own(folder, kept)
 
 
 def delete_detections(root: str, name: str) -> None:
     """Delete the rows of all detections of a probe, candidates included."""
     folder = detections_folder(root, name)
     for each in (folder, storage.join(folder, CANDIDATES_FOLDER)):
-        for uri in list(storage.list_names(each, ".parquet")):
-            storage.delete(uri)
+        _delete_own(each)
+
+
+def _delete_own(folder: str, kept: str = "") -> None:
+    """Delete the files of jobs.detect in a folder, except one; files of other programs stay."""
+    for uri in list(storage.list_names(folder, ".parquet")):
+        if uri != kept:
+            with refuse_damage(uri, DERIVE_AGAIN), storage.open_stream(uri) as stream:
+                is_own = SETTINGS_KEY.encode() in (pq.read_schema(stream).metadata or {})
+            if is_own:
+                storage.delete(uri)
 
 
 def read_detections(folder: str) -> Iterator[pa.Table]:

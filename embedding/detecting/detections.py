@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embedding.detecting.merging import merge_hits
 from embedding.detecting.scoring import Scorer
-from embedding.schema.vectors import EMBEDDING, matrix
+from embedding.schema.vectors import EMBEDDING, finite_matrix
 
 # A window that reaches the threshold of a label.
 HITS = pa.schema(
@@ -114,7 +114,11 @@ class ProbeDetection:
 
     def make_partials(self, windows: pa.Table) -> pa.Table:
         """Return the HITS in some windows."""
-        found = self.scorer.find_hits(matrix(windows[self.vectors]))
+        vectors = finite_matrix(windows[self.vectors])
+        top = self.merging.top
+        # Without a threshold all windows are hits of all classes: far more than the best of them.
+        keeps_best = top is not None and self.merging.gap_s < 0
+        found = self.scorer.find_best(vectors, top) if keeps_best and top else self.scorer.find_hits(vectors)
         labels = pa.array(self.classes, pa.string()).take(pa.array(found.label))
         return self.merging.fewest_hits(_make_hits(windows, found.window, labels, found.score))
 
@@ -151,6 +155,8 @@ class PredictionDetection:
     def make_partials(self, windows: pa.Table) -> pa.Table:
         """Return the HITS in some windows."""
         labels, scores = windows[LABELS].combine_chunks(), windows[SCORES].combine_chunks()
+        if labels.flatten().null_count or not labels.value_lengths().equals(scores.value_lengths()):
+            raise pa.ArrowInvalid("predicted labels and their scores do not match")
         window, names, score = labels.value_parent_indices().to_numpy(), labels.flatten(), scores.flatten().to_numpy()
         encoded = pc.dictionary_encode(names)  # type: ignore[attr-defined]
         least = np.array([self.threshold.get(name, self.otherwise) for name in encoded.dictionary.to_pylist()])

@@ -51,7 +51,10 @@ def measure_thresholds(threshold: Floats, probability: Floats | None, truth: Boo
 
 
 def choose_thresholds(probability: Floats, truth: Booleans, min_precision: float) -> Thresholds:
-    """Choose for each class the lowest threshold at which the windows of a test have a precision.
+    """Choose for each class a threshold at which the windows of a test have a precision, and the highest recall so.
+
+    The threshold lies in the middle between the last window that reaches it and the next, so that rounding does not
+    count.
 
     Args:
         probability: ``[windows, classes]``.
@@ -66,7 +69,9 @@ def choose_thresholds(probability: Floats, truth: Booleans, min_precision: float
         is_cut = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # equal scores are above or below together
         good = np.flatnonzero(is_cut & (precision >= min_precision) & (right > 0))
         if len(good):
-            threshold[at] = scores[good[-1]]
+            last = good[-1]
+            following = scores[last + 1] if last + 1 < len(scores) else 0.0
+            threshold[at] = (scores[last] + following) / 2
     return measure_thresholds(threshold, probability, truth)
 
 
@@ -82,13 +87,14 @@ def read_thresholds(uri: str) -> dict[str, float]:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{option}: cannot read {uri}: {getattr(error, 'strerror', None) or error}") from error
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    if lacking := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
-        raise RequestError(
-            f"{option}: {uri} needs the columns label and threshold, and lacks {lacking[0]!r} (it has: "
-            f"{', '.join(rows.fieldnames or ())})"
-        )
     thresholds: dict[str, float] = {}
     try:
+        names = rows.fieldnames or ()
+        if lacking := [name for name in _COLUMNS if name not in names]:
+            raise RequestError(
+                f"{option}: {uri} needs the columns label and threshold, and lacks {lacking[0]!r} (it has: "
+                f"{', '.join(names)[:200]})"
+            )
         for row in rows:
             label, threshold = (row["label"] or "").strip(), float(row["threshold"] or "nan")
             if not label or not 0 <= threshold <= 1 or label in thresholds:

@@ -44,12 +44,17 @@ def classify(
     else:
         network = MLPClassifier((HIDDEN,), max_iter=MAX_EPOCHS, early_stopping=len(vectors) >= 100, random_state=seed)
         model = make_pipeline(StandardScaler(), network)
+    has_one_class = truth.shape[1] == 1 and not is_exclusive
     target = truth.argmax(axis=1) if is_exclusive else truth.astype(int)
+    if has_one_class:
+        target = target[:, 0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = model.fit(vectors, target).predict_proba(others)
     if isinstance(found, list):  # of nearest neighbours over several labels: [without, with] for each label
         return np.column_stack([each[:, 1] if each.shape[1] > 1 else np.zeros(len(others)) for each in found])
+    if has_one_class:
+        return np.asarray(found, np.float64)[:, [1]]
     if not is_exclusive:
         return np.asarray(found, np.float64).reshape(len(others), truth.shape[1])
     probability = np.zeros((len(others), truth.shape[1]))

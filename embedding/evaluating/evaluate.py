@@ -72,14 +72,17 @@ def layers_of(root: str, layer: str | None) -> list[str | None]:
     """Return the layers to evaluate; with ALL_LAYERS the output of the model and every inner layer that is stored.
 
     Raises:
-        OSError: The storage failed.
         RequestError: There are no embeddings, or not the layer.
+        RunError: The storage failed.
     """
-    if layer != ALL_LAYERS:
-        Store(root, "").column_of(layer)
-        return [layer]
-    with open_shard(list_shards(root)[0]) as shard:
-        return [None, *(name for name in vector_columns(shard.schema_arrow) if name != EMBEDDING)]
+    try:
+        if layer != ALL_LAYERS:
+            Store(root, "").column_of(layer)
+            return [layer]
+        with open_shard(list_shards(root)[0]) as shard:
+            return [None, *(name for name in vector_columns(shard.schema_arrow) if name != EMBEDDING)]
+    except OSError as error:
+        raise storage_failure(error) from error
 
 
 def evaluate(options: ProbeOptions, classifiers: tuple[str, ...], k: int, terminal: Terminal) -> Evaluation:

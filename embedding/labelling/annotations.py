@@ -125,12 +125,37 @@ def match_recordings(
     Raises:
         RequestError: A name means several recordings.
     """
-    matched: list[Annotation] = []
+    found = list(annotations)
+    recording_of: dict[str, str | None] = {}
+    for source, annotation in found:
+        if annotation.file not in recording_of:
+            recording_of[annotation.file] = names.find(annotation.file, source)
+    _unmatch_other_folders(recording_of)
+    matched = []
     missing: dict[str, int] = {}
-    for source, annotation in annotations:
-        file = names.find(annotation.file, source)
+    for _, annotation in found:
+        file = recording_of[annotation.file]
         if file is None:
             missing[annotation.file] = missing.get(annotation.file, 0) + 1
         else:
             matched.append(replace(annotation, file=file))
     return matched, Unmatched(sum(missing.values()), sorted(missing))
+
+
+def _unmatch_other_folders(recording_of: dict[str, str | None]) -> None:
+    """Let a recording have the name whose folders agree best, where several files of one name mean it.
+
+    Recorders of several sites use the same names, and the output may hold the recordings of one site alone.
+
+    Args:
+        recording_of: The recording that each name means; updated.
+    """
+    agreeing: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, file in recording_of.items():
+        folders = [part for part in re.split(r"[/\\]+", name) if part not in ("", ".")]
+        if file is not None and len(folders) > 1:
+            agreeing[file][name] = _n_shared_folders(file, folders)
+    for by_name in agreeing.values():
+        for name, n_shared in by_name.items():
+            if n_shared < max(by_name.values()):
+                recording_of[name] = None

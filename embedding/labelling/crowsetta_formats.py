@@ -36,8 +36,11 @@ def read_with_crowsetta(uri: str, label_format: str) -> Iterator[Annotation]:
         # Without the path of the audio, the name of the annotation says which recording is meant.
         audio = annotation.notated_path or uri.rpartition("/")[2].partition(".")[0]
         boxes = getattr(annotation, "bboxes", None)
-        if boxes:
+        if boxes is not None:
             yield from (Annotation(str(audio), box.onset, box.offset, str(box.label)) for box in boxes)
             continue
-        for segment in annotation.seq.segments:
+        sequences = annotation.seq if isinstance(annotation.seq, list) else [annotation.seq]  # of a TextGrid's tiers
+        for segment in (segment for sequence in sequences for segment in sequence.segments):
+            if segment.onset_s is None or segment.offset_s is None:
+                raise RequestError(f"--labels: {uri} gives times in samples, without seconds")
             yield Annotation(str(audio), float(segment.onset_s), float(segment.offset_s), str(segment.label))

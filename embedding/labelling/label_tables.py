@@ -25,7 +25,7 @@ from embedding.errors import RequestError
 from embedding.labelling import audacity, opensoundscape, raven
 from embedding.labelling.annotations import Annotation, RecordingNames, Unmatched, match_recordings
 from embedding.labelling.crowsetta_formats import read_with_crowsetta
-from embedding.labelling.text_tables import parse_table, read_text
+from embedding.labelling.text_tables import column_names, parse_table, read_text
 from embedding.listing.manifests import read_manifest
 from embedding.storage import s3
 
@@ -85,7 +85,8 @@ def read_label_table(
             "file": [each.file for each in annotations],
             "start_time": pa.array([each.start_s for each in annotations], pa.float64()),
             "end_time": pa.array([each.end_s for each in annotations], pa.float64()),
-            DEFAULT_COLUMN: pa.array([each.label for each in annotations], pa.string()),
+            # Lists, because text would be split at semicolons.
+            DEFAULT_COLUMN: pa.array([each.label and [each.label] for each in annotations], pa.list_(pa.string())),
             VERDICT_COLUMN: [each.verdict for each in annotations],
         }
     )
@@ -123,11 +124,12 @@ def _read_as_manifest(uri: str, column: str | None) -> LabelTable | None:
     """Return the labels of one of our manifests; None if the file is another table."""
     name = column or DEFAULT_COLUMN
     if uri.lower().endswith(".csv"):
-        names, rows = parse_table(read_text(uri, "--labels"), uri, "--labels")
-        is_manifest = {"file", name} <= set(names)
-        is_other = opensoundscape.is_boxes(names) or raven.is_raven(names)
-        if not is_manifest and (is_other or opensoundscape.class_columns(names, rows)):
-            return None
+        text = read_text(uri, "--labels")
+        if not {"file", name} <= set(column_names(text)):
+            names, rows = parse_table(text, uri, "--labels")
+            is_other = opensoundscape.is_boxes(names) or raven.is_raven(names)
+            if is_other or opensoundscape.class_columns(names, rows):
+                return None
     elif not uri.lower().endswith(".parquet"):
         return None
     table = read_manifest(uri, "--labels")
@@ -154,6 +156,8 @@ def _read_annotations(uri: str, column: str | None, label_format: str | None) ->
         return False, list(opensoundscape.read_boxes(rows, uri))
     if classes := opensoundscape.class_columns(names, rows):
         return True, list(opensoundscape.read_clips(rows, classes, uri))
+    if {"file", column or DEFAULT_COLUMN} <= set(names):
+        raise RequestError(f"--labels: {uri} is a manifest beside other files: name one manifest")
     raise RequestError(
         f"--labels: {uri} is no manifest with a column 'file', no table of Raven or opensoundscape, and no label track "
         f"of Audacity (its first line: {', '.join(names)[:120]!r})"

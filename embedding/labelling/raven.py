@@ -78,19 +78,19 @@ def read_raven(names: list[str], rows: list[Row], column: str, uri: str) -> Iter
     Raises:
         RequestError: A time is no number, or a selection ends before it begins.
     """
-    own_name = _SUFFIX.sub("", uri.rpartition("/")[2])
-    file_column = next((name for name in FILE_COLUMNS if name in names), None)
+    own_name = _SUFFIX.sub("", uri)  # with its folders, which tell recordings of one name apart
     if not rows:  # somebody has searched the recording
         yield Annotation(own_name, None, None, None)
     seen = set()
     for number, row in enumerate(rows, start=2):
-        file = (row.get(file_column) if file_column else None) or own_name
+        named = next((row[name] for name in FILE_COLUMNS if row.get(name)), None)
+        file = named or own_name
         start_s, end_s = (parse_seconds(row.get(name, "")) for name in (BEGIN, END))
         if start_s is None or end_s is None:
             raise RequestError(f"--labels: line {number} of {uri} has no number in {BEGIN!r} or {END!r}")
         if end_s < start_s:
             raise RequestError(f"--labels: line {number} of {uri} ends before it begins")
-        if file_column and (offset_s := parse_seconds(row.get(OFFSET, ""))) is not None:
+        if named and (offset_s := parse_seconds(row.get(OFFSET, ""))) is not None:
             start_s, end_s = offset_s, offset_s + end_s - start_s
         label = row.get(column) or None
         key = (file, row.get(SELECTION) or number, start_s, end_s, label)

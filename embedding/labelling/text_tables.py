@@ -65,10 +65,10 @@ def parse_table(text: str, uri: str, option: str) -> tuple[list[str], list[Row]]
     Raises:
         RequestError: The text is no table.
     """
-    first = text.partition("\n")[0]
-    separator = max(_SEPARATORS, key=lambda each: (first.count(each) > 0, first.count(each)))
-    separator = "\t" if "\t" in first else separator
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    separator = _separator(text)
+    # Raven and Audacity do not quote: a quotation mark is one of the label.
+    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting)
     try:
         names = [name.strip() for name in next(rows, [])]
         table = [
@@ -79,6 +79,17 @@ def parse_table(text: str, uri: str, option: str) -> tuple[list[str], list[Row]]
     if repeated := sorted({name for name in names if name and names.count(name) > 1}):
         raise RequestError(f"{option}: {uri} has two columns {repeated[0]!r}")
     return names, table
+
+
+def column_names(text: str) -> list[str]:
+    """Return the names in the first line of a table."""
+    first = text.partition("\n")[0]
+    return [name.strip().strip('"') for name in first.split(_separator(text))]
+
+
+def _separator(text: str) -> str:
+    first = text.partition("\n")[0]
+    return "\t" if "\t" in first else max(_SEPARATORS, key=first.count)
 
 
 def parse_seconds(text: str) -> float | None:

@@ -104,10 +104,19 @@ def calibrate(scores: Floats, truth: Booleans, *, is_exclusive: bool) -> Calibra
 
 
 def _fit_temperature(scores: Floats, label: Integers) -> float:
-    """Return the factor of the scores with the least cross-entropy."""
+    """Return the factor of the scores with the least cross-entropy.
+
+    As in Platt's targets, a label counts for a little less than certain; otherwise the factor of scores that are all
+    right would have no limit.
+    """
+    n, n_classes = scores.shape
+    smoothing = 1 / (n + 2)
 
     def cross_entropy(log_scale: float) -> float:
-        return float(-log_softmax(np.exp(log_scale) * scores, axis=1)[np.arange(len(label)), label].mean())
+        logs = log_softmax(np.exp(log_scale) * scores, axis=1)
+        right = logs[np.arange(n), label]
+        wrong = (logs.sum(axis=1) - right) / max(1, n_classes - 1)
+        return float(-((1 - smoothing) * right + smoothing * wrong).mean())
 
     found: Any = minimize_scalar(cross_entropy, bounds=LOG_SLOPE, method="bounded")  # its type is a bare object
     return float(np.exp(found.x))

@@ -1,8 +1,6 @@
 """A probe read back from its files, or from a .npz of another program. Everything that is read is checked."""
 
 import hashlib
-import io
-import zipfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +13,15 @@ from embedding.config import did_you_mean
 from embedding.errors import RequestError
 from embedding.output import json_files
 from embedding.output.json_files import ProbeRecord
+from embedding.output.npz_files import MOST_BYTES, BadArraysError, read_arrays
 from embedding.output.shard_reading import refuse_damage
-from embedding.probing.calibration import Calibration, probabilities, uncalibrated
+from embedding.output.shard_schema import check_values
+from embedding.probing.calibration import Calibration, probabilities
 from embedding.probing.labels import Booleans, Floats
 from embedding.probing.probe_files import PROBES_FOLDER, probe_folder
+from embedding.schema.vectors import matrix
 
 WEIGHTS_SUFFIX = ".npz"
-# Far above any probe: 10,000 classes of 2,048 numbers are 160 MB.
-MOST_BYTES = 2 << 30
 _TRAIN_AGAIN = "train it again with jobs.probe --replace"
 
 
@@ -92,13 +91,15 @@ def read_probe(root: str, name: str) -> StoredProbe:
         record = json_files.parse(ProbeRecord, content)
     except json_files.BadRecordError as error:
         raise RequestError(f"--probe: cannot read {uri}: {error}; {_TRAIN_AGAIN}") from error
-    weights = _read_whole(storage.join(folder, "weights.npz"), record.files.get("weights.npz"))
+    if lacking := {"weights.npz", "predictions.parquet"} - set(record.files):
+        raise RequestError(f"--probe: {uri} has no digest of {min(lacking)}: {_TRAIN_AGAIN}")
+    weights = _read_whole(storage.join(folder, "weights.npz"), record.files["weights.npz"])
     arrays = _read_arrays(storage.join(folder, "weights.npz"), weights)
     if arrays.classes != record.classes:
         raise RequestError(f"--probe: {folder} holds the files of two probes: {_TRAIN_AGAIN}")
     predictions = storage.join(folder, "predictions.parquet")
     held_out = _read_held_out(
-        predictions, _read_whole(predictions, record.files.get("predictions.parquet")), arrays, record.exclusive
+        predictions, _read_whole(predictions, record.files["predictions.parquet"]), arrays, record.exclusive
     )
     return StoredProbe(
         name=name,
@@ -119,7 +120,7 @@ def _unknown_probe(root: str, name: str) -> RequestError:
     return RequestError(f"--probe: {root} has no probe {name!r}{did_you_mean(name, names)}{known}")
 
 
-def _read_whole(uri: str, digest: str | None) -> bytes:
+def _read_whole(uri: str, digest: str) -> bytes:
     """Return the content of a file of a probe, which must have a digest.
 
     Raises:
@@ -129,7 +130,7 @@ def _read_whole(uri: str, digest: str | None) -> bytes:
         content = storage.read_bytes(uri, MOST_BYTES)
     except FileNotFoundError:
         raise RequestError(f"--probe: {uri} is missing: {_TRAIN_AGAIN}") from None
-    if digest is not None and _digest(content) != digest:
+    if _digest(content) != digest:
         raise RequestError(f"--probe: {uri} is damaged, or of another probe than probe.json: {_TRAIN_AGAIN}")
     return content
 
@@ -174,48 +175,45 @@ def _read_arrays(uri: str, content: bytes) -> _Arrays:
         RequestError: The file is no .npz, or its arrays do not fit together.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            n_bytes = sum(entry.file_size for entry in archive.infolist())
-        if n_bytes > MOST_BYTES:
-            raise RequestError(f"--probe: {uri} unpacks to {n_bytes:,} bytes, more than {MOST_BYTES:,}")
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
-        raise RequestError(f"--probe: {uri} cannot be read as .npz: {error}") from error
-    if lacking := {"weight", "bias", "classes"} - set(arrays):
-        raise RequestError(f"--probe: {uri} lacks {min(lacking)!r} (it has: {', '.join(sorted(arrays))})")
+        arrays = read_arrays(content, ("weight", "bias", "classes"), ("scale", "offset", "exclusive"))
+    except BadArraysError as error:
+        raise RequestError(f"--probe: {uri}: {error}") from error
     weight, bias, classes = arrays["weight"], arrays["bias"], arrays["classes"]
     n = len(classes) if classes.ndim == 1 else 0
-    names = [str(name) for name in classes.tolist()] if n else []
-    numbers = [weight, bias, arrays.get("scale", np.ones(n)), arrays.get("offset", np.zeros(n))]
-    if not n or weight.ndim != 2 or any(len(each) != n if each.ndim else True for each in numbers):
+    scale, offset = arrays.get("scale", np.ones(n)), arrays.get("offset", np.zeros(n))
+    if not n or weight.ndim != 2 or len(weight) != n or any(each.shape != (n,) for each in (bias, scale, offset)):
         shapes = f"weight {weight.shape}, bias {bias.shape}, classes {classes.shape}"
         raise RequestError(f"--probe: {uri} needs weight [classes, dim], bias [classes], classes; it has {shapes}")
-    if any(each.dtype.kind not in "fiu" or not np.isfinite(each).all() for each in numbers):
-        raise RequestError(f"--probe: {uri} holds weights that are no finite numbers")
-    if classes.dtype.kind not in "US" or len(set(names)) < n:
+    names = classes.tolist()
+    if classes.dtype.kind != "U" or len(set(names)) < n:
         raise RequestError(f"--probe: {uri} needs names in 'classes', each once")
-    calibration = uncalibrated(n)
-    if "scale" in arrays or "offset" in arrays:
-        calibration = Calibration(numbers[2].astype(float), numbers[3].astype(float), np.ones(n, bool))
     exclusive = arrays.get("exclusive", np.False_)
-    return _Arrays(weight.astype(float), bias.astype(float), names, calibration, bool(exclusive.all()))
+    if exclusive.dtype != bool or exclusive.size != 1:
+        raise RequestError(f"--probe: {uri} needs one truth value in 'exclusive'")
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
+        numbers = [each.astype(float) for each in (weight, bias, scale, offset) if each.dtype.kind in "fiu"]
+        is_finite = len(numbers) == 4 and np.isfinite((numbers[0] * numbers[2][:, None]).astype(np.float32)).all()
+        is_finite = is_finite and np.isfinite((numbers[1] * numbers[2] + numbers[3]).astype(np.float32)).all()
+    if not is_finite:
+        raise RequestError(f"--probe: {uri} holds weights that are no finite number")
+    calibration = Calibration(numbers[2], numbers[3], np.ones(n, bool))
+    return _Arrays(numbers[0], numbers[1], names, calibration, bool(exclusive.all()))
 
 
 def _read_held_out(uri: str, content: bytes, arrays: _Arrays, is_exclusive: bool) -> HeldOut:
     """Return the windows of the test from ``predictions.parquet``."""
+    schema = pa.schema({"labels": pa.list_(pa.string()), "scores": pa.list_(pa.float32(), len(arrays.classes))})
     with refuse_damage(uri, _TRAIN_AGAIN):
-        table = pq.read_table(pa.BufferReader(content), columns=["labels", "scores"])
-        labels, scores = table["labels"].combine_chunks(), table["scores"].combine_chunks()
+        table = pq.read_table(pa.BufferReader(content), columns=schema.names).select(schema.names).cast(schema)
+        check_values(uri, table)
+        labels, scores = table["labels"].combine_chunks(), matrix(table["scores"])
         rows = labels.value_parent_indices().to_numpy()
         names = labels.flatten().to_pylist()
-        values = scores.flatten().to_numpy().astype(float)
-    if values.size != len(table) * len(arrays.classes):
-        raise RequestError(f"--probe: {uri} has no score for each class: {_TRAIN_AGAIN}")
+        values = scores.astype(float)
     position = {name: at for at, name in enumerate(arrays.classes)}
     truth = np.zeros((len(table), len(arrays.classes)), bool)
     for row, name in zip(rows, names, strict=True):
         if name in position:  # a class of the test that could not be learnt has no score
             truth[row, position[name]] = True
-    calibrated = arrays.calibration.apply(values.reshape(truth.shape))
+    calibrated = arrays.calibration.apply(values)
     return HeldOut(probabilities(calibrated, is_exclusive=is_exclusive), truth)

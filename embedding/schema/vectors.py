@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -50,6 +51,18 @@ def matrix(column: pa.ChunkedArray) -> NDArray[Any]:
         raise pa.ArrowInvalid("values of a vector are missing")
     whole = column.combine_chunks()
     return whole.flatten().to_numpy().reshape(len(whole), whole.type.list_size)
+
+
+def finite_matrix(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column of vectors as an array ``[rows, length]``.
+
+    Raises:
+        pa.ArrowInvalid: A number is missing, infinite or none.
+    """
+    vectors = matrix(column)
+    if not np.isfinite(vectors).all():
+        raise pa.ArrowInvalid("vectors are not finite")
+    return vectors
 
 
 def column(rows: NDArray[Any]) -> pa.FixedSizeListArray:

@@ -15,7 +15,7 @@ from tests.support.audio import write_audio
 from tests.support.commands import Outcome, run_job_here
 from tests.support.models import EFFICIENTNET
 
-RATE_HZ, LENGTH_S, N_RECORDINGS, N_ANNOTATED = 16_000, 30, 30, 22
+RATE_HZ, LENGTH_S, N_RECORDINGS, N_ANNOTATED = 16_000, 20, 30, 22
 WINDOW_S, HOP_S = 1.0, 0.5
 CALL_S = 1.5
 LOUD, FAINT = 0.5, 0.01
@@ -37,7 +37,7 @@ def make_recording(seed: int) -> tuple[np.ndarray, list[Call]]:
     rng = np.random.default_rng(seed)
     audio = (rng.standard_normal(LENGTH_S * RATE_HZ) * 0.01).astype(np.float32)
     calls = []
-    for start_s in np.arange(2.25, LENGTH_S - 4, 6) + rng.uniform(0, 2, 4):
+    for start_s in np.arange(2.25, LENGTH_S - 4, 6) + rng.uniform(0, 2, 3):
         label, level = ("trill", "clicks")[rng.integers(2)], (LOUD, LOUD, FAINT)[rng.integers(3)]
         at = round(start_s * RATE_HZ)
         call = chirp(label) * level
@@ -85,7 +85,7 @@ def test_every_loud_call_is_found_where_it_was_mixed_in(
         if call[3] == LOUD and not any(matches(row, name, call) for row in found)
     ]
     assert not missed
-    assert len(unseen) * 2 <= sum(call[3] == LOUD for name in unseen for call in calls[name]), "there are calls"
+    assert len(unseen) <= sum(call[3] == LOUD for name in unseen for call in calls[name]), "there are calls"
     false = [row for row in found if not any(matches(row, name, call) for name, own in calls.items() for call in own)]
     assert len(false) <= 0.25 * len(found)
     tables = list((folder / "detected").rglob("*.selections.txt"))

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import expit
 
+from embedding.detecting.detection_files import delete_detections
 from jobs.detect import main
 from local_ray import ray_of
 from tests.support.commands import ROOT, Outcome, environment, run_job_here
@@ -159,6 +160,39 @@ def test_new_recordings_alone_are_scored_and_changed_ones_again(detect: Detect, 
     assert spans(output) == [("/c.wav", 0, 5, "high, shrill")]
 
 
+def test_top_finds_the_next_best_when_a_recording_has_changed(detect: Detect, weights: Path, tmp_path: Path) -> None:
+    output = write(tmp_path / "out", {"/a.wav": logits((9, -9)), "/b.wav": logits((8, -9))}, 1)
+    assert detect(output, "--probe", weights, "--top", 1).code == 0
+    assert [row[0] for row in spans(output) if row[3] == "low"] == ["/a.wav"]
+    shard = output / "embeddings" / "s0.parquet"
+    write_output(str(output), {"/a.wav": logits((1, -9)), "/b.wav": logits((8, -9))}, SETTINGS, 1)
+    table = pq.read_table(shard)
+    ids = pa.array([5, 1001])  # /a.wav is another version
+    pq.write_table(table.set_column(table.column_names.index("file_id"), "file_id", ids), shard)
+    assert detect(output, "--probe", weights, "--top", 1).code == 0
+    assert [row[0] for row in spans(output) if row[3] == "low"] == ["/b.wav"]
+
+
+def test_vectors_that_are_not_finite_are_refused_with_their_shard(
+    detect: Detect, weights: Path, tmp_path: Path
+) -> None:
+    output = write(tmp_path / "out", {"/a.wav": logits((np.nan, 1), (1, 1))}, 1)
+    done = detect(output, "--probe", weights)
+    assert done.code == 2
+    assert "s0.parquet is damaged (vectors are not finite)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_replace_leaves_files_of_other_programs(detect: Detect, weights: Path, tmp_path: Path) -> None:
+    output = write(tmp_path / "out", {"/a.wav": logits((1, 1))}, 1)
+    assert detect(output, "--probe", weights, "--top", 1).code == 0
+    mine = output / "detections" / "weights" / "mine.parquet"
+    pq.write_table(pa.table({"x": [1]}), mine)
+    delete_detections(str(output), "weights")
+    assert mine.exists()
+    assert not list(mine.parent.rglob("top-*.parquet"))
+
+
 def test_a_probe_of_this_output_finds_its_species(
     detect: Detect, capsys: pytest.CaptureFixture[str], one_thread: None, tmp_path: Path
 ) -> None:
@@ -240,7 +274,10 @@ def test_labels_that_the_model_predicted_become_detections(detect: Detect, tmp_p
         (WEIGHTS | {"classes": np.array(["a", "a"])}, "each once"),
         (WEIGHTS | {"classes": np.array([1, 2])}, "names in 'classes'"),
         ({"weight": np.eye(2), "bias": np.zeros(2)}, "lacks 'classes'"),
-        (WEIGHTS | {"classes": np.array(["a", {}], object)}, "cannot be read as .npz"),
+        (WEIGHTS | {"classes": np.array(["a", {}], object)}, "neither numbers nor texts"),
+        (WEIGHTS | {"classes": np.array([b"a", b"b"])}, "neither numbers nor texts"),
+        (WEIGHTS | {"exclusive": np.array("no")}, "one truth value"),
+        (WEIGHTS | {"weight": np.full((2, 2), 1e300)}, "no finite number"),
         (WEIGHTS | {"scale": np.ones(3)}, "needs weight [classes, dim]"),
     ],
 )

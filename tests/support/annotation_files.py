@@ -18,5 +18,6 @@ def raven_table(path: Path, *rows: tuple[float, float, str], column: str = "Spec
 
 def audacity_track(path: Path, *rows: tuple[float, float, str]) -> Path:
     """Write a label track with a line of frequencies below each label."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{start:.6f}\t{end:.6f}\t{label}\n\\\t900.0\t4000.0\n" for start, end, label in rows))
     return path

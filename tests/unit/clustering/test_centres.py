@@ -52,3 +52,9 @@ def test_a_vector_of_zeros_has_a_distance() -> None:
     cluster, distance = centres.assign(np.zeros((1, 2), np.float32))
     assert cluster.tolist() == [0]
     assert distance[0] == pytest.approx(np.sqrt(2))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_first_batch_may_have_fewer_windows_than_there_are_clusters() -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    assert len(find_by_kmeans(lambda: iter([vectors[:5], vectors[5:]]), vectors, 30, seed=0).vectors) == 30

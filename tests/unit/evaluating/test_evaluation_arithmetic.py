@@ -80,3 +80,13 @@ def test_classifiers_learn_what_can_be_learnt(name: str, *, is_exclusive: bool) 
     assert (found[:, :3].argmax(axis=1) == label[200:]).mean() > 0.8
     if not is_exclusive:
         assert roc_auc_score(truth[200:, 3], found[:, 3]) > 0.9
+
+
+@pytest.mark.parametrize("name", ["knn", "mlp"])
+@pytest.mark.usefixtures("one_thread")
+def test_one_class_is_there_or_not(name: str) -> None:
+    vectors = np.random.default_rng(0).standard_normal((120, 3)).astype(np.float32)
+    truth = vectors[:, :1] > 0
+    found = classify(name, vectors[:100], truth[:100], vectors[100:], is_exclusive=False, seed=0)
+    assert found.shape == (20, 1)
+    assert ((found > 0.5) == truth[100:]).mean() > 0.7

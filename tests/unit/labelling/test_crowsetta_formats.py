@@ -24,14 +24,19 @@ def install(monkeypatch: pytest.MonkeyPatch, read: Any) -> None:
 def test_sequences_and_boxes_become_annotations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     segment = SimpleNamespace(onset_s=1.0, offset_s=2.0, label="syllable")
     box = SimpleNamespace(onset=3.0, offset=4.0, label=5)
-    results = [annotation(None, seq=SimpleNamespace(segments=[segment])), annotation("/x/one.wav", bboxes=[box])]
+    tier = SimpleNamespace(segments=[segment])
+    results = [
+        annotation(None, seq=[tier, SimpleNamespace(segments=[])]),  # of a TextGrid with two tiers
+        annotation("/x/one.wav", bboxes=[box]),
+        annotation("/x/one.wav", bboxes=[]),
+    ]
     install(monkeypatch, lambda name, uri: results)
     path = tmp_path / "two.TextGrid"
     path.touch()
     found = read_label_table(str(path), None, "textgrid", lambda: ["/a/one.wav", "/a/two.wav"])
     assert [tuple(row.values()) for row in found.table.to_pylist()] == [
-        ("/a/two.wav", 1.0, 2.0, "syllable"),
-        ("/a/one.wav", 3.0, 4.0, "5"),
+        ("/a/two.wav", 1.0, 2.0, ["syllable"]),
+        ("/a/one.wav", 3.0, 4.0, ["5"]),
     ]
     with pytest.raises(RequestError, match="did you mean 'textgrid'"):
         read_label_table(str(path), None, "textgrit", list)
@@ -51,4 +56,12 @@ def test_without_crowsetta_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setitem(sys.modules, "crowsetta", None)
     (tmp_path / "a.TextGrid").touch()
     with pytest.raises(RequestError, match=r"crowsetta is not installed: .*crowsetta"):
+        read_label_table(str(tmp_path), None, "textgrid", list)
+
+
+def test_times_in_samples_alone_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    segment = SimpleNamespace(onset_s=None, offset_s=None, label="x")
+    install(monkeypatch, lambda name, uri: annotation("one.wav", seq=SimpleNamespace(segments=[segment])))
+    (tmp_path / "a.TextGrid").touch()
+    with pytest.raises(RequestError, match="times in samples"):
         read_label_table(str(tmp_path), None, "textgrid", list)

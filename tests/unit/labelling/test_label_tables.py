@@ -24,7 +24,8 @@ def read(source: object, column: str | None = None, stored: list[str] = STORED) 
 
 def rows(found: LabelTable) -> list[tuple[Any, ...]]:
     names = ("file", "start_time", "end_time", found.column)
-    return [tuple(row[name] for name in names) for row in found.table.to_pylist()]
+    rows = [tuple(row[name] for name in names) for row in found.table.to_pylist()]
+    return [(*row[:3], row[3] and row[3][0]) for row in rows]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
@@ -63,7 +64,7 @@ def test_a_selection_without_a_name_is_unsure_and_an_empty_table_says_that_nothi
     found = read(tmp_path)
     assert found.table.to_pylist() == [
         {"file": "s3://bucket/Grün.WAV", "start_time": None, "end_time": None, "label": None, "verdict": "present"},
-        {"file": "/archive/b/two.flac", "start_time": 1, "end_time": 2, "label": "wren", "verdict": "present"},
+        {"file": "/archive/b/two.flac", "start_time": 1, "end_time": 2, "label": ["wren"], "verdict": "present"},
         {"file": "/archive/b/two.flac", "start_time": 5, "end_time": 6, "label": None, "verdict": "unsure"},
     ]
 
@@ -195,3 +196,43 @@ def test_a_name_means_the_recording_whose_folders_agree_best() -> None:
         "/": None,
     }.items():
         assert names.find(name, "x.txt") == expected
+
+
+def test_labels_and_quotation_marks_are_taken_as_they_are(tmp_path: Path) -> None:
+    path = raven_table(tmp_path / "two.txt", (1, 2, '"song'), (3, 4, "song; faint"), (5, 6, "it's"))
+    assert [row[3] for row in rows(read(path))] == ['"song', "song; faint", "it's"]
+    path = audacity_track(tmp_path / "two.txt", (1, 2, "a; b"), (3, 4, "rain\x85wind"))
+    assert [row[3] for row in rows(read(path))] == ["a; b", "rain\x85wind"]
+    path.write_bytes(b"\r1\t2\tx\r3\t4\ty\r")
+    assert [row[3] for row in rows(read(path))] == ["x", "y"]
+
+
+def test_tables_of_several_sites_belong_to_their_own_site(tmp_path: Path) -> None:
+    for site in ("a", "b"):
+        audacity_track((tmp_path / site / "one.txt"), (1, 2, f"at {site}"))
+    raven_table(tmp_path / "b" / "two.selections.txt", (3, 4, "x"))
+    assert sorted(rows(read(tmp_path))) == [
+        ("/archive/a/one.wav", 1, 2, "at a"),
+        ("/archive/b/one.wav", 1, 2, "at b"),
+        ("/archive/b/two.flac", 3, 4, "x"),
+    ]
+    # The output holds the recordings of one site alone.
+    found = read(tmp_path, stored=[STORED[0]])
+    assert rows(found) == [("/archive/a/one.wav", 1, 2, "at a")]
+    assert len(found.unmatched.files) == 2
+
+
+def test_the_first_column_with_a_name_says_which_recording_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "all.txt"
+    head = f"{RAVEN_HEAD}\tBegin Path\tBegin File\tSpecies\n"
+    path.write_text(f"{head}1\tS\t1\t1\t2\t0\t9\t\ttwo.flac\twren\n")
+    assert rows(read(path)) == [("/archive/b/two.flac", 1, 2, "wren")]
+
+
+def test_a_manifest_may_have_what_is_no_label(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(f"file,label,note,note\none.wav,rain,{'x' * 200_000},y\n")
+    assert read(path).table["label"].to_pylist() == ["rain"]
+    (tmp_path / "more.csv").write_text("file,label\ntwo.wav,wind\n")
+    with pytest.raises(RequestError, match="is a manifest beside other files: name one manifest"):
+        read(tmp_path)

@@ -80,3 +80,11 @@ def test_reliability_by_hand() -> None:
     assert found.brier == pytest.approx((2 * 0.05**2 + 0.95**2 - 0.05**2 + 2 * 0.05**2 + 1 - 0) / 5, abs=0.02)
     bins = found.describe()["bins"]
     assert [(each["from"], each["n"]) for each in bins] == [(0.0, 2), ((N_BINS - 1) / N_BINS, 3)]
+
+
+def test_scores_that_are_all_right_do_not_become_certain() -> None:
+    label = np.arange(20) % 2
+    truth = np.arange(2) == label[:, None]
+    scores = np.where(truth, 0.5, -0.5)
+    found = calibrate(scores, truth, is_exclusive=True)
+    assert probabilities(found.apply(scores), is_exclusive=True).max() < 0.97
