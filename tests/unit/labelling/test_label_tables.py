@@ -233,6 +233,7 @@ def test_a_manifest_may_have_what_is_no_label(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(f"file,label,note,note\none.wav,rain,{'x' * 200_000},y\n")
     assert read(path).table["label"].to_pylist() == ["rain"]
+    path.write_text("file,label\none.wav,rain\n")
     (tmp_path / "more.csv").write_text("file,label\ntwo.wav,wind\n")
     with pytest.raises(RequestError, match="is a manifest beside other files: name one manifest"):
         read(tmp_path)
