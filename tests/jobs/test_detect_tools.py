@@ -66,7 +66,8 @@ tables = sorted(folder.rglob("*.selections.txt"))
 audio = [str(archive / table.relative_to(folder)).replace(".Table.1.selections.txt", ".wav") for table in tables]
 boxes = BoxedAnnotations.from_raven_files([str(table) for table in tables], "Annotation", audio_files=audio)
 boxes.df.to_csv(sys.argv[3], index=False)
-clips = boxes.clip_labels(clip_duration=1, min_label_overlap=0.25, full_duration=5)
+labels = sorted(set(boxes.df["annotation"]))
+clips = boxes.clip_labels(clip_duration=1, min_label_overlap=0.25, full_duration=5, class_subset=labels)
 clips.reset_index().to_csv(sys.argv[4], index=False)
 names = ["audio_file", "start_time", "end_time", "annotation", "high_f"]
 print(json.dumps(boxes.df[names].astype(object).values.tolist()))
@@ -85,12 +86,12 @@ def test_opensoundscape_reads_the_tables_for_raven_and_we_read_its_own(
     assert {row[4] for row in found} == {8000}
     files = sorted({row[0] for row in expected})
     read = read_label_table(str(boxes), None, None, lambda: files).table
-    columns = ("file", "start_time", "end_time", "label")
-    assert sorted(tuple(row[name] for name in columns) for row in read.to_pylist()) == sorted(expected)
+    rows = [(row["file"], row["start_time"], row["end_time"], *row["label"]) for row in read.to_pylist()]
+    assert sorted(rows) == sorted(expected)
     clip_labels = read_label_table(str(clips), None, None, lambda: files)
     assert clip_labels.is_review
     present = {
-        (row["file"], row["start_time"], row["label"])
+        (row["file"], row["start_time"], *row["label"])
         for row in clip_labels.table.to_pylist()
         if row["verdict"] == "present"
     }
@@ -118,7 +119,8 @@ import json, sys
 sys.path.insert(0, ".")
 from embedding.labelling.label_tables import read_label_table
 table = read_label_table(sys.argv[1], None, "aud-seq", lambda: sys.argv[2:]).table
-print(json.dumps([[row[name] for name in ("file", "start_time", "end_time", "label")] for row in table.to_pylist()]))
+rows = table.to_pylist()
+print(json.dumps([[row["file"], row["start_time"], row["end_time"], *row["label"]] for row in rows]))
 """
 
 
