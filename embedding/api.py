@@ -6,10 +6,10 @@ running; otherwise each call that needs Ray starts one (some seconds) and ends i
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
-from embedding import extras, storage
+from embedding import storage
 from embedding.cli.terminal import Terminal
 from embedding.config import make_config, name_at_layer
 from embedding.driver import embed as run_embed
 from embedding.errors import RequestError
-from embedding.listing.start_times import recorded_at
+from embedding.lazy_tables import START_TIMES, LazyTable, read_files, read_shards, read_start_times, run_query
 from embedding.output.balance import Balance
 from embedding.output.shard_reading import list_shards, open_shard
 from embedding.output.store import Store
@@ -34,12 +34,7 @@ from embedding.schema.vectors import matrix
 from embedding.search.search import SearchOptions
 from embedding.search.search import search as run_search
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Path = str | PathLike[str]
-
-_BATCH_ROWS = 8192
 
 
 def embed(
@@ -147,30 +142,6 @@ def open_output(output: Path) -> "Output":
 
 
 @dataclass(frozen=True)
-class LazyTable:
-    """Rows that are read when they are used, a batch at a time.
-
-    Attributes:
-        schema: The columns.
-    """
-
-    schema: pa.Schema
-    _read: Callable[[], Iterable[pa.RecordBatch]] = field(repr=False)
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in batches of some thousand."""
-        yield from self._read()
-
-    def to_arrow(self) -> pa.Table:
-        """Return all rows as an Arrow table."""
-        return pa.Table.from_batches(self._read(), self.schema)
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """Return all rows as a pandas data frame."""
-        return self.to_arrow().to_pandas()
-
-
-@dataclass(frozen=True)
 class Output:
     """An output: its windows, vectors, failures and report.
 
@@ -208,16 +179,16 @@ class Output:
             raise RequestError(f"columns: there is no {unknown[0]!r}; there are {', '.join(schema.names)}")
         if where is None:
             wanted = list(columns or schema.names)
-            return LazyTable(pa.schema([schema.field(name) for name in wanted]), lambda: _read_shards(shards, wanted))
+            return LazyTable(pa.schema([schema.field(name) for name in wanted]), lambda: read_shards(shards, wanted))
         selected = ", ".join(f'"{name}"' for name in columns or schema.names)
         query = f"select {selected} from windows left join recordings using (file) where {where}"
-        checked = _run_query(query, pa.RecordBatchReader.from_batches(schema, []), START_TIMES.empty_table())
+        checked = run_query(query, pa.RecordBatchReader.from_batches(schema, []), START_TIMES.empty_table())
 
         def read() -> Iterable[pa.RecordBatch]:
             names_start_time = re.search(r"\brecorded_at\b", where) is not None
-            recordings = _start_times(shards) if names_start_time else START_TIMES.empty_table()
-            windows = pa.RecordBatchReader.from_batches(schema, _read_shards(shards, schema.names))
-            return _run_query(query, windows, recordings)
+            recordings = read_start_times(shards) if names_start_time else START_TIMES.empty_table()
+            windows = pa.RecordBatchReader.from_batches(schema, read_shards(shards, schema.names))
+            return run_query(query, windows, recordings)
 
         return LazyTable(checked.schema, read)
 
@@ -234,7 +205,7 @@ class Output:
         name = _plain(file)
         column = Store(self.root, "").column_of(layer)
         rows = []
-        for batch in _read_shards(list_shards(self.root), ["file", "window_index", column]):
+        for batch in read_shards(list_shards(self.root), ["file", "window_index", column]):
             names = [each for each in batch["file"].unique().to_pylist() if each == name or each.endswith(f"/{name}")]
             rows.append(batch.filter(pc.field("file").isin(pa.array(names, pa.string()))))
         table = pa.Table.from_batches(rows).sort_by("window_index")
@@ -292,7 +263,7 @@ class Output:
         files = list(storage.list_names(folder, ".parquet"))
         with storage.open_stream(files[0]) as stream:
             schema = pq.read_schema(stream).remove_metadata()
-        return LazyTable(schema, lambda: _read_files(files))
+        return LazyTable(schema, lambda: read_files(files))
 
     def detect(
         self,
@@ -361,44 +332,3 @@ class Output:
                 yield from table.to_batches()
 
         return LazyTable(DETECTIONS, read)
-
-
-START_TIMES = pa.schema([("file", pa.string()), ("recorded_at", pa.timestamp("us"))])
-
-
-def _start_times(shards: Sequence[str]) -> pa.Table:
-    """Return the start of each recording as its name says, a table of START_TIMES."""
-    files: set[str] = set()
-    for batch in _read_shards(shards, ["file"]):
-        files.update(batch["file"].unique().to_pylist())
-    return pa.table([list(files), [recorded_at(file) for file in files]], schema=START_TIMES)
-
-
-def _run_query(query: str, windows: pa.RecordBatchReader, recordings: pa.Table) -> pa.RecordBatchReader:
-    """Run a query over two tables; rows are read as they are used.
-
-    Raises:
-        RequestError: The query makes no sense.
-    """
-    duckdb = extras.load("duckdb", "sql")
-    connection = duckdb.connect()
-    connection.register("windows", windows)
-    connection.register("recordings", recordings)
-    try:
-        return connection.sql(query).to_arrow_reader(_BATCH_ROWS)
-    except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
-        names = ", ".join([*windows.schema.names, "recorded_at"])
-        raise RequestError(f"where: {reason}; there are the columns {names}") from error
-
-
-def _read_shards(shards: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    for uri in shards:
-        with open_shard(uri) as shard:
-            yield from shard.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False)
-
-
-def _read_files(files: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    for uri in files:
-        with storage.open_stream(uri) as stream:
-            yield from pq.ParquetFile(stream).iter_batches(_BATCH_ROWS, use_threads=False)

@@ -5,14 +5,13 @@ Exit codes: 0 every recording with embeddings has its clusters; 1 some have not;
 
 from collections.abc import Sequence
 
-from embedding.cli.arguments import Parser, number, output_parser
+from embedding.cli.arguments import Parser, folder_name, number, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.clustering import METHODS
 from embedding.config import did_you_mean, name_at_layer
-from embedding.errors import RequestError, RunError
+from embedding.errors import RequestError
 from embedding.stopping import end_process
-from embedding.text import plural
 
 LARGEST_SEED = 2**32 - 1
 MOST_CLUSTERS = 100_000
@@ -53,9 +52,8 @@ def cluster(arguments: Sequence[str] | None) -> None:
         raise RequestError(
             f"--method: {options.method!r} is not one of {', '.join(METHODS)}{did_you_mean(options.method, METHODS)}"
         )
-    name = name_at_layer(options.method, options.layer) if options.name is None else options.name
-    if not name or "/" in name or name.startswith("."):
-        raise RequestError(f"--name: {name!r} cannot be the name of a folder: choose another name")
+    default = name_at_layer(options.method, options.layer)
+    name = folder_name("--name", default if options.name is None else options.name)
     k = int(number("--clusters", options.clusters, int, 2, MOST_CLUSTERS))
     least = int(number("--least", options.least, int, 2, MOST_CLUSTERS))
     seed = int(number("--seed", options.seed, int, 0, LARGEST_SEED))
@@ -71,16 +69,7 @@ def cluster(arguments: Sequence[str] | None) -> None:
         Terminal.on_stdout(),
         verbose=options.verbose,
     )
-    if outcome.n_left_out:
-        raise RunError(
-            f"{plural(outcome.n_left_out, 'recording')} left out, because windows are missing or repeated: run "
-            "jobs.embed again, then jobs.cluster"
-        )
-    if not outcome.is_settled:
-        raise RunError(
-            "a run of jobs.embed is in progress or has died: recordings that changed may have rows of both versions; "
-            "run jobs.cluster again after jobs.embed has ended"
-        )
+    outcome.refuse_incomplete("cluster")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedding.cli.arguments import Parser, number, output_parser
+from embedding.cli.arguments import Parser, folder_name, number, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import did_you_mean
-from embedding.errors import RequestError, RunError, storage_failure
+from embedding.errors import RequestError, storage_failure
 from embedding.stopping import end_process
 from embedding.text import plural
 
@@ -73,12 +73,11 @@ def detect(arguments: Sequence[str] | None) -> None:
         RunError: Not every recording is scored, or the storage or the cluster failed.
     """
     options = make_parser().parse_args(arguments)
-    ways = [name for name in ("threshold_file", "min_precision") if getattr(options, name) is not None]
-    if options.min_precision is not None and (options.threshold is not None or len(ways) > 1):
-        other = "--threshold" if options.threshold is not None else "--threshold-file"
-        raise RequestError(f"--min-precision: chooses the thresholds, and cannot be joined with {other}")
-    if options.name is not None and (not options.name or "/" in options.name or options.name.startswith(".")):
-        raise RequestError(f"--name: {options.name!r} cannot be the name of a folder: choose another name")
+    for other, value in (("--threshold", options.threshold), ("--threshold-file", options.threshold_file)):
+        if options.min_precision is not None and value is not None:
+            raise RequestError(f"--min-precision: chooses the thresholds, and cannot be joined with {other}")
+    if options.name is not None:
+        folder_name("--name", options.name)
     from embedding import storage  # here, because --help needs no numpy and pyarrow
     from embedding.detecting.detect import DetectOptions
     from embedding.detecting.detect import detect as run_detect
@@ -111,16 +110,7 @@ def detect(arguments: Sequence[str] | None) -> None:
         except OSError as error:
             raise storage_failure(error) from error
         terminal.say(f"  {plural(n, 'detection')} for {to}: {destination}")
-    if done.outcome.n_left_out:
-        raise RunError(
-            f"{plural(done.outcome.n_left_out, 'recording')} left out, because windows are missing or repeated: run "
-            "jobs.embed again, then jobs.detect"
-        )
-    if not done.outcome.is_settled:
-        raise RunError(
-            "a run of jobs.embed is in progress or has died: recordings that changed may have rows of both versions; "
-            "run jobs.detect again after jobs.embed has ended"
-        )
+    done.outcome.refuse_incomplete("detect")
 
 
 def _check_export(given: list[str] | None) -> tuple[str, Path | None]:

@@ -10,10 +10,8 @@ from embedding.cli.arguments import Parser, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import name_at_layer
-from embedding.errors import RunError
 from embedding.pooling.poolings import parse_poolings
 from embedding.stopping import end_process
-from embedding.text import plural
 
 
 def make_parser() -> Parser:
@@ -50,16 +48,7 @@ def pool(arguments: Sequence[str] | None) -> None:
     outcome = pool_output(root, poolings, options.layer, terminal, verbose=options.verbose)
     for line in commands_to_read(f"{root}/recordings/{name_at_layer(options.pooling, options.layer)}"):
         terminal.say(f"  {line}")
-    if outcome.n_left_out:
-        raise RunError(
-            f"{plural(outcome.n_left_out, 'recording')} left out, because windows are missing or repeated: run "
-            "jobs.embed again, then jobs.pool"
-        )
-    if not outcome.is_settled:
-        raise RunError(
-            "a run of jobs.embed is in progress or has died: recordings that changed may have rows of both versions; "
-            "run jobs.pool again after jobs.embed has ended"
-        )
+    outcome.refuse_incomplete("pool")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ Exit codes: 0 the probe is stored; 1 the probe could not be stored; 2 the reques
 import math
 from collections.abc import Sequence
 
-from embedding.cli.arguments import Parser, number, output_parser
+from embedding.cli.arguments import Parser, folder_name, number, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import name_at_layer
@@ -77,8 +77,8 @@ def probe(arguments: Sequence[str] | None) -> None:
     """
     options = make_parser().parse_args(arguments)
     name = name_at_layer(options.column or "label", options.layer) if options.name is None else options.name
-    if not name or "/" in name or name.startswith(".") or name.endswith(".npz"):
-        raise RequestError(f"--name: {name!r} cannot be the name of a folder: choose another name")
+    if folder_name("--name", name).endswith(".npz"):
+        raise RequestError(f"--name: {name!r} would be taken for a file of weights: choose another name")
     test_share = number("--test-share", options.test_share, float, 0, 1)
     if test_share in (0, 1):
         raise RequestError("--test-share: expected a share between 0 and 1")

@@ -58,6 +58,17 @@ def output_parser(job: str, description: str, *, on_ray: bool = True, has_layer:
     return parser
 
 
+def folder_name(option: str, name: str) -> str:
+    """Return ``name``, after a check that a folder can have it.
+
+    Raises:
+        RequestError: A folder cannot have the name, or would be hidden.
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise RequestError(f"{option}: {name!r} cannot be the name of a folder: choose another name")
+    return name
+
+
 def number(option: str, text: str, kind: type, least: float, most: float) -> float:
     """Return ``text`` as a number.
 

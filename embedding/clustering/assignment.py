@@ -51,10 +51,6 @@ class Assignment:
             .cast(MEMBERS)
         )
 
-    def merge_partials(self, partials: pa.Table) -> pa.Table:
-        """Return the members as they are."""
-        return partials
-
     def finish(self, partials: pa.Table) -> pa.Table:
         """Return the members in the order of file and window."""
         return partials.select(MEMBERS.names).sort_by([("file", "ascending"), ("window_index", "ascending")])

@@ -30,6 +30,7 @@ from embedding.clustering.centres import NOISE, Centres, find_by_hdbscan, find_b
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.derived.derive import Outcome, derive
 from embedding.derived.derived_output import DERIVE_AGAIN, DerivedOutput
+from embedding.derived.ranks import rank_in_groups
 from embedding.errors import RequestError, storage_failure
 from embedding.listing.start_times import recorded_at
 from embedding.output.npz_files import BadArraysError, read_arrays
@@ -255,10 +256,7 @@ def _summarise(folder: str, n_clusters: int) -> list[dict[str, Any]]:
             ("window_index", "ascending"),
         ]
         together = pa.concat_tables([nearest, rows]).sort_by(order)  # type: ignore[arg-type]
-        cluster_ = together["cluster"].to_numpy()
-        start = np.flatnonzero(np.diff(cluster_, prepend=NOISE - 1))
-        rank = np.arange(len(cluster_)) - np.repeat(start, np.diff(start, append=len(cluster_)))
-        nearest = together.filter(pa.array(rank < N_EXAMPLES))
+        nearest = together.filter(pa.array(rank_in_groups(together["cluster"].to_numpy()) < N_EXAMPLES))
     examples: dict[int, list[dict[str, Any]]] = {}
     for row in nearest.to_pylist():
         example = {name: row[name] for name in ("file", "start_time", "end_time", "distance")}

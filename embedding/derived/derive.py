@@ -59,12 +59,8 @@ class Derivation(Protocol):
         """
         ...
 
-    def merge_partials(self, partials: pa.Table) -> pa.Table:
-        """Merge the partial results of recordings from all shards in which they lie."""
-        ...
-
     def finish(self, partials: pa.Table) -> pa.Table:
-        """Return the rows of recordings from their partial results over all of their windows."""
+        """Return the rows of recordings from their partial results of all shards in which they lie, in any order."""
         ...
 
 
@@ -81,6 +77,26 @@ class Outcome:
     n_done: int
     n_left_out: int
     is_settled: bool
+
+    def refuse_incomplete(self, job: str) -> None:
+        """Raise an error if rows are missing or may be outdated.
+
+        Args:
+            job: Name of the job, for the message.
+
+        Raises:
+            RunError: Recordings were left out, or jobs.embed has not ended.
+        """
+        if self.n_left_out:
+            raise RunError(
+                f"{plural(self.n_left_out, 'recording')} left out, because windows are missing or repeated: run "
+                f"jobs.embed again, then jobs.{job}"
+            )
+        if not self.is_settled:
+            raise RunError(
+                "a run of jobs.embed is in progress or has died: recordings that changed may have rows of both "
+                f"versions; run jobs.{job} again after jobs.embed has ended"
+            )
 
 
 def derive(
@@ -225,7 +241,7 @@ def do_groups(groups: pa.Table, output: DerivedOutput, derivation: Derivation) -
     """
     for task in groups.to_pylist():
         partials = output.read_partials(task["partials"], task["file_ids"])
-        _write_rows(output, derivation.finish(derivation.merge_partials(partials)), "several", task["file_ids"])
+        _write_rows(output, derivation.finish(partials), "several", task["file_ids"])
     return groups.select(["file_ids"])
 
 

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from embedding import storage
+from embedding.cli.arguments import folder_name
 from embedding.cli.terminal import Terminal
 from embedding.config import RANDOM_CHECKPOINT
 from embedding.derived.derive import Derivation, Outcome, derive
 from embedding.detecting.activity import Activity
 from embedding.detecting.detection_files import (
+    SUMMARY,
     choose_top,
     count_activity,
     delete_detections,
     derived_output,
     detections_folder,
-    has_column,
-    write_summary,
 )
 from embedding.detecting.detections import LABELS, SCORES, Merging, PredictionDetection, ProbeDetection
 from embedding.detecting.scoring import Scorer
@@ -38,10 +38,11 @@ from embedding.detecting.thresholds import (
     measure_thresholds,
     read_thresholds,
     thresholds_of,
+    unmeasured_thresholds,
 )
 from embedding.errors import RequestError, storage_failure
 from embedding.output.shard_reading import list_shards, open_shard
-from embedding.output.store import Store
+from embedding.output.store import Store, encode_json
 from embedding.probing.stored_probe import StoredProbe, read_probe
 
 PREDICTIONS = "predictions"
@@ -134,8 +135,7 @@ def detect(options: DetectOptions, terminal: Terminal, *, verbose: bool = False)
         plan = (_plan_probe if options.probe is not None else _plan_predictions)(options, settings, shards[0], terminal)
 
         # 3. Refuse detections of other settings.
-        if not plan.name or plan.name.startswith("."):
-            raise RequestError(f"--name: {plan.name!r} cannot be the name of a folder: choose another name")
+        folder_name("--name", plan.name)
         text = json.dumps(plan.settings, sort_keys=True)
         has_candidates = options.top is not None
         output = derived_output(options.root, plan.name, text, has_candidates=has_candidates)
@@ -159,9 +159,8 @@ def detect(options: DetectOptions, terminal: Terminal, *, verbose: bool = False)
         known = {row["label"] for row in plan.classes}
         others = [{"label": label} for label in activity if label not in known]
         described = [row | activity.get(row["label"], Activity()).describe() for row in [*plan.classes, *others]]
-        write_summary(
-            folder, {"name": plan.name, "recordings": outcome.n_done, "classes": described} | {"of": plan.settings}
-        )
+        summary = {"name": plan.name, "recordings": outcome.n_done, "classes": described, "of": plan.settings}
+        storage.write_bytes(storage.join(folder, SUMMARY), encode_json(summary))
     except OSError as error:
         raise storage_failure(error) from error
     _print_counts(activity, folder, terminal)
@@ -214,7 +213,9 @@ def _plan_predictions(options: DetectOptions, settings: dict[str, Any], shard: s
     Raises:
         RequestError: The output has no predicted labels.
     """
-    if not has_column(shard, LABELS, SCORES):
+    with open_shard(shard) as file:
+        has_predictions = {LABELS, SCORES} <= set(file.schema_arrow.names)
+    if not has_predictions:
         raise RequestError(
             f"--probe: {options.root} has no predicted labels (jobs.embed --predict K stores them): name a probe"
         )
@@ -268,11 +269,9 @@ def _choose(options: DetectOptions, probe: StoredProbe) -> Thresholds:
         return choose_thresholds(held_out.probability, held_out.truth, options.min_precision)
     chosen = {} if options.threshold_file is None else read_thresholds(options.threshold_file)
     threshold = thresholds_of(probe.classes, chosen, options.otherwise)
-    return measure_thresholds(
-        threshold,
-        None if held_out is None else held_out.probability,
-        None if held_out is None else held_out.truth,
-    )
+    if held_out is None:
+        return unmeasured_thresholds(threshold)
+    return measure_thresholds(threshold, held_out.probability, held_out.truth)
 
 
 def _print_thresholds(options: DetectOptions, probe: StoredProbe, thresholds: Thresholds, terminal: Terminal) -> None:

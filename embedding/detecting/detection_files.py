@@ -8,7 +8,6 @@ are chosen
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +18,7 @@ from embedding.detecting.activity import Activity, add_activity
 from embedding.detecting.detections import DETECTIONS, Merging
 from embedding.output.shard_reading import refuse_damage
 from embedding.output.shard_schema import SETTINGS_KEY, check_values, damaged_file
-from embedding.output.store import encode_json, encode_parquet
+from embedding.output.store import encode_parquet
 
 DETECTIONS_FOLDER = "detections"
 CANDIDATES_FOLDER = ".candidates"
@@ -103,14 +102,3 @@ def count_activity(folder: str) -> dict[str, Activity]:
     for table in read_detections(folder):
         add_activity(table, activity)
     return dict(sorted(activity.items()))
-
-
-def write_summary(folder: str, content: dict[str, Any]) -> None:
-    """Write ``summary.json``."""
-    storage.write_bytes(storage.join(folder, SUMMARY), encode_json(content))
-
-
-def has_column(uri: str, *names: str) -> bool:
-    """Return whether a Parquet file has columns of these names."""
-    with refuse_damage(uri, DERIVE_AGAIN), storage.open_stream(uri) as stream:
-        return set(names) <= set(pq.read_schema(stream).names)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from embedding.derived.ranks import rank_in_groups
 from embedding.detecting.merging import merge_hits
 from embedding.detecting.scoring import Scorer
 from embedding.schema.vectors import EMBEDDING, finite_matrix
@@ -51,9 +52,7 @@ class Merging:
         order = [("label", "ascending"), ("score", "descending"), ("file", "ascending"), ("start_time", "ascending")]
         ordered = detections.sort_by(order)  # type: ignore[arg-type]
         label = pc.dictionary_encode(ordered["label"]).combine_chunks().indices.to_numpy()  # type: ignore[attr-defined]
-        start = np.flatnonzero(np.diff(label, prepend=-1))
-        rank = np.arange(len(label)) - np.repeat(start, np.diff(start, append=len(label)))
-        return ordered.filter(pa.array(rank < self.top))
+        return ordered.filter(pa.array(rank_in_groups(label) < self.top))
 
     def detections(self, hits: pa.Table) -> pa.Table:
         """Return the DETECTIONS of HITS, in the order of file, start and label."""
@@ -98,7 +97,7 @@ class ProbeDetection:
         scorer: The probe and its thresholds.
         classes: Names of its classes.
         vectors: The column of vectors that the probe scores.
-        merging: How hits become detections.
+        merging: The rules by which hits become detections.
     """
 
     scorer: Scorer
@@ -115,16 +114,11 @@ class ProbeDetection:
     def make_partials(self, windows: pa.Table) -> pa.Table:
         """Return the HITS in some windows."""
         vectors = finite_matrix(windows[self.vectors])
-        top = self.merging.top
         # Without a threshold all windows are hits of all classes: far more than the best of them.
-        keeps_best = top is not None and self.merging.gap_s < 0
-        found = self.scorer.find_best(vectors, top) if keeps_best and top else self.scorer.find_hits(vectors)
+        best = self.merging.top if self.merging.gap_s < 0 else None
+        found = self.scorer.find_hits(vectors) if best is None else self.scorer.find_best(vectors, best)
         labels = pa.array(self.classes, pa.string()).take(pa.array(found.label))
         return self.merging.fewest_hits(_make_hits(windows, found.window, labels, found.score))
-
-    def merge_partials(self, partials: pa.Table) -> pa.Table:
-        """Return the hits as they are: they come together when they are merged to detections."""
-        return partials
 
     def finish(self, partials: pa.Table) -> pa.Table:
         """Return the DETECTIONS of recordings."""
@@ -138,7 +132,7 @@ class PredictionDetection:
     Attributes:
         threshold: Thresholds by label; a label that is not named has ``otherwise``.
         otherwise: Threshold of other labels.
-        merging: How hits become detections.
+        merging: The rules by which hits become detections.
     """
 
     threshold: dict[str, float]
@@ -163,10 +157,6 @@ class PredictionDetection:
         is_hit = score >= least[encoded.indices.to_numpy()] if len(score) else np.empty(0, bool)
         hits = _make_hits(windows, window[is_hit], names.filter(pa.array(is_hit)), score[is_hit])
         return self.merging.fewest_hits(hits)
-
-    def merge_partials(self, partials: pa.Table) -> pa.Table:
-        """Return the hits as they are: they come together when they are merged to detections."""
-        return partials
 
     def finish(self, partials: pa.Table) -> pa.Table:
         """Return the DETECTIONS of recordings."""

@@ -33,17 +33,20 @@ class Thresholds:
     recall: Floats
 
 
-def measure_thresholds(threshold: Floats, probability: Floats | None, truth: Booleans | None) -> Thresholds:
+def unmeasured_thresholds(threshold: Floats) -> Thresholds:
+    """Return thresholds, ``[classes]``, of a probe without a test."""
+    unknown = np.full(len(threshold), np.nan)
+    return Thresholds(threshold, unknown, unknown)
+
+
+def measure_thresholds(threshold: Floats, probability: Floats, truth: Booleans) -> Thresholds:
     """Return thresholds with the precision and the recall that they have on the windows of a test.
 
     Args:
         threshold: ``[classes]``.
-        probability: ``[windows, classes]``; None where there is no test.
+        probability: ``[windows, classes]``.
         truth: ``[windows, classes]``, the labels.
     """
-    unknown = np.full(len(threshold), np.nan)
-    if probability is None or truth is None:
-        return Thresholds(threshold, unknown, unknown)
     reaches = probability >= threshold
     right = (reaches & truth).sum(axis=0)
     with np.errstate(invalid="ignore"):

@@ -25,7 +25,7 @@ from embedding.errors import RequestError
 from embedding.labelling import audacity, opensoundscape, raven
 from embedding.labelling.annotations import Annotation, RecordingNames, Unmatched, match_recordings
 from embedding.labelling.crowsetta_formats import read_with_crowsetta
-from embedding.labelling.text_tables import column_names, parse_table, read_text
+from embedding.labelling.text_tables import parse_table, read_column_names, read_text
 from embedding.listing.manifests import read_manifest
 from embedding.storage import s3
 
@@ -124,9 +124,8 @@ def _read_as_manifest(uri: str, column: str | None) -> LabelTable | None:
     """Return the labels of one of our manifests; None if the file is another table."""
     name = column or DEFAULT_COLUMN
     if uri.lower().endswith(".csv"):
-        text = read_text(uri, "--labels")
-        if not {"file", name} <= set(column_names(text)):
-            names, rows = parse_table(text, uri, "--labels")
+        if not {"file", name} <= set(read_column_names(uri, "--labels")):
+            names, rows = parse_table(read_text(uri, "--labels"), uri, "--labels")
             is_other = opensoundscape.is_boxes(names) or raven.is_raven(names)
             if is_other or opensoundscape.class_columns(names, rows):
                 return None

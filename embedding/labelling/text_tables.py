@@ -9,6 +9,7 @@ from embedding import storage
 from embedding.errors import RequestError
 
 MOST_BYTES = 1 << 30
+_HEAD_BYTES = 64 << 10
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -38,11 +39,7 @@ def read_text(uri: str, option: str) -> str:
         content = storage.read_bytes(uri, MOST_BYTES)
     except OSError as error:
         raise RequestError(f"{option}: cannot read {uri}: {error.strerror or error}") from error
-    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
-    head = content[:1024]
-    if encoding is None and len(head) > 3:
-        even, odd = head[0::2].count(0), head[1::2].count(0)
-        encoding = "utf-16-le" if odd > len(head) // 4 else "utf-16-be" if even > len(head) // 4 else None
+    encoding = _encoding(content[:_HEAD_BYTES])
     try:
         text = content.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
@@ -81,10 +78,35 @@ def parse_table(text: str, uri: str, option: str) -> tuple[list[str], list[Row]]
     return names, table
 
 
-def column_names(text: str) -> list[str]:
-    """Return the names in the first line of a table."""
-    first = text.partition("\n")[0]
-    return [name.strip().strip('"') for name in first.split(_separator(text))]
+def read_column_names(uri: str, option: str) -> list[str]:
+    """Return the names in the first line of a table, whose other lines are not read.
+
+    Args:
+        uri: The file.
+        option: The option that names the file; messages begin with it.
+
+    Raises:
+        RequestError: The file cannot be read.
+    """
+    try:
+        with storage.open_stream(uri, _HEAD_BYTES) as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError as error:
+        raise RequestError(f"{option}: cannot read {uri}: {error.strerror or error}") from error
+    first = head.decode(_encoding(head) or "utf-8", errors="replace").partition("\n")[0]
+    return [name.strip().strip('"') for name in first.split(_separator(first))]
+
+
+def _encoding(head: bytes) -> str | None:
+    """Return the encoding that the first bytes of a file tell; None if they tell none."""
+    for mark, name in _MARKS.items():
+        if head.startswith(mark):
+            return name
+    even, odd = head[:1024:2].count(0), head[1:1024:2].count(0)
+    least = min(len(head), 1024) // 4
+    if len(head) <= 3:
+        return None
+    return "utf-16-le" if odd > least else "utf-16-be" if even > least else None
 
 
 def _separator(text: str) -> str:

@@ -1,8 +1,10 @@
 """Detections of a probe over an output, as a user makes them."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -353,8 +355,9 @@ def test_a_run_that_is_killed_is_continued(weights: Path, ray_address: str, tmp_
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE) as process:
         folder = output / "detections" / "weights"
         while process.poll() is None and not list(folder.glob("**/*.parquet")):
-            pass
+            time.sleep(0.01)
         process.kill()
+    assert process.returncode == -signal.SIGKILL, "the job ended before it could be killed"
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     found = [(row[0], row[1], row[2], row[3]) for row in spans(output)]

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"decoding"},
     {"listing", "encoding"},
     {"output"},
-    {"planning"},
+    {"lazy_tables", "planning"},
     {"cli"},
     {"ray_runtime", "job"},
     {"pipeline", "request", "derived"},
