@@ -20,8 +20,8 @@ class Interval:
 
     Attributes:
         value: The figure over all recordings; NaN where it cannot be measured.
-        low: Lower end.
-        high: Upper end.
+        low: Lower end; NaN for a single recording, which says nothing about others.
+        high: Upper end, in the same way.
     """
 
     value: float
@@ -31,6 +31,8 @@ class Interval:
     def __str__(self) -> str:
         if np.isnan(self.value):
             return "–"
+        if np.isnan(self.low):
+            return f"{self.value:.3f}"
         return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
@@ -44,6 +46,8 @@ def interval(figure: Callable[[Floats], float], recording: Integers, seed: int) 
     """
     value = figure(np.ones(len(recording)))
     names, number = np.unique(recording, return_inverse=True)
+    if len(names) < 2:
+        return Interval(float(value), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(N_DRAWS):

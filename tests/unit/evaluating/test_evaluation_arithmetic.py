@@ -64,6 +64,12 @@ def test_an_interval_covers_the_spread_between_recordings() -> None:
     assert found == interval(lambda weights: weighted_mean(values, weights), recording, 0), "the same seed"
 
 
+def test_a_single_recording_has_no_interval() -> None:
+    found = interval(lambda weights: weighted_mean(np.array([0.0, 1.0]), weights), np.zeros(2, np.int64), 0)
+    assert np.isnan(found.low)
+    assert str(found) == "0.500"
+
+
 @pytest.mark.parametrize("name", ["knn", "mlp"])
 @pytest.mark.parametrize("is_exclusive", [False, True])
 @pytest.mark.usefixtures("one_thread")
