@@ -1,5 +1,6 @@
 """The connection to Ray: to a running cluster, or to a Ray that is started for this process."""
 
+import gc
 import logging
 import os
 import socket
@@ -54,6 +55,9 @@ def session(*, verbose: bool) -> Iterator[ClusterResources]:
     """
     hidden = nullcontext if verbose else native_output_hidden
     if ray.is_initialized():
+        # A run that failed may have left its encoders in a cycle of references that Ray Data's thread closed after the
+        # error was raised. They keep their CPUs until Python collects them, and this run would wait for these CPUs.
+        gc.collect()
         with hidden():
             yield cluster_resources(is_own=False)
         return

@@ -1,5 +1,6 @@
 """The connection to Ray. Each test connects to the shared Ray in a process of its own."""
 
+import gc
 import json
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from embedding.errors import RunError
 from embedding.output.inventory import Inventory
 from embedding.output.store import Store
+from embedding.ray_runtime.session import session
 from embedding.ray_runtime.worker_errors import raise_worker_errors
 from embedding.schema.failures import Failure
 from tests.support.audio import tone, write_audio
@@ -259,3 +261,24 @@ def test_objects_of_a_failed_run_are_released_although_its_error_is_kept(error_t
         run()
     assert error.value.__traceback__ is not None
     assert kept[0]() is None
+
+
+class Left:
+    """Something that refers to itself."""
+
+    itself: object = None
+
+
+def test_a_connection_that_is_used_again_frees_what_a_failed_run_left(connection: None) -> None:
+    """Encoders in a cycle of references would keep the CPUs for which the next run waits."""
+    left = Left()
+    left.itself = left
+    alive = weakref.ref(left)
+    gc.disable()
+    try:
+        del left
+        assert alive() is not None
+        with session(verbose=False):
+            assert alive() is None
+    finally:
+        gc.enable()
