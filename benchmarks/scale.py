@@ -84,6 +84,7 @@ def decode_nothing(recordings: pa.Table, job: Job, progress: Any) -> Iterator[pa
                 "channels": np.full(n, 1),
                 "duration": np.full(n, WINDOWS_PER_RECORDING * 0.001),
                 "targets": np.ones(n),
+                "recorder_facts": pa.repeat("", n),
                 hash_column(SPEC.rate_hz): ids[part],
                 window_column(SPEC.rate_hz): pa.FixedSizeListArray.from_arrays(
                     pa.array(np.zeros(n * 16, np.float32)), 16

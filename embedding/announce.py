@@ -17,6 +17,7 @@ from embedding.job import Target
 from embedding.listing.listing import describe_ignored, describe_not_found
 from embedding.output.backlog import Backlog
 from embedding.output.balance import Balance
+from embedding.output.recordings_table import NAME, RecordingsTable
 from embedding.request import Request
 from embedding.text import audio_length, duration, plural, size
 
@@ -147,7 +148,18 @@ def announce_result(
         for line in commands_to_read(f"{output}/embeddings"):
             terminal.say(f"  {line}")
     failures = f"failures: {output}/failures/ · " if balance.failed else ""
-    terminal.say(f"  {failures}report: {output}/report.json")
+    terminal.say(f"  {failures}recordings: {output}/{NAME} · report: {output}/report.json")
+
+
+def announce_contradictions(terminal: Terminal, table: RecordingsTable) -> None:
+    """Warn of recordings whose file, name and manifest say different things about when and where they were made."""
+    told = table.new_contradictions
+    if told:
+        file, contradiction = told[0]
+        terminal.warn(
+            f"{plural(len(told), 'recording')} with contradicting times or places, see contradiction in {NAME}: "
+            f"{file.rpartition('/')[2]}: {contradiction}"
+        )
 
 
 def commands_to_read(folder: str) -> list[str]:

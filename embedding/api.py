@@ -4,7 +4,6 @@ Options, checks and errors are those of the commands. A Ray to which the process
 running; otherwise each call that needs Ray starts one (some seconds) and ends it.
 """
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from embedding.cli.terminal import Terminal
 from embedding.config import make_config, name_at_layer
 from embedding.driver import embed as run_embed
 from embedding.errors import RequestError
-from embedding.lazy_tables import START_TIMES, LazyTable, read_files, read_shards, read_start_times, run_query
+from embedding.lazy_tables import LazyTable, read_files, read_shards, run_query
 from embedding.output.balance import Balance
+from embedding.output.recordings_table import read_recordings
 from embedding.output.shard_reading import list_shards, open_shard
 from embedding.output.store import Store
 from embedding.pooling.pool import pool as run_pool
@@ -33,6 +33,7 @@ from embedding.quiet import hide_hints_for_notebooks
 from embedding.schema.vectors import matrix
 from embedding.search.search import SearchOptions
 from embedding.search.search import search as run_search
+from embedding.where import choose_recordings
 
 Path = str | PathLike[str]
 
@@ -65,9 +66,19 @@ def embed(
     config = make_config(_plain(options | {"input": inputs, "output": output}))
     if not config.verbose:
         hide_hints_for_notebooks()
-    balances = run_embed(config, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout())
+    terminal = Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
+    if config.detect is None:
+        balances = run_embed(config, terminal)
+    else:
+        from embedding.detecting.while_embedding import scoring_of
+
+        balances = run_embed(config, terminal, make_on_shard=scoring_of(config))
     if balances is None:
         return None
+    if config.detect is not None:
+        from embedding.detecting.while_embedding import detect_after
+
+        detect_after(config, terminal)
     for balance in balances:
         if shortfall := balance.shortfall(config.max_failure_rate):
             warnings.warn(shortfall, stacklevel=2)
@@ -161,12 +172,17 @@ class Output:
         """The content of ``report.json``."""
         return Store(self.root, "").read_json("report.json") or {}
 
+    @property
+    def recordings(self) -> pa.Table:
+        """When and where each recording was made, a row each; docs/schema.md explains the columns."""
+        return read_recordings(Store(self.root, ""))
+
     def windows(self, where: str | None = None, *, columns: Sequence[str] | None = None) -> LazyTable:
         """Return the stored windows, a row each; docs/schema.md explains the columns.
 
         Args:
-            where: An SQL condition (DuckDB's) over the columns and ``recorded_at``, the time when the recording began
-                as its name says, or null: ``"hour(recorded_at) < 6"``.
+            where: An SQL condition (DuckDB's) over these columns and those of ``recordings``:
+                ``"hour(recorded_at) < 6 and site = 'A'"``.
             columns: Names of the columns to return; all of them by default.
 
         Raises:
@@ -181,12 +197,13 @@ class Output:
             wanted = list(columns or schema.names)
             return LazyTable(pa.schema([schema.field(name) for name in wanted]), lambda: read_shards(shards, wanted))
         selected = ", ".join(f'"{name}"' for name in columns or schema.names)
-        query = f"select {selected} from windows left join recordings using (file) where {where}"
-        checked = run_query(query, pa.RecordBatchReader.from_batches(schema, []), START_TIMES.empty_table())
+        query = f"select {selected} from windows left join recordings using (file_id) where ({where}\n)"
+        of_recordings = self.recordings
+        shared = [name for name in schema.names if name != "file_id" and name in of_recordings.column_names]
+        recordings = of_recordings.drop_columns(shared)
+        checked = run_query(query, pa.RecordBatchReader.from_batches(schema, []), recordings.slice(0, 0))
 
         def read() -> Iterable[pa.RecordBatch]:
-            names_start_time = re.search(r"\brecorded_at\b", where) is not None
-            recordings = read_start_times(shards) if names_start_time else START_TIMES.empty_table()
             windows = pa.RecordBatchReader.from_batches(schema, read_shards(shards, schema.names))
             return run_query(query, windows, recordings)
 
@@ -225,6 +242,7 @@ class Output:
         at_s: float = 0.0,
         k: int = 10,
         layer: str | None = None,
+        where: str | None = None,
     ) -> pa.Table:
         """Return the windows nearest to a sound, the nearest first: columns of windows and ``score``, the cosine.
 
@@ -234,6 +252,7 @@ class Output:
             at_s: Seconds from the start of ``like``.
             k: Number of windows.
             layer: An inner layer, of a run with ``layers``.
+            where: An SQL condition over ``recordings``; windows of other recordings are no hits.
 
         Raises:
             RequestError: The clip cannot be read, or there is no such recording.
@@ -242,28 +261,37 @@ class Output:
         if (clip is None) == (like is None):
             raise RequestError("search for either clip=FILE or like=FILE")
         uri = None if clip is None else storage.normalise(_plain(clip), "clip")
-        return run_search(SearchOptions(self.root, uri, like, at_s, k, layer))
+        return run_search(SearchOptions(self.root, uri, like, at_s, k, layer, where))
 
-    def pool(self, pooling: str = "mean", *, layer: str | None = None, quiet: bool = False) -> LazyTable:
+    def pool(
+        self, pooling: str = "mean", *, layer: str | None = None, where: str | None = None, quiet: bool = False
+    ) -> LazyTable:
         """Pool the windows of each recording, as ``python -m jobs.pool`` does, and return a row per recording.
 
         Args:
             pooling: ``mean``, ``max``, ``std``, joined with ``+``, or ``sequence``.
             layer: An inner layer, of a run with ``layers``.
+            where: An SQL condition over ``recordings``; other recordings are neither pooled now nor returned.
             quiet: Print nothing.
 
         Raises:
             RequestError: The pooling or the layer makes no sense.
             RunError: The storage or the cluster failed.
         """
-        run_pool(
-            self.root, parse_poolings(pooling), layer, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
-        )
+        terminal = Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout()
+        run_pool(self.root, parse_poolings(pooling), layer, terminal, where=where)
+        chosen = choose_recordings(self.root, where)
         folder = storage.join(self.root, "recordings", name_at_layer(pooling, layer))
         files = list(storage.list_names(folder, ".parquet"))
         with storage.open_stream(files[0]) as stream:
             schema = pq.read_schema(stream).remove_metadata()
-        return LazyTable(schema, lambda: read_files(files))
+
+        def read() -> Iterator[pa.RecordBatch]:
+            for batch in read_files(files):
+                is_chosen = None if chosen is None else pa.array(np.isin(batch["file_id"].to_numpy(), chosen))
+                yield batch if is_chosen is None else batch.filter(is_chosen)
+
+        return LazyTable(schema, read)
 
     def detect(
         self,
@@ -275,6 +303,7 @@ class Output:
         top: int | None = None,
         merge_gap_s: float = 0.0,
         replace: bool = False,
+        where: str | None = None,
         quiet: bool = False,
     ) -> LazyTable:
         """Find labels in every window, as ``python -m jobs.detect`` does, and return a row per detection.
@@ -287,6 +316,7 @@ class Output:
             top: Keep so many detections of each label.
             merge_gap_s: Windows of a label become one detection over gaps of up to so many seconds.
             replace: Replace detections of other settings.
+            where: An SQL condition over ``recordings``; windows of other recordings are not scored.
             quiet: Print nothing.
 
         Raises:
@@ -307,6 +337,7 @@ class Output:
             top=top,
             merge_gap_s=merge_gap_s,
             replace=replace,
+            where=where,
         )
         done = run_detect(options, Terminal(Console(quiet=True)) if quiet else Terminal.on_stdout())
         return self.detections(done.folder.rpartition("/")[2])
@@ -321,7 +352,7 @@ class Output:
             RequestError: There are no such detections.
         """
         from embedding.detecting.detection_files import detections_folder, read_detections
-        from embedding.detecting.detections import DETECTIONS
+        from embedding.detecting.detections import STORED_DETECTIONS
 
         folder = detections_folder(self.root, name)
         if next(storage.list_names(folder, ".json"), None) is None:
@@ -331,4 +362,4 @@ class Output:
             for table in read_detections(folder):
                 yield from table.to_batches()
 
-        return LazyTable(DETECTIONS, read)
+        return LazyTable(STORED_DETECTIONS, read)

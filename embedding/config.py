@@ -180,6 +180,14 @@ class EmbedConfig:
         default=None,
         default_text="no predictions",
     )
+    detect: str | None = _option(
+        _text,
+        "find the labels of this probe in the same pass, as jobs.detect --probe PROBE does: a probe of jobs.probe in "
+        "OUTPUT, or a .npz of weights; for runs with one model",
+        metavar="PROBE",
+        default=None,
+        default_text="no detections",
+    )
     mask_padding: bool = _option(
         _flag, "exclude zero-padding from attention and mean, where the model can (BEATs)", default=False
     )
@@ -259,6 +267,8 @@ def _check_models(config: EmbedConfig) -> EmbedConfig:
     n_models, n_checkpoints = len(config.model), len(config.checkpoint or config.model)
     if len(set(config.model)) < n_models:
         raise RequestError(f"--model: {', '.join(config.model)} names a model twice")
+    if config.detect is not None and n_models > 1:
+        raise RequestError("--detect: a probe fits one model, and this run has several: run jobs.detect on each output")
     if n_models > MOST_TARGETS:
         raise RequestError(f"--model: {n_models} models; a run takes at most {MOST_TARGETS}")
     if n_checkpoints != n_models and config.checkpoint != (RANDOM_CHECKPOINT,):

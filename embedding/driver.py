@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from embedding.announce import (
     announce_backlog,
+    announce_contradictions,
     announce_dry_run,
     announce_overlap,
     announce_request,
@@ -28,14 +29,17 @@ from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig
 from embedding.counters import Counters
 from embedding.encoding.graph_preparation import prepare_graphs
-from embedding.errors import storage_failure
-from embedding.job import Job
+from embedding.errors import RequestError, storage_failure
+from embedding.job import Job, Target
 from embedding.listing.audio_estimate import estimate_durations
 from embedding.listing.listing import n_bytes
+from embedding.listing.manifest_columns import ManifestColumns
+from embedding.listing.manifests import manifests_among, read_manifest
 from embedding.output.backlog import pending_recordings
 from embedding.output.balance import Balance
 from embedding.output.claim import LAPSE_S, Claim, ClaimHolder, hold_claim
 from embedding.output.inventory import map_in_threads
+from embedding.output.recordings_table import NAME as RECORDINGS_NAME
 from embedding.planning.placement import ClusterResources, Placement, plan_placement
 from embedding.planning.shared_paths import NOTHING_LOCAL, SharedPaths, refuse_unshared
 from embedding.planning.work_sizes import count_useful_workers, plan_sizes, split_into_legs, split_into_tasks
@@ -47,7 +51,7 @@ from embedding.text import plural
 from embedding.timeline import Timeline
 
 if TYPE_CHECKING:
-    from embedding.pipeline import SharedWeights
+    from embedding.pipeline import OnShard, SharedWeights
     from embedding.ray_runtime.progress_channel import ProgressChannel
 
 # Normally one round does everything. Another round follows where a worker died and took windows with it.
@@ -58,13 +62,23 @@ MAX_ROUNDS = 5
 READ_ON_NODES_FROM = 1_000
 
 
-def embed(config: EmbedConfig, terminal: Terminal, timeline: Timeline | None = None) -> list[Balance] | None:
+# Returns what workers call for each shard of a target, see ``pipeline.embed``.
+MakeOnShard = Callable[[Target], "OnShard | None"]
+
+
+def embed(
+    config: EmbedConfig,
+    terminal: Terminal,
+    timeline: Timeline | None = None,
+    make_on_shard: MakeOnShard = lambda _: None,
+) -> list[Balance] | None:
     """Embed the recordings of a request.
 
     Args:
         config: The request.
         terminal: Receives lines for the user.
         timeline: Timeline of the command; None for one that begins now.
+        make_on_shard: Called at the start, where it may refuse the request, and again when the device is known.
 
     Returns:
         The balance of each target's output; None after a dry run.
@@ -77,6 +91,8 @@ def embed(config: EmbedConfig, terminal: Terminal, timeline: Timeline | None = N
     timeline.reached("imported")
     request = Request.of(config)
     timeline.reached("listed")
+    for target in request.targets:
+        make_on_shard(target)
     announce_request(terminal, request)
     if config.dry_run:
         _dry_run(terminal, request)
@@ -92,7 +108,8 @@ def embed(config: EmbedConfig, terminal: Terminal, timeline: Timeline | None = N
             for target in request.targets:
                 target.store.remove_unfinished_writes()
                 target.write_description(config)
-            return _Run(request, terminal, held, stop, ray_session, timeline=timeline).embed()
+            run = _Run(request, terminal, held, stop, ray_session, timeline=timeline, make_on_shard=make_on_shard)
+            return run.embed()
         except OSError as error:
             raise storage_failure(error) from error
 
@@ -130,12 +147,13 @@ class _Run:
         ray_session: ExitStack,
         *,
         timeline: Timeline,
+        make_on_shard: MakeOnShard,
     ) -> None:
         self._request, self._terminal, self._stop = request, terminal, stop
         self._config = request.config
         self._run_id = claims[0].holder.run_id
         self._ray_session = ray_session
-        self._timeline = timeline
+        self._timeline, self._make_on_shard = timeline, make_on_shard
         self._cluster: ClusterResources | None = None
         self._counters = Counters()
         self._targets = [
@@ -157,6 +175,7 @@ class _Run:
                     ray_end.callback(pool.submit(self._ray_session.close).result)
             for target in self._targets:
                 target.repair()
+            self._update_recordings()
         self._announce_results()
         return [target.balance() for target in self._targets]
 
@@ -254,7 +273,14 @@ class _Run:
                 job = replace(plan.job, leg=next(leg_numbers))
                 blocks = split_into_tasks(leg, placement.n_decoders)
                 pipeline.embed(
-                    blocks, job, placement, plan.cluster, channel, weights=plan.weights, verbose=self._config.verbose
+                    blocks,
+                    job,
+                    placement,
+                    plan.cluster,
+                    channel,
+                    weights=plan.weights,
+                    on_shard=self._make_on_shard(job.targets[0]),
+                    verbose=self._config.verbose,
                 )
                 broken.note(channel.broken_gpus())
                 if self._stop.signal_name is not None or broken.waiting:
@@ -271,6 +297,16 @@ class _Run:
             n_rounds += 1
             if n_rounds < MAX_ROUNDS:
                 self._terminal.say(f"{plural(len(pending), 'recording')} lost with a worker: trying again")
+
+    def _update_recordings(self) -> None:
+        """Bring the tables of recordings up to date. Vectors are stored by now, so a mistake in a manifest is told."""
+        try:
+            uris = manifests_among(self._config.input)
+            manifests = ManifestColumns.of(read_manifest(uri, "--input") for uri in uris)
+            for target in self._targets:
+                announce_contradictions(self._terminal, target.update_recordings(manifests))
+        except RequestError as error:
+            self._terminal.warn(f"{RECORDINGS_NAME} is not up to date: {error}")
 
     def _announce_results(self) -> None:
         for number, target in enumerate(self._targets):

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedding import extras, storage
-from embedding.errors import RequestError
-from embedding.listing.start_times import recorded_at
 from embedding.output.shard_reading import open_shard
+from embedding.where import condition_error, connect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,17 +41,6 @@ class LazyTable:
         return self.to_arrow().to_pandas()
 
 
-START_TIMES = pa.schema([("file", pa.string()), ("recorded_at", pa.timestamp("us"))])
-
-
-def read_start_times(shards: Sequence[str]) -> pa.Table:
-    """Return the start of each recording as its name says, a table of START_TIMES."""
-    files: set[str] = set()
-    for batch in read_shards(shards, ["file"]):
-        files.update(batch["file"].unique().to_pylist())
-    return pa.table([list(files), [recorded_at(file) for file in files]], schema=START_TIMES)
-
-
 def run_query(query: str, windows: pa.RecordBatchReader, recordings: pa.Table) -> pa.RecordBatchReader:
     """Run a query over two tables; rows are read as they are used.
 
@@ -60,15 +48,14 @@ def run_query(query: str, windows: pa.RecordBatchReader, recordings: pa.Table) -
         RequestError: The query makes no sense.
     """
     duckdb = extras.load("duckdb", "sql")
-    connection = duckdb.connect()
+    connection = connect()
     connection.register("windows", windows)
     connection.register("recordings", recordings)
     try:
         return connection.sql(query).to_arrow_reader(_BATCH_ROWS)
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
-        names = ", ".join([*windows.schema.names, "recorded_at"])
-        raise RequestError(f"where: {reason}; there are the columns {names}") from error
+        names = dict.fromkeys([*windows.schema.names, *recordings.column_names])
+        raise condition_error("where", error, list(names)) from error
 
 
 def read_shards(shards: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 # The bytes of checkpoints in Ray's object store, by digest. Random weights have none.
 SharedWeights = dict[str, ray.ObjectRef]
 
+# Called with the rows of a shard and its name without suffix.
+OnShard = Callable[[pa.Table, str], None]
+
 # Encoders that die in a row while they load, before the run gives up.
 ENCODER_STARTS = 20
 
@@ -61,6 +64,7 @@ def embed(
     channel: ProgressChannel,
     *,
     weights: SharedWeights | None = None,
+    on_shard: OnShard | None = None,
     verbose: bool = False,
 ) -> None:
     """Embed one leg of a run.
@@ -72,6 +76,7 @@ def embed(
         cluster: The resources that Ray has.
         channel: Receives counts and failures, and tells workers to stop.
         weights: Checkpoints for nodes that do not have them, from ``share_weights``.
+        on_shard: Called by workers for each shard of the only target, after it is written.
         verbose: Show what Ray Data logs.
 
     Raises:
@@ -107,7 +112,7 @@ def embed(
                 num_gpus=placement.encoder_gpus,
             )
             .write_datasink(
-                WriteStage(job, channel.actor),
+                WriteStage(job, channel.actor, on_shard),
                 ray_remote_args={"num_cpus": placement.write_cpus},
                 concurrency=placement.n_writers,
             )
@@ -355,8 +360,9 @@ class WriteStage(ray.data.Datasink[None]):
     Ray gathers at least ``min_rows_per_write`` rows for a task.
     """
 
-    def __init__(self, job: Job, progress: Any) -> None:
+    def __init__(self, job: Job, progress: Any, on_shard: OnShard | None = None) -> None:
         self._job = job
+        self._on_shard = on_shard
         self._progress = progress  # a ProgressReporter is made where the task runs
 
     @property
@@ -379,7 +385,10 @@ class WriteStage(ray.data.Datasink[None]):
             if len(rows):
                 # This task may have outlived its driver, and another run may have begun.
                 check_holder(target.store.root, self._job.run_id)
-                target.store.write_shard(rows, self._job.shard_name(ctx.task_idx))
+                name = self._job.shard_name(ctx.task_idx)
+                target.store.write_shard(rows, name)
+                if self._on_shard is not None:
+                    self._on_shard(rows, name)
                 written[number] = {"windows_written": len(rows), "shards": 1}
         ProgressReporter(self._progress).add("write", time.perf_counter() - began, written)
 

@@ -7,9 +7,11 @@ import numpy as np
 from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig
 from embedding.job import Target
+from embedding.listing.manifest_columns import ManifestColumns
 from embedding.output.balance import Balance
 from embedding.output.claim import Claim
 from embedding.output.inventory import ParallelMap
+from embedding.output.recordings_table import RecordingsTable, read_stored, update_recordings, write_recordings
 from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.run_report import RunReport
 from embedding.request import Request
@@ -94,6 +96,22 @@ class TargetRun:
         tried = np.setdiff1d(backlog.todo, left)
         if repair_failures(self.target.store, self.inventory, backlog.listed, tried, self._run_id):
             self.read()
+
+    def update_recordings(self, manifests: ManifestColumns | None) -> RecordingsTable:
+        """Bring the table of recordings up to date.
+
+        Args:
+            manifests: The manifests of the run.
+
+        Raises:
+            RequestError: The table is damaged.
+        """
+        former = read_stored(self.target.store)
+        table = update_recordings(self.inventory, former, manifests, self._parallel_map)
+        if former is None or not table.rows.equals(former):
+            self._claim.check()
+            write_recordings(self.target.store, table.rows)
+        return table
 
     def read_balance(self) -> Balance:
         """Read the output, and return its balance."""

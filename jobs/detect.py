@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedding.cli.arguments import Parser, folder_name, number, output_parser
+from embedding.cli.arguments import Parser, add_where, folder_name, number, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import did_you_mean
@@ -62,6 +62,7 @@ def make_parser() -> Parser:
         help=f"write the detections for another program, too, into a folder on this machine: {', '.join(FORMATS)}",
     )
     parser.add_argument("--replace", action="store_true", help="replace detections of other settings")
+    add_where(parser)
     return parser
 
 
@@ -98,6 +99,7 @@ def detect(arguments: Sequence[str] | None) -> None:
             top=None if options.top is None else int(number("--top", options.top, int, 1, math.inf)),
             merge_gap_s=number("--merge-gap-s", options.merge_gap_s, float, 0, 86_400),
             replace=options.replace,
+            where=options.where,
         ),
         terminal,
         verbose=options.verbose,

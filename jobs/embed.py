@@ -5,7 +5,7 @@ Exit codes: 0 the run is complete within the failure budget; 1 it is not; 2 the 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedding.cli.arguments import Parser
 from embedding.cli.exit_codes import run_job
@@ -14,6 +14,9 @@ from embedding.config import EmbedConfig, make_config, option_name
 from embedding.config_file import read_config_file
 from embedding.errors import RunError
 from embedding.stopping import end_process
+
+if TYPE_CHECKING:
+    from embedding.driver import MakeOnShard
 
 
 def make_parser() -> Parser:
@@ -61,15 +64,28 @@ def embed(arguments: Sequence[str] | None) -> None:
     from embedding.driver import embed as run  # numpy, pyarrow and soundfile: not for --help
     from embedding.timeline import Timeline
 
-    config = parse(arguments)
-    balances = run(config, Terminal.on_stdout(), Timeline.of_process())
+    config, terminal = parse(arguments), Terminal.on_stdout()
+    balances = run(config, terminal, Timeline.of_process(), *_scoring(config))
     if balances is None:  # a dry run
         return
     shortfalls = [balance.shortfall(config.max_failure_rate) for balance in balances]
     named = zip(config.model, shortfalls, strict=True)
     lines = [f"{model}: {text}" if len(balances) > 1 else text for model, text in named if text]
+    if config.detect is not None:
+        from embedding.detecting.while_embedding import detect_after
+
+        detect_after(config, terminal)
     if lines:
         raise RunError("; ".join(lines))
+
+
+def _scoring(config: EmbedConfig) -> "list[MakeOnShard]":
+    """Return what makes the detections of ``--detect`` while shards are written; nothing without the option."""
+    if config.detect is None:
+        return []
+    from embedding.detecting.while_embedding import scoring_of
+
+    return [scoring_of(config)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ Exit codes: 0 the export is complete; 1 the export could not be written; 2 the r
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedding.cli.arguments import Parser, output_parser
+from embedding.cli.arguments import Parser, add_where, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import did_you_mean
@@ -35,6 +35,7 @@ def make_parser() -> Parser:
         metavar="POOLING",
         help="export the recordings of jobs.pool --pooling POOLING in place of windows",
     )
+    add_where(parser)
     return parser
 
 
@@ -61,7 +62,7 @@ def export(arguments: Sequence[str] | None) -> None:
     if destination.is_symlink():  # otherwise the export would replace the link, and might be on another disk
         destination = destination.resolve()
     root = storage.normalise(options.output, "OUTPUT")
-    exported = ExportOptions(root, options.recordings, options.layer)
+    exported = ExportOptions(root, options.recordings, options.layer, options.where)
     export_output(exported, options.to, destination, Terminal.on_stdout())
 
 

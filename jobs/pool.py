@@ -6,7 +6,7 @@ Exit codes: 0 every recording with embeddings is pooled; 1 some are not; 2 the r
 from collections.abc import Sequence
 
 from embedding.announce import commands_to_read
-from embedding.cli.arguments import Parser, output_parser
+from embedding.cli.arguments import Parser, add_where, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.config import name_at_layer
@@ -28,6 +28,7 @@ def make_parser() -> Parser:
         help="pooling over the windows of a recording: mean, max, std, several joined by + (one after the other in the "
         "vector), or sequence (all windows in order, as a list of vectors) (default: mean)",
     )
+    add_where(parser)
     return parser
 
 
@@ -45,7 +46,7 @@ def pool(arguments: Sequence[str] | None) -> None:
 
     terminal = Terminal.on_stdout()
     root = storage.normalise(options.output, "OUTPUT")
-    outcome = pool_output(root, poolings, options.layer, terminal, verbose=options.verbose)
+    outcome = pool_output(root, poolings, options.layer, terminal, where=options.where, verbose=options.verbose)
     for line in commands_to_read(f"{root}/recordings/{name_at_layer(options.pooling, options.layer)}"):
         terminal.say(f"  {line}")
     outcome.refuse_incomplete("pool")

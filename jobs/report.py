@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from embedding.cli.arguments import Parser, number
+from embedding.cli.arguments import Parser, add_where, number
 from embedding.cli.exit_codes import EXIT_COMPLETE, EXIT_INCOMPLETE, run_job
 from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError
@@ -44,6 +44,7 @@ def make_parser() -> Parser:
         metavar="N",
         help=f"windows in the UMAP and PCA maps: a random sample, the same each time (default: {DEFAULT_SAMPLE:,})",
     )
+    add_where(parser)
     return parser
 
 
@@ -66,9 +67,9 @@ def report(arguments: Sequence[str] | None) -> int:
         from embedding.overview.page_options import ReportOptions
 
         sample_size = number("--sample", options.sample or str(DEFAULT_SAMPLE), int, 1, MOST_SAMPLE)
-        report_options = ReportOptions.of(options.html, options.png, options.manifest, int(sample_size))
-    elif options.manifest is not None or options.sample is not None:
-        raise RequestError("--manifest and --sample need --html FILE or --png DIR")
+        report_options = ReportOptions.of(options.html, options.png, options.manifest, int(sample_size), options.where)
+    elif (options.manifest, options.sample, options.where) != (None, None, None):
+        raise RequestError("--manifest, --sample and --where need --html FILE or --png DIR")
     from embedding import storage  # imports numpy and pyarrow, which --help does not need
     from embedding.output.consistency import check_consistency
     from embedding.output.store import Store

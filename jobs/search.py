@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from embedding.cli.arguments import Parser, number, output_parser
+from embedding.cli.arguments import Parser, add_where, number, output_parser
 from embedding.cli.exit_codes import run_job
 from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, RunError
@@ -36,6 +36,7 @@ def make_parser() -> Parser:
     parser.add_argument("--k", metavar="N", default="10", help="number of hits (default: 10)")
     parser.add_argument("--json", action="store_true", help="print the hits as JSON, one per line")
     parser.add_argument("--save-clips", metavar="DIR", help="save the sound of each hit as a WAV file in this folder")
+    add_where(parser)
     return parser
 
 
@@ -59,7 +60,7 @@ def search(arguments: Sequence[str] | None) -> None:
     clip = None if options.clip is None else storage.normalise(options.clip, "--clip")
     like = None if options.like is None else storage.normalise(options.like, "--like")
     root = storage.normalise(options.output, "OUTPUT")
-    query = SearchOptions(root, clip, like, at_s, int(k), options.layer)
+    query = SearchOptions(root, clip, like, at_s, int(k), options.layer, options.where)
     hits = search_output(query, verbose=options.verbose).to_pylist()
     if not hits and not options.json:
         terminal.say("no other window is stored")

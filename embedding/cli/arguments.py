@@ -58,6 +58,16 @@ def output_parser(job: str, description: str, *, on_ray: bool = True, has_layer:
     return parser
 
 
+def add_where(parser: Parser) -> None:
+    """Add the option that restricts a job to recordings."""
+    parser.add_argument(
+        "--where",
+        metavar="SQL",
+        help="only recordings for which this condition holds, over the columns of OUTPUT/recordings.parquet, as in "
+        "\"hour(recorded_at) between 4 and 8 and site = 'A'\"",
+    )
+
+
 def folder_name(option: str, name: str) -> str:
     """Return ``name``, after a check that a folder can have it.
 

@@ -32,8 +32,8 @@ from embedding.derived.derive import Outcome, derive
 from embedding.derived.derived_output import DERIVE_AGAIN, DerivedOutput
 from embedding.derived.ranks import rank_in_groups
 from embedding.errors import RequestError, storage_failure
-from embedding.listing.start_times import recorded_at
 from embedding.output.npz_files import BadArraysError, read_arrays
+from embedding.output.recordings_table import RecordingsById, read_recordings
 from embedding.output.shard_reading import list_shards, no_embeddings_error, open_shard, refuse_damage
 from embedding.output.store import Store, encode_json
 from embedding.overview.sample_choice import hash_windows, largest_sampled_hash
@@ -126,7 +126,8 @@ def cluster(options: ClusterOptions, terminal: Terminal, *, verbose: bool = Fals
         outcome = derive(options.root, output, assignment, terminal, on_claimed=keep_centres, verbose=verbose)
 
         # 4. Count.
-        summary = _summarise(folder, len(centres.vectors))
+        recordings = RecordingsById(read_recordings(store))
+        summary = _summarise(folder, len(centres.vectors), recordings)
         storage.write_bytes(storage.join(folder, SUMMARY), encode_json({"of": asked, "clusters": summary}))
     except OSError as error:
         raise storage_failure(error) from error
@@ -233,9 +234,15 @@ def _vectors(shards: list[str], column: str) -> Iterator[NDArray[np.float32]]:
                 yield vectors[np.isfinite(vectors).all(axis=1)]
 
 
-def _summarise(folder: str, n_clusters: int) -> list[dict[str, Any]]:
-    """Return sizes, numbers of recordings, the windows nearest to the centre, and windows by hour, of each cluster."""
-    sizes, hours = Counter[int](), Counter[tuple[int, int]]()
+def _summarise(folder: str, n_clusters: int, when_and_where: RecordingsById) -> list[dict[str, Any]]:
+    """Return for each cluster its size, recordings, windows by hour and site, and the windows nearest to its centre.
+
+    Args:
+        folder: The folder of the clusters.
+        n_clusters: Number of clusters.
+        when_and_where: The table of recordings.
+    """
+    sizes, hours, sites = Counter[int](), Counter[tuple[int, int]](), Counter[tuple[int, str]]()
     recordings: Counter[int] = Counter()
     nearest = MEMBERS.empty_table()
     for uri in storage.list_names(folder, ".parquet"):
@@ -244,11 +251,16 @@ def _summarise(folder: str, n_clusters: int) -> list[dict[str, Any]]:
         sizes.update(
             dict(zip(*(part.tolist() for part in np.unique(rows["cluster"], return_counts=True)), strict=True))
         )
-        pairs = rows.group_by(["file", "cluster"]).aggregate([([], "count_all")]).to_pylist()
-        for pair in pairs:
+        pairs = rows.group_by(["file_id", "cluster"]).aggregate([([], "count_all")])
+        facts = when_and_where.when_and_where(pairs["file_id"].to_numpy())
+        for name in ("recorded_at", "site"):
+            pairs = pairs.append_column(name, facts[name])
+        for pair in pairs.to_pylist():
             recordings[pair["cluster"]] += 1
-            if (began := recorded_at(pair["file"])) is not None:
-                hours[pair["cluster"], began.hour] += pair["count_all"]
+            if pair["recorded_at"] is not None:
+                hours[pair["cluster"], pair["recorded_at"].hour] += pair["count_all"]
+            if pair["site"] is not None:
+                sites[pair["cluster"], pair["site"]] += pair["count_all"]
         order = [
             ("cluster", "ascending"),
             ("distance", "ascending"),
@@ -267,6 +279,7 @@ def _summarise(folder: str, n_clusters: int) -> list[dict[str, Any]]:
             "windows": sizes[number],
             "recordings": recordings[number],
             "by_hour": [hours[number, hour] for hour in range(24)],
+            "by_site": {site: n for (cluster, site), n in sorted(sites.items()) if cluster == number},
             "examples": examples.get(number, []),
         }
         for number in range(NOISE, n_clusters)

@@ -108,6 +108,7 @@ class Recording:
         audio_hashes: For each sample rate a hash of all samples that ``blocks`` yielded; empty before ``blocks`` has
             ended, and after a fault. Recordings with equal hashes have equal windows, whatever their names, times and
             tags.
+        recorder_facts: What its recorder wrote into the file, from ``recording_facts.encode_facts``; set by the caller.
     """
 
     sample_rate: int
@@ -118,11 +119,17 @@ class Recording:
     _length_known: bool
     _pipe: int | None  # file descriptor, if _file reads from a pipe
     audio_hashes: dict[int, int] = field(default_factory=dict)
+    recorder_facts: str = ""
 
     @property
     def duration_s(self) -> float:
         """Seconds of audio."""
         return self.n_frames / self.sample_rate
+
+    @property
+    def comment(self) -> str:
+        """The comment among the tags of the file; empty where there is none."""
+        return self._file.copy_metadata().get("comment", "")
 
     def n_samples(self, rate_hz: int) -> int:
         """Return the number of samples at ``rate_hz``."""

@@ -16,9 +16,12 @@ from embedding.decoding.audio import AudioFault, Recording, open_recording
 from embedding.decoding.cut import cut
 from embedding.decoding.events import Decoded, DecodingEvent, Failed, NoMoreWindows, Opened, Unchanged, Windows
 from embedding.decoding.fetch import Source, fetch
+from embedding.decoding.recorder_chunks import read_chunks
+from embedding.decoding.recorder_facts import find_recorder_facts
 from embedding.decoding.window_batch import WindowBatch, WindowsByRate
 from embedding.schema.batches import by_rate
 from embedding.schema.failures import Failure
+from embedding.schema.recording_facts import encode_facts
 from embedding.schema.recordings import PendingRecording
 from embedding.schema.targets import TargetColumn, Targets
 from embedding.schema.windows import WindowSpec
@@ -73,6 +76,8 @@ def _decode_one(
             yield NoMoreWindows()
             return
     with open_recording(place) as recording:
+        with source.open_for_chunks() as stream:
+            recording.recorder_facts = encode_facts(find_recorder_facts(read_chunks(stream), recording.comment))
         yield from _cut_one(pending, recording, batch)
         yield Decoded(recording.duration_s, pending.size)
 

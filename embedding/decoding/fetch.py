@@ -13,6 +13,9 @@ from embedding.schema.recordings import PendingRecording
 # longer objects are read as a stream of ranges.
 WHOLE_OBJECT_BYTES = 32 << 20
 FETCH_BYTES = 64 << 20
+# Chunks beside the audio of a longer object are read in ranges of this size. Most recorders write a chunk before the
+# audio, or one behind it.
+CHUNK_RANGE_BYTES = 64 << 10
 FETCH_OBJECTS = 32
 
 
@@ -41,6 +44,14 @@ class Source:
         if self.content is not None:
             return BytesIO(self.content)
         return storage.open_stream(self.file) if storage.is_s3(self.file) else self.file
+
+    def open_for_chunks(self) -> BinaryIO:
+        """Return a stream for the few chunks beside the audio, which leaves the stream of the audio where it is.
+
+        Raises:
+            OSError: The storage failed.
+        """
+        return storage.open_stream(self.file, CHUNK_RANGE_BYTES) if self.content is None else BytesIO(self.content)
 
 
 def fetch(recordings: Sequence[PendingRecording]) -> Iterator[tuple[PendingRecording, Source]]:

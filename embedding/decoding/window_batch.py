@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.decoding.audio import Recording
-from embedding.schema.batches import AUDIO_HASH, by_rate, hash_column, window_column, windows_schema
+from embedding.schema.batches import AUDIO_HASH, RECORDER_FACTS, by_rate, hash_column, window_column, windows_schema
 from embedding.schema.recordings import PendingRecording
 from embedding.schema.targets import FIELD, TargetColumn
 from embedding.schema.vectors import column
@@ -97,6 +97,7 @@ class WindowBatch:
                 "channels": np.full(n, recording.channels, dtype=np.int32),
                 "duration": np.full(n, recording.duration_s),
                 FIELD.name: targets.as_array(),
+                RECORDER_FACTS[0]: pa.repeat(recording.recorder_facts, n),
             }
             | {name: pa.repeat(pa.scalar(audio_hash, AUDIO_HASH[1]), n) for name, audio_hash in hashes.items()}
         )

@@ -7,16 +7,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.derived.derived_output import DerivedOutput, file_stem
-from embedding.output.inventory import Inventory, Recordings
+from embedding.output.inventory import Inventory, Recordings, digest_of_keys
 
 # A shard to do: `file_id` of the recordings that lie in this shard alone, and of the recordings that lie in several
-# shards, whose partial results from this shard go to the file `partials`.
+# shards, whose partial results from this shard go to the file `partials`; and the digest of its windows.
 SHARD_TASKS = pa.schema(
     [
         ("uri", pa.string()),
         ("whole", pa.list_(pa.int64())),
         ("split", pa.list_(pa.int64())),
         ("partials", pa.string()),
+        ("keys", pa.string()),
     ]
 )
 # A group of recordings that lie in several shards: their `file_id`, and the files with their partial results.
@@ -66,13 +67,16 @@ def find_backlog(
 
     # 2. Make a task for each shard.
     shard_tasks, partials = [], {}
+    ranges_of = _rows_by_shard(inventory)
     by_shard = np.argsort(pairs[:, 1], kind="stable")
     for at in _split_at_changes(by_shard, pairs[by_shard, 1]):
         shard, split = pairs[at[0], 1], pairs[at[is_split[at]], 0]
         uri = inventory.shards[shard]
         partials[shard] = output.file_name(file_stem(uri), split)
         whole = pairs[at[~is_split[at]], 0]
-        shard_tasks.append({"uri": uri, "whole": whole, "split": split, "partials": partials[shard]})
+        keys = digest_of_keys(inventory.window_ranges.take(pa.array(ranges_of[shard])))
+        task = {"uri": uri, "whole": whole, "split": split, "partials": partials[shard], "keys": keys}
+        shard_tasks.append(task)
 
     # 3. Group the split recordings in the order of their first shards, so that a group shares most of its shards.
     split_recordings = np.flatnonzero(n_shards > 1)
@@ -85,6 +89,13 @@ def find_backlog(
         shards = np.unique(np.concatenate([pairs[first_pair[at] : first_pair[at] + n_shards[at], 1] for at in group]))
         group_tasks.append({"file_ids": pairs[first_pair[group], 0], "partials": [partials[shard] for shard in shards]})
     return Backlog(pa.Table.from_pylist(shard_tasks, SHARD_TASKS), pa.Table.from_pylist(group_tasks, GROUP_TASKS))
+
+
+def _rows_by_shard(inventory: Inventory) -> list[NDArray[np.int64]]:
+    """Return for each shard the rows of its ranges, in order."""
+    shard = inventory.window_ranges["shard"].to_numpy()
+    order = np.argsort(shard, kind="stable")
+    return np.split(order, np.searchsorted(shard[order], np.arange(1, len(inventory.shards))))
 
 
 def _split_at_changes(values: NDArray[np.int64], keys: NDArray[np.number]) -> list[NDArray[np.int64]]:

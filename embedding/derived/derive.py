@@ -13,9 +13,11 @@ Only partial results are read twice.
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +29,7 @@ from embedding.derived.derived_output import DerivedOutput, file_stem
 from embedding.errors import RunError, storage_failure
 from embedding.output import run_report
 from embedding.output.claim import LAPSE_S, hold_claim
+from embedding.output.inventory import digest_of_keys, find_window_ranges, map_in_threads
 from embedding.output.shard_reading import open_shard, refuse_damage
 from embedding.output.shard_schema import EMBED_AGAIN, check_values
 from embedding.output.store import Store
@@ -62,6 +65,29 @@ class Derivation(Protocol):
     def finish(self, partials: pa.Table) -> pa.Table:
         """Return the rows of recordings from their partial results of all shards in which they lie, in any order."""
         ...
+
+
+@dataclass(frozen=True)
+class PartialsOfShards:
+    """Makes the partial results of shards while they are written, so that their vectors are not read again.
+
+    Attributes:
+        output: The derived output.
+        derivation: The computation.
+    """
+
+    output: DerivedOutput
+    derivation: Derivation
+
+    def __call__(self, windows: pa.Table, stem: str) -> None:
+        """Store the partial results of one shard.
+
+        Args:
+            windows: Its windows.
+            stem: Name of the shard, without suffix.
+        """
+        partials = self.derivation.make_partials(windows.select(list(self.derivation.columns)))
+        self.output.write_shard_partials(partials, stem, digest_of_keys(find_window_ranges(windows, 0)))
 
 
 @dataclass(frozen=True)
@@ -105,6 +131,7 @@ def derive(
     derivation: Derivation,
     terminal: Terminal,
     *,
+    chosen: NDArray[np.int64] | None = None,
     on_claimed: Callable[[], None] = lambda: None,
     verbose: bool = False,
 ) -> Outcome:
@@ -115,6 +142,7 @@ def derive(
         output: The derived output.
         derivation: The computation.
         terminal: Prints progress.
+        chosen: ``file_id`` of the recordings to which the run is restricted, sorted; None: all.
         on_claimed: Called once the derived output is claimed; another run may have written to it before.
         verbose: Print the log lines of Ray.
 
@@ -142,11 +170,12 @@ def derive(
             output.sweep()
             recordings = inventory.recordings()
             complete = complete_recordings(recordings)
-            done = _drop_outdated_rows(output, complete)
-            todo = np.setdiff1d(complete, done)
+            wanted = complete if chosen is None else np.intersect1d(complete, chosen)
+            done = _drop_outdated_rows(output, wanted if output.holds_chosen_only else complete)
+            todo = np.setdiff1d(wanted, done)
             terminal.say(
-                f"{plural(len(complete), 'recording')} in {plural(len(inventory.shards), 'shard')} · "
-                f"{len(done):,} {derivation.participle} before, {len(todo):,} to do"
+                f"{plural(len(wanted), 'recording')} in {plural(len(inventory.shards), 'shard')} · "
+                f"{len(wanted) - len(todo):,} {derivation.participle} before, {len(todo):,} to do"
             )
 
             # 4. Do the backlog.
@@ -158,14 +187,16 @@ def derive(
 
             # 5. Delete the partial results.
             output.delete_partials()
-            n_done = sum(map(len, output.read_file_ids().values()))
+            done = np.concatenate([np.empty(0, np.int64), *output.read_file_ids().values()])
         except OSError as error:
             raise storage_failure(error) from error
-    if n_done != len(complete):
+    n_done = len(np.intersect1d(wanted, done))
+    if n_done != len(wanted):
         raise RunError(
-            f"{n_done:,} of {len(complete):,} recordings are {derivation.participle}: run the same command again"
+            f"{n_done:,} of {len(wanted):,} recordings are {derivation.participle}: run the same command again"
         )
-    return Outcome(n_done, len(recordings.file_id) - len(complete), is_settled)
+    stored = recordings.file_id if chosen is None else np.intersect1d(recordings.file_id, chosen)
+    return Outcome(n_done, len(stored) - len(wanted), is_settled)
 
 
 def _drop_outdated_rows(output: DerivedOutput, complete: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -184,24 +215,34 @@ def _drop_outdated_rows(output: DerivedOutput, complete: NDArray[np.int64]) -> N
 def _do_backlog(
     output: DerivedOutput, derivation: Derivation, backlog: Backlog, terminal: Terminal, *, verbose: bool
 ) -> None:
-    from embedding.ray_runtime.session import session  # Ray takes seconds to import
-    from embedding.ray_runtime.worker_errors import raise_worker_errors
-
     # A shard is done if a run that ended early has stored its partial results, and no other recordings lie in it.
     stored = output.list_partials()
     is_open = [bool(task["whole"]) or task["partials"] not in stored for task in backlog.shards.to_pylist()]
     shards = backlog.shards.filter(pa.array(is_open, pa.bool_()))
-    with session(verbose=verbose), raise_worker_errors():
-        from embedding.ray_runtime.datasets import stream
+    stages: list[tuple[str, Callable[..., pa.Table], pa.Table]] = [
+        ("shards", do_shards, shards),
+        ("groups", do_groups, backlog.groups),
+    ]
+    with ExitStack() as on_ray:
+        if {file_stem(uri) for uri in shards["uri"].to_pylist()} <= output.list_shard_partials():
+            run = _run_here  # no vectors are left to read, and starting Ray takes longer than the rest
+        else:
+            from embedding.ray_runtime.session import session  # Ray takes seconds to import
+            from embedding.ray_runtime.worker_errors import raise_worker_errors
 
-        stages: list[tuple[str, Callable[..., pa.Table], pa.Table]] = [
-            ("shards", do_shards, shards),
-            ("groups", do_groups, backlog.groups),
-        ]
+            on_ray.enter_context(session(verbose=verbose))
+            on_ray.enter_context(raise_worker_errors())
+            from embedding.ray_runtime.datasets import stream
+
+            run = partial(stream, verbose=verbose)
         for noun, stage, tasks in stages:
             with terminal.counting(noun, len(tasks)) as count:
-                for done in stream(stage, tasks, output, derivation, verbose=verbose):
+                for done in run(stage, tasks, output, derivation):
                     count(len(done))
+
+
+def _run_here(stage: Callable[..., pa.Table], tasks: pa.Table, *arguments: object) -> Iterator[pa.Table]:
+    yield from map_in_threads(stage, [(tasks.slice(row, 1), *arguments) for row in range(len(tasks))])
 
 
 def do_shards(shards: pa.Table, output: DerivedOutput, derivation: Derivation) -> pa.Table:
@@ -216,9 +257,7 @@ def do_shards(shards: pa.Table, output: DerivedOutput, derivation: Derivation) -
         A row for each shard that is done.
     """
     for task in shards.to_pylist():
-        windows = _read_windows(task["uri"], [*task["whole"], *task["split"]], derivation)
-        with refuse_damage(task["uri"], EMBED_AGAIN):
-            partials = derivation.make_partials(windows)
+        partials = _partials_of_shard(task, output, derivation)
         is_whole = np.isin(partials["file_id"].to_numpy(), task["whole"])
         if task["split"]:
             output.write_partials(partials.filter(pa.array(~is_whole)), task["partials"])
@@ -226,6 +265,17 @@ def do_shards(shards: pa.Table, output: DerivedOutput, derivation: Derivation) -
             rows = derivation.finish(partials.filter(pa.array(is_whole)))
             _write_rows(output, rows, file_stem(task["uri"]), task["whole"])
     return shards.select(["uri"])
+
+
+def _partials_of_shard(task: dict[str, Any], output: DerivedOutput, derivation: Derivation) -> pa.Table:
+    """Return the partial results of the recordings of a task: those made with the shard, or made from its windows."""
+    file_ids = [*task["whole"], *task["split"]]
+    stored = output.read_shard_partials(task["uri"], task["keys"])
+    if stored is not None:
+        return stored.filter(pa.array(np.isin(stored["file_id"].to_numpy(), file_ids)))
+    windows = _read_windows(task["uri"], file_ids, derivation)
+    with refuse_damage(task["uri"], EMBED_AGAIN):
+        return derivation.make_partials(windows)
 
 
 def do_groups(groups: pa.Table, output: DerivedOutput, derivation: Derivation) -> pa.Table:

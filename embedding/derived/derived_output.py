@@ -2,6 +2,7 @@
 
     FOLDER/*.parquet          the rows
     FOLDER/.parts/*.parquet   during a run: partial results of recordings that lie in several shards
+    FOLDER/.shards/*.parquet  partial results of whole shards, made while jobs.embed wrote them
 
 The files are their own log, as for embeddings: a recording is done when a file names it. A file is complete or absent,
 and its name is derived from its content.
@@ -28,6 +29,9 @@ RECORDINGS_KEY = "avex_batch.recordings"
 # Advice in messages about damaged files.
 DERIVE_AGAIN = "delete it and run the same command again"
 PARTIALS_FOLDER = ".parts"
+SHARDS_FOLDER = ".shards"
+# Key of the metadata of such partial results: digest of the windows in the shard, which a repair may change.
+KEYS_KEY = "avex_batch.keys"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class DerivedOutput:
             the recordings of a file are those of its rows.
         keeps_whole_files: A file of which a recording is outdated is removed as a whole, because its rows are a choice
             among all of its recordings.
+        holds_chosen_only: A run over chosen recordings drops the rows of others.
         partials_by_row: Read partial results recording by recording, because one of them may take 50 MB.
     """
 
@@ -50,6 +55,7 @@ class DerivedOutput:
     job: str
     names_recordings: bool = False
     keeps_whole_files: bool = False
+    holds_chosen_only: bool = False
     partials_by_row: bool = False
 
     def file_name(self, prefix: str, file_ids: NDArray[np.int64]) -> str:
@@ -130,18 +136,58 @@ class DerivedOutput:
                 tables.append(pq.read_table(stream, filters=[("file_id", "in", file_ids)], use_threads=False))
         return pa.concat_tables(tables)
 
+    def write_shard_partials(self, partials: pa.Table, stem: str, keys: str) -> None:
+        """Write the partial results of a whole shard in one step.
+
+        Args:
+            partials: The partial results.
+            stem: Name of the shard, without suffix.
+            keys: Digest of its windows, from ``inventory.digest_of_keys``.
+        """
+        uri = storage.child(storage.join(self.folder, SHARDS_FOLDER), f"{stem}.parquet")
+        storage.write_bytes(uri, self._encode(partials, {KEYS_KEY: keys}))
+
+    def read_shard_partials(self, uri: str, keys: str) -> pa.Table | None:
+        """Return the partial results of a whole shard; None if there are none for these windows and settings.
+
+        Args:
+            uri: The shard.
+            keys: Digest of its windows.
+
+        Raises:
+            OSError: The storage failed.
+            RequestError: The partial results are damaged.
+        """
+        stored = storage.join(self.folder, SHARDS_FOLDER, f"{file_stem(uri)}.parquet")
+        try:
+            with refuse_damage(stored, DERIVE_AGAIN), storage.open_stream(stored) as stream:
+                table = pq.read_table(stream, use_threads=False)
+        except FileNotFoundError:
+            return None
+        metadata = table.schema.metadata or {}
+        is_current = metadata.get(KEYS_KEY.encode()) == keys.encode()
+        is_current &= metadata.get(SETTINGS_KEY.encode()) == self.settings.encode()
+        return table.replace_schema_metadata(None) if is_current else None
+
+    def list_shard_partials(self) -> set[str]:
+        """Return the names of the shards with partial results."""
+        return {file_stem(uri) for uri in storage.list_names(storage.join(self.folder, SHARDS_FOLDER), ".parquet")}
+
     def list_partials(self) -> set[str]:
         """Return the names of the files of partial results."""
         return {file_stem(uri) for uri in self._partial_uris()}
 
     def delete_partials(self) -> None:
         """Delete all files of partial results."""
-        for uri in self._partial_uris():
+        for uri in [
+            *self._partial_uris(),
+            *storage.list_names(storage.join(self.folder, SHARDS_FOLDER), ".parquet"),
+        ]:
             storage.delete(uri)
 
     def sweep(self) -> None:
         """Remove the unfinished files of runs that died."""
-        for folder in (self.folder, storage.join(self.folder, PARTIALS_FOLDER)):
+        for folder in (self.folder, *(storage.join(self.folder, name) for name in (PARTIALS_FOLDER, SHARDS_FOLDER))):
             storage.remove_unfinished_writes(folder)
 
     def _partial_uris(self) -> list[str]:

@@ -5,7 +5,7 @@
 3. refuse detections of other settings under the same name
 4. score the windows, and merge them to detections
 5. with --top, choose the best of each label
-6. count, and write summary.json
+6. add when and where each recording was made, count, and write summary.json
 """
 
 import json
@@ -18,12 +18,13 @@ from embedding import storage
 from embedding.cli.arguments import folder_name
 from embedding.cli.terminal import Terminal
 from embedding.config import RANDOM_CHECKPOINT
-from embedding.derived.derive import Derivation, Outcome, derive
+from embedding.derived.derive import Outcome, derive
+from embedding.derived.derived_output import DerivedOutput
 from embedding.detecting.activity import Activity
 from embedding.detecting.detection_files import (
     SUMMARY,
+    add_when_and_where,
     choose_top,
-    count_activity,
     delete_detections,
     derived_output,
     detections_folder,
@@ -41,9 +42,11 @@ from embedding.detecting.thresholds import (
     unmeasured_thresholds,
 )
 from embedding.errors import RequestError, storage_failure
+from embedding.output.recordings_table import RecordingsById, read_recordings
 from embedding.output.shard_reading import list_shards, open_shard
 from embedding.output.store import Store, encode_json
 from embedding.probing.stored_probe import StoredProbe, read_probe
+from embedding.where import choose_recordings
 
 PREDICTIONS = "predictions"
 # Classes in the table; summary.json has all classes.
@@ -64,6 +67,7 @@ class DetectOptions:
         top: Keep so many detections of each label.
         merge_gap_s: Windows of a label merge over gaps of up to so many seconds.
         replace: Replace detections of other settings.
+        where: An SQL condition over ``recordings.parquet``; windows of other recordings are not scored.
     """
 
     root: str
@@ -75,6 +79,7 @@ class DetectOptions:
     top: int | None = None
     merge_gap_s: float = 0.0
     replace: bool = False
+    where: str | None = None
 
     @property
     def merging(self) -> Merging:
@@ -106,13 +111,40 @@ class Detections:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A derivation, its name, everything that determines its rows, and figures of each class."""
+class VectorColumn:
+    """A column of vectors.
+
+    Attributes:
+        name: Its name.
+        dim: Length of a vector.
+        settings: The settings of the vectors.
+    """
 
     name: str
-    derivation: Derivation
+    dim: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of detections.
+
+    Attributes:
+        name: Their name.
+        derivation: The computation.
+        settings: Everything that determines their rows.
+        classes: Thresholds and figures of each class.
+    """
+
+    name: str
+    derivation: ProbeDetection | PredictionDetection
     settings: dict[str, Any]
     classes: list[dict[str, Any]]
+
+    def output(self, options: DetectOptions) -> DerivedOutput:
+        """Return the derived output of the detections."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return derived_output(options.root, self.name, text, has_candidates=options.top is not None)
 
 
 def detect(options: DetectOptions, terminal: Terminal, *, verbose: bool = False) -> Detections:
@@ -129,33 +161,41 @@ def detect(options: DetectOptions, terminal: Terminal, *, verbose: bool = False)
     """
     try:
         # 1 and 2. Read the probe, and choose the thresholds.
-        settings = Store(options.root, "").stored_settings()
-        shards = list_shards(options.root)
+        store = Store(options.root, "")
+        settings, shard = store.stored_settings(), list_shards(options.root)[0]
         assert settings is not None, "there are shards"
-        plan = (_plan_probe if options.probe is not None else _plan_predictions)(options, settings, shards[0], terminal)
+        if options.probe is None:
+            plan = _plan_predictions(options, settings, shard, terminal)
+        else:
+            probe = read_probe(options.root, options.probe)
+            column = store.column_of(probe.layer)
+            with open_shard(shard, vectors=column) as file:
+                dim = file.schema_arrow.field(column).type.list_size
+            plan = plan_probe(options, probe, VectorColumn(column, dim, settings), terminal)
 
         # 3. Refuse detections of other settings.
         folder_name("--name", plan.name)
-        text = json.dumps(plan.settings, sort_keys=True)
-        has_candidates = options.top is not None
-        output = derived_output(options.root, plan.name, text, has_candidates=has_candidates)
-        _refuse_others(options, plan)
+        output = plan.output(options)
+        refuse_others(options, plan)
 
         # 4. Score.
         def claim_name() -> None:  # another run may have written since
-            if _refuse_others(options, plan):
+            if refuse_others(options, plan):
                 delete_detections(options.root, plan.name)
                 terminal.say(f"detections of other settings in detections/{plan.name} are replaced")
 
-        outcome = derive(options.root, output, plan.derivation, terminal, on_claimed=claim_name, verbose=verbose)
+        chosen = choose_recordings(options.root, options.where)
+        outcome = derive(
+            options.root, output, plan.derivation, terminal, chosen=chosen, on_claimed=claim_name, verbose=verbose
+        )
 
         # 5. Choose the best.
         folder = detections_folder(options.root, plan.name)
-        if has_candidates:
+        if options.top is not None:
             choose_top(output, folder, options.merging)
 
-        # 6. Count.
-        activity = count_activity(folder)
+        # 6. Add when and where, and count.
+        activity = add_when_and_where(folder, RecordingsById(read_recordings(Store(options.root, ""))))
         known = {row["label"] for row in plan.classes}
         others = [{"label": label} for label in activity if label not in known]
         described = [row | activity.get(row["label"], Activity()).describe() for row in [*plan.classes, *others]]
@@ -169,16 +209,19 @@ def detect(options: DetectOptions, terminal: Terminal, *, verbose: bool = False)
     return Detections(folder, activity, outcome)
 
 
-def _plan_probe(options: DetectOptions, settings: dict[str, Any], shard: str, terminal: Terminal) -> _Plan:
+def plan_probe(options: DetectOptions, probe: StoredProbe, vectors: VectorColumn, terminal: Terminal) -> Plan:
     """Plan the detections of a probe.
 
+    Args:
+        options: The options.
+        probe: The probe.
+        vectors: The vectors that the probe scores.
+        terminal: Shows the thresholds.
+
     Raises:
-        RequestError: The probe does not fit the output, or the thresholds do not fit the probe.
+        RequestError: The probe does not fit the vectors, or the thresholds do not fit the probe.
     """
-    assert options.probe is not None
-    probe = read_probe(options.root, options.probe)
-    column = Store(options.root, "").column_of(probe.layer)
-    _refuse_unfit(probe, settings, shard, column)
+    _refuse_unfit(probe, vectors)
     thresholds = _choose(options, probe)
     _print_thresholds(options, probe, thresholds, terminal)
     scorer = Scorer(
@@ -199,15 +242,17 @@ def _plan_probe(options: DetectOptions, settings: dict[str, Any], shard: str, te
             probe.classes, thresholds.threshold, thresholds.precision, thresholds.recall, strict=True
         )
     ]
-    return _Plan(
+    return Plan(
         name=options.name or probe.name,
-        derivation=ProbeDetection(scorer, tuple(probe.classes), column, merging),
-        settings=_settings(options, settings, {row["label"]: row["threshold"] for row in classes}, probe.digest),
+        derivation=ProbeDetection(scorer, tuple(probe.classes), vectors.name, merging),
+        settings=_settings(
+            options, vectors.settings, {row["label"]: row["threshold"] for row in classes}, probe.digest
+        ),
         classes=classes,
     )
 
 
-def _plan_predictions(options: DetectOptions, settings: dict[str, Any], shard: str, terminal: Terminal) -> _Plan:
+def _plan_predictions(options: DetectOptions, settings: dict[str, Any], shard: str, terminal: Terminal) -> Plan:
     """Plan the detections of the model's own labels.
 
     Raises:
@@ -223,7 +268,7 @@ def _plan_predictions(options: DetectOptions, settings: dict[str, Any], shard: s
         raise RequestError("--min-precision: predicted labels have no test to choose from: use --threshold")
     chosen = {} if options.threshold_file is None else read_thresholds(options.threshold_file)
     terminal.say(f"labels predicted by the model · threshold {options.otherwise:g}")
-    return _Plan(
+    return Plan(
         name=options.name or PREDICTIONS,
         derivation=PredictionDetection(chosen, options.otherwise, options.merging),
         settings=_settings(options, settings, chosen | {"": options.otherwise}, PREDICTIONS),
@@ -240,12 +285,11 @@ def _settings(
         "merge_gap_s": options.merging.gap_s,
         "top": options.top,
         "embeddings": settings,
-    }
+    } | ({} if options.where is None else {"where": options.where})
 
 
-def _refuse_unfit(probe: StoredProbe, settings: dict[str, Any], shard: str, column: str) -> None:
-    with open_shard(shard, vectors=column) as file:
-        dim = file.schema_arrow.field(column).type.list_size
+def _refuse_unfit(probe: StoredProbe, vectors: VectorColumn) -> None:
+    dim, settings = vectors.dim, vectors.settings
     if probe.weight.shape[1] != dim:
         raise RequestError(
             f"--probe: {probe.name} scores vectors of {probe.weight.shape[1]:,} numbers, but this output has {dim:,}"
@@ -295,7 +339,7 @@ def _print_thresholds(options: DetectOptions, probe: StoredProbe, thresholds: Th
         raise RequestError(f"--min-precision: no class reaches {options.min_precision:g}: choose a lower one")
 
 
-def _refuse_others(options: DetectOptions, plan: _Plan) -> bool:
+def refuse_others(options: DetectOptions, plan: Plan) -> bool:
     """Refuse to mix detections of other settings under the same name; return whether they are to be replaced.
 
     Raises:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from embedding.derived.ranks import rank_in_groups
 from embedding.detecting.merging import merge_hits
 from embedding.detecting.scoring import Scorer
+from embedding.output.recordings_table import RECORDINGS_TABLE, WHEN_AND_WHERE
 from embedding.schema.vectors import EMBEDDING, finite_matrix
 
 # A window that reaches the threshold of a label.
@@ -27,6 +28,8 @@ HITS = pa.schema(
 )
 # One or more windows of a label: the score is the highest of them, and docs/schema.md explains the columns.
 DETECTIONS = pa.schema([*HITS, ("mean_score", pa.float32()), ("windows", pa.int32())])
+# As they are stored in the end: with when and where their recordings were made, null where that is unknown.
+STORED_DETECTIONS = pa.schema([*DETECTIONS, *(RECORDINGS_TABLE.field(name) for name in WHEN_AND_WHERE)])
 
 _WINDOW_COLUMNS = ("file", "file_id", "start_time", "end_time", "sample_rate")
 # Columns of predicted labels, of a run with --predict.

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 from embedding import storage
 from embedding.detecting.detection_files import read_detections
 from embedding.exporting.destination import RECORD_NAME, replace_folder
-from embedding.listing.start_times import recorded_at
 from embedding.output.store import Store
 
 RAVEN_COLUMNS = (
@@ -193,7 +192,7 @@ def _write_kaleidoscope(recordings: Iterator[tuple[str, Rows]], new: Path, root:
         for file, rows in recordings:
             folder, _, name = file.rpartition("/")
             parent, _, last = folder.rpartition("/")
-            began = recorded_at(file)
+            began = rows[0]["recorded_at"] if rows else None
             for row in rows:
                 date, time, hour = _clock(began)
                 length_s = row["end_time"] - row["start_time"]

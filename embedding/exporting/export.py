@@ -88,6 +88,7 @@ def _write_record(folder: Path, to: str, options: ExportOptions, rows: ExportedR
         "format": to,
         "of": options.root,
         "layer": options.layer,
+        "where": options.where,
         "rows": rows.n,
         "dimensions": rows.dim,
         "settings": rows.settings,

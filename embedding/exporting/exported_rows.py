@@ -1,12 +1,13 @@
 """Rows to export: vectors and the columns beside them, read in batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from embedding import storage
 from embedding.config import name_at_layer
@@ -19,6 +20,7 @@ from embedding.output.store import Store
 from embedding.pooling.partial_tables import RECORDING_COLUMNS
 from embedding.pooling.pool import POOLED_FOLDER
 from embedding.schema.vectors import EMBEDDING, as_embedding, vector_columns
+from embedding.where import choose_recordings
 
 # 25 MB, for vectors of 768 numbers.
 BATCH_ROWS = 8192
@@ -32,11 +34,13 @@ class ExportOptions:
         root: Directory or prefix of the output.
         pooling: The pooling whose recordings are exported; None for windows.
         layer: The inner layer whose vectors are exported; None for the output of the model.
+        where: An SQL condition over ``recordings.parquet``; other recordings are left out.
     """
 
     root: str
     pooling: str | None = None
     layer: str | None = None
+    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class ExportedRows:
         vectors: The column of vectors.
         other_columns: The columns beside the vectors.
         settings: Settings of the vectors.
+        chosen: ``file_id`` of the recordings that are exported; None: all.
     """
 
     noun: str
@@ -62,6 +67,7 @@ class ExportedRows:
     vectors: str
     other_columns: pa.Schema
     settings: dict[str, Any]
+    chosen: NDArray[np.int64] | None = None
 
     def batches(self) -> Iterator[pa.Table]:
         """Yield the rows in batches: ``other_columns``, and the vectors as EMBEDDING.
@@ -77,6 +83,8 @@ class ExportedRows:
                 for batch in pq.ParquetFile(stream).iter_batches(BATCH_ROWS, columns=columns):
                     check_values(uri, pa.table(batch))
                     rows = as_embedding(_add_times(pa.table(batch)).select(columns), self.vectors)
+                    if self.chosen is not None:
+                        rows = rows.filter(pa.array(np.isin(rows["file_id"].to_numpy(), self.chosen)))
                     yield rows.replace_schema_metadata(None)
                     n += len(rows)
         if n != self.n:
@@ -84,7 +92,10 @@ class ExportedRows:
 
     def files(self) -> list[str]:
         """Return the names of the recordings, in order."""
-        return sorted(set().union(*map_in_threads(_read_files, [(uri, self.advice) for uri in self.uris])))
+        recordings = pa.concat_tables(map_in_threads(_read_recordings, [(uri, self.advice) for uri in self.uris]))
+        if self.chosen is not None:
+            recordings = recordings.filter(pa.array(np.isin(recordings["file_id"].to_numpy(), self.chosen)))
+        return sorted(recordings["file"].unique().to_pylist())
 
 
 def find_rows(options: ExportOptions) -> ExportedRows:
@@ -100,12 +111,12 @@ def find_rows(options: ExportOptions) -> ExportedRows:
         rows = _find_rows("window", storage.join(root, "embeddings"), column, EMBED_AGAIN)
         if rows is None:
             raise no_embeddings_error(root)
-        return rows
+        return _restricted(rows, root, options.where)
     pooling = name_at_layer(options.pooling, options.layer)
     rows = _find_rows("recording", storage.join(root, POOLED_FOLDER, pooling), EMBEDDING, DERIVE_AGAIN)
     if rows is None:
         raise RequestError(f"--recordings: {root} holds no recordings/{pooling}: write them with jobs.pool")
-    return rows
+    return _restricted(rows, root, options.where)
 
 
 def _find_rows(noun: str, folder: str, column: str, advice: str) -> ExportedRows | None:
@@ -142,10 +153,26 @@ def _read_footer(uri: str, advice: str) -> tuple[int, pa.Schema]:
         return file.metadata.num_rows, file.schema_arrow
 
 
-def _read_files(uri: str, advice: str) -> list[str]:
-    """Return the names of the recordings in a file."""
+def _read_recordings(uri: str, advice: str) -> pa.Table:
+    """Return ``file``, ``file_id`` and the number of rows ``n`` of each recording in a file."""
     with refuse_damage(uri, advice), storage.open_stream(uri, KEY_RANGE_BYTES) as stream:
-        return pq.ParquetFile(stream).read(columns=["file"], use_threads=False)["file"].unique().to_pylist()
+        rows = pq.ParquetFile(stream).read(columns=["file", "file_id"], use_threads=False).replace_schema_metadata(None)
+        check_values(uri, rows)
+    counted = rows.group_by(["file", "file_id"]).aggregate([([], "count_all")])
+    return counted.rename_columns(["file", "file_id", "n"])
+
+
+def _restricted(rows: ExportedRows, root: str, where: str | None) -> ExportedRows:
+    """Return the rows of the recordings for which a condition holds."""
+    chosen = choose_recordings(root, where)
+    if chosen is None:
+        return rows
+    counted = pa.concat_tables(map_in_threads(_read_recordings, [(uri, rows.advice) for uri in rows.uris]))
+    is_chosen = np.isin(counted["file_id"].to_numpy(), chosen)
+    n = int(counted["n"].to_numpy()[is_chosen].sum())
+    if not n:
+        raise RequestError(f"--where: no {rows.noun} of a recording that fulfils {where!r} is stored")
+    return replace(rows, n=n, chosen=chosen)
 
 
 def _add_times(rows: pa.Table) -> pa.Table:

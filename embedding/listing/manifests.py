@@ -1,8 +1,9 @@
 """Manifests: .csv or .parquet files with a column ``file``, one recording per row, and further columns about it."""
 
 import posixpath
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -34,6 +35,12 @@ def manifest_files(uri: str) -> Generator[list[str]]:
     with _readable(uri, "--input"), closing(read(uri)) as lists:
         for files in lists:
             yield [_absolute(file, uri, "--input") for file in files]
+
+
+def manifests_among(inputs: Iterable[str]) -> list[str]:
+    """Return the manifests among the inputs of a run, as absolute paths or URIs."""
+    uris = [storage.normalise(uri, "--input") for uri in inputs if uri.lower().endswith(MANIFEST_SUFFIXES)]
+    return [uri for uri in uris if storage.is_s3(uri) or Path(uri).is_file()]
 
 
 def read_manifest(uri: str, option: str) -> pa.Table:

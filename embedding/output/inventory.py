@@ -4,6 +4,7 @@ Windows of a recording are written in order, so the keys of a shard are kept as 
 million windows in shards are some hundred thousand ranges in memory.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,16 @@ def find_window_ranges(keys: pa.Table, shard: int) -> pa.Table:
         ],
         schema=WINDOW_RANGES,
     )
+
+
+def digest_of_keys(window_ranges: pa.Table) -> str:
+    """Return a text that is the same for shards with the same windows.
+
+    Args:
+        window_ranges: The ranges of one shard, sorted by recording and first window.
+    """
+    keys = np.column_stack([window_ranges[name].to_numpy().astype(np.int64) for name in ("file_id", "first", "last")])
+    return hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ def is_settled(store: Store) -> bool:
     return (store.read_json(NAME) or {}).get("state") not in ("running", "failed")
 
 
+def has_ended(store: Store) -> bool:
+    """Return whether the last run has come to its end, where it brings the table of recordings up to date."""
+    return (store.read_json(NAME) or {}).get("state") in ("complete", "incomplete")
+
+
 @dataclass(frozen=True)
 class RunEntry:
     """One run in the history of an output.

@@ -13,6 +13,7 @@ from embedding import storage
 from embedding.config import MODEL_FOLDER
 from embedding.errors import RequestError
 from embedding.output.inventory import KEY_RANGE_BYTES
+from embedding.output.shard_facts import facts_of, look_up_facts
 from embedding.output.shard_schema import (
     EMBED_AGAIN,
     BadShardError,
@@ -24,7 +25,7 @@ from embedding.output.shard_schema import (
     hashes_of,
     settings_of,
 )
-from embedding.schema.batches import AUDIO_HASH, WINDOW_COLUMNS
+from embedding.schema.batches import AUDIO_HASH, RECORDER_FACTS, WINDOW_COLUMNS
 from embedding.schema.failures import FAILURES
 from embedding.schema.vectors import EMBEDDING, vector_columns
 from embedding.storage import s3
@@ -129,7 +130,7 @@ def refuse_other_columns(uri: str, schema: pa.Schema, vectors: str) -> None:
 
 
 def read_shard(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Return the rows of a shard, with AUDIO_HASH as a column.
+    """Return the rows of a shard, with AUDIO_HASH and RECORDER_FACTS as columns.
 
     Args:
         uri: The shard.
@@ -145,9 +146,10 @@ def read_shard(uri: str, columns: list[str] | None = None) -> pa.Table:
         table = file.read(columns=columns, use_threads=False)
         table.validate(full=True)
         check_values(uri, table)
-        hashes = hashes_of(uri, file.schema_arrow)
-    column = look_up_hashes(table["file_id"].to_numpy(), hashes)
-    return table.append_column(AUDIO_HASH[0], column).replace_schema_metadata(None)
+        hashes, facts = hashes_of(uri, file.schema_arrow), facts_of(uri, file.schema_arrow)
+    ids = table["file_id"].to_numpy()
+    table = table.append_column(AUDIO_HASH[0], look_up_hashes(ids, hashes))
+    return table.append_column(RECORDER_FACTS[0], look_up_facts(ids, facts)).replace_schema_metadata(None)
 
 
 def read_schema(uri: str) -> pa.Schema:

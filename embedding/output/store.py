@@ -27,10 +27,11 @@ from embedding.errors import RequestError
 from embedding.output import json_files, shard_reading
 from embedding.output.inventory import Inventory, ParallelMap, map_in_threads
 from embedding.output.json_files import ReportRecord, RunRecord
+from embedding.output.shard_facts import FACTS_KEY, pack_facts
 from embedding.output.shard_reading import STORED_FAILURES, no_embeddings_error
 from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY, settings_of
 from embedding.redact import redact, redact_all
-from embedding.schema.batches import AUDIO_HASH, WINDOW_COLUMNS
+from embedding.schema.batches import AUDIO_HASH, RECORDER_FACTS, WINDOW_COLUMNS
 from embedding.schema.failures import FAILURES, Failure
 from embedding.schema.vectors import EMBEDDING, vector_columns
 
@@ -66,7 +67,8 @@ class Store:
         """Write one shard, completely or not at all; a shard with the same name is replaced.
 
         Args:
-            table: The columns of ``embeddings_schema`` and, optionally, AUDIO_HASH, which goes into the metadata.
+            table: The columns of ``embeddings_schema`` and, optionally, AUDIO_HASH and RECORDER_FACTS, which go into
+                the metadata.
             name: Name of the shard, without suffix.
 
         Returns:
@@ -77,6 +79,10 @@ class Store:
         if AUDIO_HASH[0] in table.column_names:
             metadata[AUDIO_HASHES_KEY] = _pack_hashes(table)
             table = table.drop_columns(AUDIO_HASH[0])
+        if RECORDER_FACTS[0] in table.column_names:
+            if facts := pack_facts(table):
+                metadata[FACTS_KEY] = facts
+            table = table.drop_columns(RECORDER_FACTS[0])
         vectors = table.schema.field(EMBEDDING)
         more = [(field.name, field.type) for field in table.schema if field.name not in _FIXED_COLUMNS]
         schema = embeddings_schema(vectors.type.list_size, *more)
@@ -84,7 +90,7 @@ class Store:
         return uri
 
     def read_shard(self, uri: str, columns: list[str] | None = None) -> pa.Table:
-        """Return the rows of a shard as ``write_shard`` got them, AUDIO_HASH included.
+        """Return the rows of a shard as ``write_shard`` got them, with AUDIO_HASH and RECORDER_FACTS.
 
         Args:
             uri: The shard.

@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from embedding.errors import RunError, storage_failure
+from embedding.listing.manifest_columns import ManifestColumns
 from embedding.output.inventory import READERS, Inventory
 from embedding.overview.drawn_sample import DrawnSample, project_sample
-from embedding.overview.manifest_columns import ManifestColumns
 from embedding.overview.sample_choice import largest_sampled_hash
 from embedding.overview.shard_sums import ShardSums, empty_sums, sum_shard
 from embedding.overview.weighted_values import UsualRange
@@ -59,7 +60,11 @@ class Overview:
 
 
 def build_overview(
-    inventory: Inventory, manifest_columns: ManifestColumns, sample_size: int, count: Callable[[int], None]
+    inventory: Inventory,
+    manifest_columns: ManifestColumns,
+    sample_size: int,
+    count: Callable[[int], None],
+    chosen: NDArray[np.int64] | None = None,
 ) -> Overview:
     """Sum up all windows of an output, and project a sample.
 
@@ -68,20 +73,22 @@ def build_overview(
         manifest_columns: Columns of manifests.
         sample_size: Windows in the sample.
         count: Called with the number of shards that were read since its last call.
+        chosen: ``file_id`` of the recordings that count; None: all.
 
     Raises:
         RunError: The storage failed, or a shard is damaged or has vectors of another length.
     """
-    sums = _sum_shards(inventory, manifest_columns, sample_size, count)
+    ranges = inventory.window_ranges
+    if chosen is not None:
+        ranges = ranges.filter(pa.array(np.isin(ranges["file_id"].to_numpy(), chosen)))
+    largest_hash = largest_sampled_hash(ranges, sample_size)
+    read = partial(sum_shard, largest_hash=largest_hash, recorded_at=manifest_columns.recorded_at, chosen=chosen)
+    sums = _sum_shards(inventory, read, count)
     usual_norms = UsualRange.of(sums.norms) if len(sums.norms.values) else None
     return Overview(sums, manifest_columns, usual_norms, project_sample(sums.sample, manifest_columns))
 
 
-def _sum_shards(
-    inventory: Inventory, manifest_columns: ManifestColumns, sample_size: int, count: Callable[[int], None]
-) -> ShardSums:
-    largest_hash = largest_sampled_hash(inventory.window_ranges, sample_size)
-    read = partial(sum_shard, largest_hash=largest_hash, recorded_at=manifest_columns.recorded_at)
+def _sum_shards(inventory: Inventory, read: Callable[[str], ShardSums], count: Callable[[int], None]) -> ShardSums:
     total: ShardSums | None = None
     # At most one thread per core: reading is mostly decompression, and each thread holds some vectors.
     with thread_pool(min(READERS, os.cpu_count() or 1)) as pool:

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedding.listing.manifest_columns import ManifestColumns
 from embedding.overview import projections
-from embedding.overview.manifest_columns import ManifestColumns
 from embedding.overview.point_colours import ColourScheme, PointDetails, common_folder
 from embedding.overview.sample_choice import hash_windows
 from embedding.schema.vectors import matrix

@@ -10,13 +10,15 @@ import pyarrow as pa
 from embedding import extras, storage
 from embedding.cli.terminal import Terminal
 from embedding.errors import RequestError, storage_failure
+from embedding.listing.manifest_columns import ManifestColumns
 from embedding.listing.manifests import MANIFEST_SUFFIXES, read_manifest
 from embedding.output import run_report
 from embedding.output.consistency import ConsistencyReport
 from embedding.output.inventory import Inventory
+from embedding.output.recordings_table import read_recordings
 from embedding.output.store import Store
-from embedding.overview.manifest_columns import ManifestColumns
 from embedding.text import size
+from embedding.where import choose_recordings
 
 # Packages of the extra `report`.
 PACKAGES = ("jinja2", "kaleido", "plotly", "sklearn", "umap")
@@ -31,15 +33,19 @@ class ReportOptions:
         png: The folder of the PNG files; None: no PNG files.
         manifest: Name and rows of a manifest; None: the manifests that were inputs of the run.
         sample_size: Windows in the sample.
+        where: An SQL condition over ``recordings.parquet``; other recordings are not shown.
     """
 
     html: str | None
     png: Path | None
     manifest: tuple[str, pa.Table] | None
     sample_size: int
+    where: str | None = None
 
     @classmethod
-    def of(cls, html: str | None, png: str | None, manifest: str | None, sample_size: int) -> "ReportOptions":
+    def of(
+        cls, html: str | None, png: str | None, manifest: str | None, sample_size: int, where: str | None = None
+    ) -> "ReportOptions":
         """Check the values of the options on the command line, and read the manifest.
 
         Args:
@@ -47,6 +53,7 @@ class ReportOptions:
             png: Value of ``--png``.
             manifest: Value of ``--manifest``.
             sample_size: Value of ``--sample``.
+            where: Value of ``--where``.
 
         Raises:
             RequestError: A package or the browser is missing, or a file or folder cannot be written or read.
@@ -65,6 +72,7 @@ class ReportOptions:
             None if png is None else _make_folder(_check_local(png), "--png"),
             named_table,
             sample_size,
+            where,
         )
 
     def write(self, store: Store, inventory: Inventory, consistency: ConsistencyReport, terminal: Terminal) -> None:
@@ -77,14 +85,23 @@ class ReportOptions:
             terminal: Shows progress, warnings and the names of the files.
 
         Raises:
+            RequestError: The condition makes no sense.
             RunError: A shard is damaged, the storage or the browser failed.
         """
         from embedding.overview.build import build_overview  # imports scikit-learn, which takes a second
 
         run, report = store.read_json("run.json") or {}, store.read_json(run_report.NAME) or {}
         columns, manifests, warnings = self._read_columns(run)
+        try:
+            recordings = read_recordings(store)
+            chosen = None if self.where is None else choose_recordings(store.root, self.where)
+        except OSError as error:
+            raise storage_failure(error) from error
+        columns = columns.with_starts(recordings)
+        if chosen is not None:
+            warnings.append(f"only recordings where {self.where}: {len(chosen):,} of {len(recordings):,}")
         with terminal.counting("shards", len(inventory.shards)) as count:
-            overview = build_overview(inventory, columns, self.sample_size, count)
+            overview = build_overview(inventory, columns, self.sample_size, count, chosen)
         sample = overview.sums.sample
         if manifests and len(sample) and not columns.has_row_for_any(sample["file"]):
             verb = "has" if len(manifests) == 1 else "have"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embedding.overview.manifest_columns import ManifestColumns
+from embedding.listing.manifest_columns import ManifestColumns
 from embedding.text import clock
 
 # Eight hues and two greys that people with any kind of colour vision can distinguish, on white and on black

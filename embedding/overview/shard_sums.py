@@ -7,6 +7,7 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from embedding.output.shard_reading import open_shard
 from embedding.output.store import embeddings_schema
@@ -65,13 +66,19 @@ class ShardSums:
         )
 
 
-def sum_shard(uri: str, largest_hash: np.uint64, recorded_at: Callable[[str], datetime | None]) -> ShardSums:
+def sum_shard(
+    uri: str,
+    largest_hash: np.uint64,
+    recorded_at: Callable[[str], datetime | None],
+    chosen: NDArray[np.int64] | None = None,
+) -> ShardSums:
     """Return the sums of one shard.
 
     Args:
         uri: The shard.
         largest_hash: The largest hash in the sample, from ``sample_choice.largest_sampled_hash``.
         recorded_at: Returns the time when a recording began, from its name.
+        chosen: ``file_id`` of the recordings that count; None: all.
 
     Raises:
         OSError: The shard cannot be read.
@@ -82,7 +89,9 @@ def sum_shard(uri: str, largest_hash: np.uint64, recorded_at: Callable[[str], da
         names = [name for name, _ in WINDOW_COLUMNS]
         windows = shard.read(columns=names, use_threads=False).replace_schema_metadata(None)
         hashes = hash_windows(windows["file_id"].to_numpy(), windows["window_index"].to_numpy())
-        is_sampled = hashes <= largest_hash
+        ids = windows["file_id"].to_numpy()
+        is_chosen = np.ones(len(ids), bool) if chosen is None else np.isin(ids, chosen)
+        is_sampled = (hashes <= largest_hash) & is_chosen
         norms, sampled, n_read = np.empty(len(windows), np.float32), [], 0
         for batch in shard.iter_batches(BATCH_ROWS, columns=["embedding"], use_threads=False):
             rows = slice(n_read, n_read := n_read + len(batch))
@@ -91,6 +100,7 @@ def sum_shard(uri: str, largest_hash: np.uint64, recorded_at: Callable[[str], da
             sampled += embedding.filter(pa.array(is_sampled[rows])).chunks
         vector_type = shard.schema_arrow.field("embedding").type
     sample = windows.filter(pa.array(is_sampled)).append_column("embedding", pa.chunked_array(sampled, vector_type))
+    windows, norms = windows.filter(pa.array(is_chosen)), norms[is_chosen]
     is_finite = np.isfinite(norms)
     with_norms = windows.append_column("norm", pa.array(norms, pa.float64())).filter(pa.array(is_finite))
     return ShardSums(

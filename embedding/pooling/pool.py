@@ -18,6 +18,7 @@ from embedding.output.store import Store
 from embedding.pooling.partial_sums import SEQUENCE
 from embedding.pooling.partial_tables import SHARD_COLUMNS, make_partials, merge_partials, pool_partials
 from embedding.schema.vectors import as_embedding
+from embedding.where import choose_recordings
 
 POOLED_FOLDER = "recordings"
 
@@ -52,7 +53,13 @@ class Pooling:
 
 
 def pool(
-    root: str, poolings: tuple[str, ...], layer: str | None, terminal: Terminal, *, verbose: bool = False
+    root: str,
+    poolings: tuple[str, ...],
+    layer: str | None,
+    terminal: Terminal,
+    *,
+    where: str | None = None,
+    verbose: bool = False,
 ) -> Outcome:
     """Pool the vectors of an output; recordings that are pooled already are not pooled again.
 
@@ -61,6 +68,8 @@ def pool(
         poolings: Names of poolings.
         layer: The inner layer whose vectors are pooled; None for the output of the model.
         terminal: Prints progress.
+        where: An SQL condition over ``recordings.parquet``; other recordings are not pooled now, and rows of recordings
+            that are pooled already stay.
         verbose: Print the log lines of Ray.
 
     Raises:
@@ -72,7 +81,8 @@ def pool(
     if settings is None:
         raise no_embeddings_error(root)
     output = pooled_output(root, poolings, layer, json.dumps(settings, sort_keys=True))
-    return derive(root, output, Pooling(poolings, store.column_of(layer)), terminal, verbose=verbose)
+    pooling = Pooling(poolings, store.column_of(layer))
+    return derive(root, output, pooling, terminal, chosen=choose_recordings(root, where), verbose=verbose)
 
 
 def pooled_output(root: str, poolings: tuple[str, ...], layer: str | None, settings: str) -> DerivedOutput:

@@ -25,6 +25,9 @@ WINDOW_COLUMNS = [
 
 # The hash of the recording's audio, null until all of the audio is decoded. Shards hold the hash in their metadata.
 AUDIO_HASH = ("audio_hash", pa.int64())
+# What the recorder wrote into the recording's file, as ``recording_facts.encode_facts`` returns it. Shards hold it in
+# their metadata, too.
+RECORDER_FACTS = ("recorder_facts", pa.string())
 
 
 def windows_schema(specs: Iterable[WindowSpec]) -> pa.Schema:
@@ -36,7 +39,7 @@ def windows_schema(specs: Iterable[WindowSpec]) -> pa.Schema:
     rates = by_rate(specs)
     hashes = [(hash_column(spec.rate_hz), AUDIO_HASH[1]) for spec in rates]
     windows = [(window_column(spec.rate_hz), pa.list_(pa.float32(), spec.length)) for spec in rates]
-    return pa.schema([*WINDOW_COLUMNS, FIELD, *hashes, *windows])
+    return pa.schema([*WINDOW_COLUMNS, FIELD, RECORDER_FACTS, *hashes, *windows])
 
 
 def by_rate(specs: Iterable[WindowSpec]) -> list[WindowSpec]:
@@ -60,8 +63,8 @@ def output_column(target: int, name: str) -> str:
 
 
 def rows_of_target(rows: pa.Table, target: int, rate_hz: int) -> pa.Table:
-    """Return the rows that ``target`` needs, with the columns of its output and AUDIO_HASH."""
-    columns = {name: name for name, _ in WINDOW_COLUMNS} | {hash_column(rate_hz): AUDIO_HASH[0]}
+    """Return the rows that ``target`` needs, with the columns of its output, RECORDER_FACTS and AUDIO_HASH."""
+    columns = {name: name for name, _ in [*WINDOW_COLUMNS, RECORDER_FACTS]} | {hash_column(rate_hz): AUDIO_HASH[0]}
     prefix = output_column(target, "")
     columns |= {name: name.removeprefix(prefix) for name in rows.column_names if name.startswith(prefix)}
     own = rows.select(list(columns)).rename_columns(list(columns.values()))

@@ -24,6 +24,7 @@ from embedding.output.store import Store
 from embedding.schema.vectors import as_embedding
 from embedding.search.nearest_windows import HITS, find_nearest, merge_hits
 from embedding.search.query import encode_clip, find_window
+from embedding.where import choose_recordings
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class SearchOptions:
         at_s: A time in the stored window, in seconds from the start of its recording.
         k: Number of hits.
         layer: The inner layer whose vectors are compared; None for the output of the model.
+        where: An SQL condition over ``recordings.parquet``; windows of other recordings are no hits.
     """
 
     root: str
@@ -45,6 +47,7 @@ class SearchOptions:
     at_s: float
     k: int
     layer: str | None = None
+    where: str | None = None
 
 
 def search(options: SearchOptions, *, verbose: bool = False) -> pa.Table:
@@ -66,6 +69,7 @@ def search(options: SearchOptions, *, verbose: bool = False) -> pa.Table:
         # 1. Find the shards and the column of vectors.
         shards = list_shards(options.root)
         column = store.column_of(options.layer)
+        chosen = choose_recordings(options.root, options.where)
 
         # 2. Turn the query into vectors.
         query_window: dict[str, Any] | None = None
@@ -79,7 +83,7 @@ def search(options: SearchOptions, *, verbose: bool = False) -> pa.Table:
 
         # 3. Find the nearest windows; a stored query is among them, so one hit more is needed.
         k = options.k if query_window is None else options.k + 1
-        hits = _search_on_ray(shards, column, query, k, verbose=verbose)
+        hits = _search_on_ray(shards, column, query, k, chosen, verbose=verbose)
     except OSError as error:
         raise storage_failure(error) from error
 
@@ -90,20 +94,30 @@ def search(options: SearchOptions, *, verbose: bool = False) -> pa.Table:
     return hits.slice(0, options.k)
 
 
-def _search_on_ray(shards: list[str], column: str, query: NDArray[np.float32], k: int, *, verbose: bool) -> pa.Table:
+def _search_on_ray(
+    shards: list[str],
+    column: str,
+    query: NDArray[np.float32],
+    k: int,
+    chosen: NDArray[np.int64] | None,
+    *,
+    verbose: bool,
+) -> pa.Table:
     from embedding.ray_runtime.session import session  # Ray takes seconds to import
     from embedding.ray_runtime.worker_errors import raise_worker_errors
 
     with session(verbose=verbose), raise_worker_errors():
         from embedding.ray_runtime.datasets import stream
 
-        hits = HITS.empty_table()
-        for hits_of_task in stream(search_shards, pa.table({"uri": shards}), column, query, k, verbose=verbose):
+        hits, tasks = HITS.empty_table(), pa.table({"uri": shards})
+        for hits_of_task in stream(search_shards, tasks, column, query, k, chosen, verbose=verbose):
             hits = merge_hits([hits, hits_of_task], k)
         return hits
 
 
-def search_shards(shards: pa.Table, column: str, query: NDArray[np.float32], k: int) -> pa.Table:
+def search_shards(
+    shards: pa.Table, column: str, query: NDArray[np.float32], k: int, chosen: NDArray[np.int64] | None = None
+) -> pa.Table:
     """Return the nearest windows of some shards: the task of a worker.
 
     Args:
@@ -111,6 +125,7 @@ def search_shards(shards: pa.Table, column: str, query: NDArray[np.float32], k: 
         column: The column of vectors.
         query: ``[queries, dim]``.
         k: Number of hits.
+        chosen: ``file_id`` of the recordings whose windows are compared; None: all.
 
     Returns:
         A table of HITS, the nearest first.
@@ -119,16 +134,23 @@ def search_shards(shards: pa.Table, column: str, query: NDArray[np.float32], k: 
         OSError: The storage failed.
         RequestError: A shard is damaged, or has vectors of another length than the query.
     """
-    windows = (_read_shard(uri, column, query.shape[1]) for uri in shards["uri"].to_pylist())
+    windows = (_read_shard(uri, column, query.shape[1], chosen) for uri in shards["uri"].to_pylist())
     return merge_hits([find_nearest(table, query, k) for table in windows], k)
 
 
-def _read_shard(uri: str, column: str, dim: int) -> pa.Table:
-    """Return the windows of a shard, with the vectors as ``embedding``."""
+def _read_shard(uri: str, column: str, dim: int, chosen: NDArray[np.int64] | None) -> pa.Table:
+    """Return the windows of chosen recordings in a shard, with the vectors as ``embedding``."""
     with open_shard(uri, vectors=column) as shard:
         length = shard.schema_arrow.field(column).type.list_size
         if length != dim:
             raise RequestError(
                 f"{uri} holds vectors of {length:,} numbers, but those of the query have {dim:,}: {EMBED_AGAIN}"
             )
-        return as_embedding(shard.read(columns=[*HITS.names[:-1], column], use_threads=False), column)
+        columns = [*HITS.names[:-1], column]
+        if chosen is None:
+            return as_embedding(shard.read(columns=columns, use_threads=False), column)
+        ids = shard.read(columns=["file_id"], use_threads=False)["file_id"].to_numpy()
+        is_chosen = np.isin(ids, chosen)
+        if not is_chosen.any():  # its vectors are not read
+            return as_embedding(shard.schema_arrow.empty_table().select(columns), column)
+        return as_embedding(shard.read(columns=columns, use_threads=False).filter(pa.array(is_chosen)), column)

@@ -146,7 +146,7 @@ def test_json_on_stdout_stays_valid_beside_a_page(tmp_path: Path, capfd: pytest.
         (["--html", "p.html", "--sample", "many"], "--sample: expected a whole number"),
         (["--html", "p.html", "--manifest", "{folder}/none.csv"], "--manifest: cannot read manifest {folder}/none.csv"),
         (["--html", "p.html", "--manifest", "{folder}/file"], "--manifest: {folder}/file is not a manifest"),
-        (["--sample", "7"], "--manifest and --sample need --html FILE or --png DIR"),
+        (["--sample", "7"], "--manifest, --sample and --where need --html FILE or --png DIR"),
         (["--htlm", "p.html"], "unknown option --htlm (did you mean '--html'?)"),
         (["--png", "{folder}/file"], "--png: cannot make {folder}/file: File exists"),
         (["--png", ""], "--png: expected a path or an s3:// URI, got an empty name"),

@@ -59,6 +59,7 @@ def windows_table(windows: np.ndarray) -> pa.Table:
         "sample_rate": [RATE_HZ] * n,
         "channels": [1] * n,
         "targets": [1] * n,
+        "recorder_facts": [""] * n,
         "audio_hash_16000": [None] * n,
         "window_16000": list(windows),
     }

@@ -40,7 +40,7 @@ def test_the_result_counts_failures_by_kind_and_shows_commands_to_read(monkeypat
         "2 failed: corrupt 1, empty 1 · 5,360 windows in 3 shards",
         """  duckdb -c "select * from '/out/embeddings/*.parquet' limit 5\"""",
         """  /env/bin/python -c "import pandas; print(pandas.read_parquet('/out/embeddings'))\"""",
-        "  failures: /out/failures/ · report: /out/report.json",
+        "  failures: /out/failures/ · recordings: /out/recordings.parquet · report: /out/report.json",
     ]
 
 
@@ -52,7 +52,7 @@ def test_the_result_counts_changed_and_unchanged_recordings() -> None:
         "done in 5 s: 1,202 of 1,204 recordings embedded and saved (309 of them before; 12 again, because they had "
         "changed; 1 had a new time or size, but the same audio) · 1 window in 1 shard"
     )
-    assert text.getvalue().splitlines()[-1] == "  report: /out/report.json"
+    assert text.getvalue().splitlines()[-1] == "  recordings: /out/recordings.parquet · report: /out/report.json"
 
 
 def test_commands_use_only_programs_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:

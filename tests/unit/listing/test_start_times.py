@@ -7,12 +7,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from embedding.listing.start_times import HEX_YEARS, YEARS, recorded_at
+from embedding.listing.start_times import UNIX_YEARS, YEARS, facts_of_name, recorded_at
+from embedding.schema.recording_facts import RecordingFacts
 
 TIMES = st.datetimes(datetime(YEARS[0], 1, 1), datetime(YEARS[-1], 12, 31)).map(
     lambda time: time.replace(microsecond=0)
 )
-HEX_TIMES = st.datetimes(datetime(HEX_YEARS[0], 1, 2), datetime(HEX_YEARS[-1], 12, 30), timezones=st.just(UTC))
+HEX_TIMES = st.datetimes(datetime(UNIX_YEARS[0], 1, 2), datetime(UNIX_YEARS[-1], 12, 30), timezones=st.just(UTC))
 FORMATS = [
     "%Y%m%d_%H%M%S",
     "%Y%m%d$%H%M%S",
@@ -55,6 +56,7 @@ def test_eight_hex_digits_are_seconds_of_an_early_audiomoth(time: datetime, fold
 
 @given(st.text("0123456789_-T:.", max_size=24), st.sampled_from(["", "a", "F"]))
 def test_a_time_consists_of_digits_of_the_name(stem: str, before: str) -> None:
+    assume(not re.fullmatch(r"\d{10}", before + stem))  # a number of seconds
     time = recorded_at(f"{before}{stem}.wav")
     if time is not None:
         digits = "".join(re.findall(r"\d", before + stem))
@@ -93,7 +95,6 @@ def test_a_name_with_several_times_has_no_time(time: datetime, later_s: int) -> 
         "DEADBEEF.WAV",  # 2088
         "0A6B7C8D.WAV",  # 1975
         "20250503_031300/aru_1.wav",
-        "S20240815T110516_E20240815T120511.wav",  # start and end
         "٢٠٢٥٠٥٠٣_٠٣١٣٠٠.wav",
         "",
         "/",
@@ -101,3 +102,34 @@ def test_a_name_with_several_times_has_no_time(time: datetime, later_s: int) -> 
 )
 def test_ambiguous_names_have_no_time(name: str) -> None:
     assert recorded_at(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "time", "utc_offset_min", "position"),
+    [
+        ("20210621T205706-0700_REC.flac", datetime(2021, 6, 21, 20, 57, 6), -420, (None, None)),
+        ("20200905T000000+1000_REC [-27.3852 152.1412].flac", datetime(2020, 9, 5), 600, (-27.3852, 152.1412)),
+        (
+            "S20240101T000000.123+1000_E20240101T005959.9+1000_-12.34+78.98.wav",
+            datetime(2024, 1, 1),
+            600,
+            (-12.34, 78.98),
+        ),
+        ("S20240815T110516_E20240815T120511.wav", datetime(2024, 8, 15, 11, 5, 16), None, (None, None)),
+        ("SWIFT01_20190801_130000-0500.wav", datetime(2019, 8, 1, 13), -300, (None, None)),
+        ("20190801_130000-2024.wav", datetime(2019, 8, 1, 13), None, (None, None)),  # no zone has 24 minutes past 20 h
+        ("1620000000.wav", datetime(2021, 5, 3), 0, (None, None)),
+        ("5B1A2C3D.WAV", datetime(2018, 6, 8, 7, 11, 57), 0, (None, None)),
+        ("20250503_031300.WAV", datetime(2025, 5, 3, 3, 13), None, (None, None)),
+    ],
+)
+def test_a_name_gives_zone_and_position_where_recorders_write_them(
+    name: str, time: datetime, utc_offset_min: int | None, position: tuple[float | None, float | None]
+) -> None:
+    expected = RecordingFacts("name", time, utc_offset_min, *position)
+    assert facts_of_name(f"/a/{name}") == expected
+
+
+@pytest.mark.parametrize("name", ["0123456789.wav", "9999999999.wav", "a_1620000000.wav", "16200000001.wav"])
+def test_other_numbers_are_no_seconds_since_1970(name: str) -> None:
+    assert facts_of_name(name) is None

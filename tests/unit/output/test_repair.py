@@ -57,6 +57,7 @@ class Version:
             "channels": 1,
             "duration": PROMISED_S if is_early else TRUE_S,
             "embedding": [float(self.file_id), float(index), 0.5, -1.0],
+            "recorder_facts": f'[{{"source":"bext","recorder":"{self.file_id}"}}]' if self.file_id % 2 else "",
             "audio_hash": self.hash if index == self.n - 1 else None,  # known at the end of the audio
         }
 
@@ -80,7 +81,7 @@ class Output:
             rows = [v.row(index) for v in self.versions for shard_number, index in v.rows if shard_number == number]
             rows.sort(key=lambda row: hash((row["file_id"] * 31 + row["window_index"] * 7) % (number + 5)))
             if rows:
-                schema = embeddings_schema(DIM).append(pa.field("audio_hash", pa.int64()))
+                schema = embeddings_schema(DIM, ("recorder_facts", pa.string()), ("audio_hash", pa.int64()))
                 store.write_shard(pa.Table.from_pylist(rows, schema), f"{number}")
 
     def repaired(self) -> dict[tuple[int, int], dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The store: shards, failures, JSON files, and the guard of the settings."""
 
+import base64
 import json
+import zlib
 from pathlib import Path
 
 import duckdb
@@ -13,6 +15,8 @@ import pytest
 
 from embedding import storage
 from embedding.errors import RequestError
+from embedding.output import shard_facts
+from embedding.output.shard_facts import FACTS_KEY
 from embedding.output.shard_reading import open_shard
 from embedding.output.shard_schema import AUDIO_HASHES_KEY, SETTINGS_KEY
 from embedding.output.store import Store, embeddings_schema
@@ -106,18 +110,62 @@ def _fail(_: str) -> None:
     raise OSError("the storage failed")
 
 
+def packed(content: object) -> str:
+    return base64.b64encode(zlib.compress(json.dumps(content).encode())).decode()
+
+
 EXTREMES = {1: -(2**63), 2: 2**63 - 1, 3: 0, 4: -1}
 
 
 def test_audio_hashes_are_stored_in_the_metadata_of_a_shard(store: Store) -> None:
     table = shard(*((i, 0, 1) for i in (*EXTREMES, 9)), hashes=EXTREMES)
     uri = store.write_shard(table, "a")
-    assert store.read_shard(uri).equals(table)
+    assert store.read_shard(uri).drop_columns("recorder_facts").equals(table)
     assert store.read_shard(uri, ["window_index", "file_id"])["audio_hash"].equals(table["audio_hash"])
     assert pq.read_table(uri).schema.names == embeddings_schema(DIM).names
     for key, value in pq.read_schema(uri).metadata.items():
         assert key.decode().isprintable()
         assert value.decode("utf-8").isprintable()
+
+
+def test_facts_of_recorders_are_stored_in_the_metadata_of_a_shard(store: Store) -> None:
+    facts = {1: '[{"source":"guano","recorder":"ü\n"}]', 3: '[{"source":"bext","recorder":"b"}]'}
+    table = shard((1, 0, 2), (1, 1, 2), (2, 0, 1), (3, 0, 1))
+    column = pa.array([facts.get(i, "") for i in table["file_id"].to_pylist()], pa.string())
+    uri = store.write_shard(table.append_column("recorder_facts", column), "a")
+    assert store.read_shard(uri)["recorder_facts"].combine_chunks().equals(column)
+    assert pq.read_table(uri).schema.names == embeddings_schema(DIM).names
+    assert all(value.decode("ascii").isprintable() for value in pq.read_schema(uri).metadata.values())
+
+
+def test_a_shard_without_facts_of_recorders_has_no_metadata_for_them(store: Store) -> None:
+    table = shard((1, 0, 1))
+    uri = store.write_shard(table.append_column("recorder_facts", pa.array([""])), "a")
+    assert FACTS_KEY.encode() not in pq.read_schema(uri).metadata
+    assert store.read_shard(uri)["recorder_facts"].to_pylist() == [""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["?", base64.b64encode(b"x").decode(), packed({"1": 2}), packed({"a": "b"}), packed([]), packed({"1": "x"})[:-8]],
+    ids=["no base64", "no zlib", "no text", "no number", "no object", "cut short"],
+)
+def test_damaged_facts_of_recorders_are_one_line(store: Store, text: str) -> None:
+    uri = store.write_shard(shard((1, 0, 1)), "a")
+    schema = pq.read_schema(uri)
+    pq.write_table(pq.read_table(uri).replace_schema_metadata(schema.metadata | {FACTS_KEY: text}), uri)
+    with pytest.raises(RequestError, match=r"is damaged \(its facts of recorders") as caught:
+        store.read_shard(uri)
+    assert "\n" not in str(caught.value)
+
+
+def test_facts_that_unpack_without_end_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_facts, "MOST_BYTES", 1000)
+    uri = store.write_shard(shard((1, 0, 1)), "a")
+    text = packed({"1": "0" * 2000})
+    pq.write_table(pq.read_table(uri).replace_schema_metadata(pq.read_schema(uri).metadata | {FACTS_KEY: text}), uri)
+    with pytest.raises(RequestError, match="unpack to more than 1,000 bytes"):
+        store.read_shard(uri)
 
 
 @pytest.mark.parametrize("hashes", [{}, None], ids=["null", "no column"])

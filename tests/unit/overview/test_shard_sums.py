@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from embedding.listing.manifest_columns import ManifestColumns
 from embedding.listing.start_times import recorded_at
 from embedding.output.store import Store, embeddings_schema
 from embedding.overview import shard_sums
-from embedding.overview.manifest_columns import ManifestColumns
 from embedding.overview.plotly_figures import hours_figure
 from embedding.overview.point_colours import HUES, ColourScheme, PointDetails, common_folder
 from embedding.overview.sample_choice import hash_windows, largest_sampled_hash

@@ -8,7 +8,8 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedding.listing.start_times import YEARS, recorded_at
+from embedding.listing.start_times import recorded_at
+from embedding.schema.recording_facts import YEARS
 
 # Names of columns with start times, in lower case; the first one that holds times is used.
 TIME_COLUMNS = ("recorded_at", "datetime", "timestamp", "time")
@@ -24,7 +25,7 @@ class ManifestColumns:
 
     Attributes:
         tables: The manifests, without their columns of start times.
-        starts: Start time of each recording that has one, by ``file``.
+        starts: Start time of each recording that has one, by ``file``; with a zone where the manifest has it.
     """
 
     tables: list[pa.Table]
@@ -42,6 +43,16 @@ class ManifestColumns:
             tables.append(table if name is None else table.drop_columns(name))
         return cls(tables, {file: time for file, time in starts.items() if time is not None})
 
+    def with_starts(self, recordings: pa.Table) -> "ManifestColumns":
+        """Return the columns with the start times of other sources, where the manifests have none.
+
+        Args:
+            recordings: ``file``, ``recorded_at`` and ``recorded_at_from``; times that names give anyway are not kept.
+        """
+        others = recordings.filter(pc.field("recorded_at").is_valid() & (pc.field("recorded_at_from") != "name"))
+        starts = dict(zip(others["file"].to_pylist(), others["recorded_at"].to_pylist(), strict=True))
+        return ManifestColumns(self.tables, starts | self.starts)
+
     def has_row_for_any(self, files: pa.ChunkedArray) -> bool:
         """Return whether a manifest has a row for any of ``files``."""
         return any(pc.any(pc.is_in(table["file"], files)).as_py() for table in self.tables)  # type: ignore[attr-defined]
@@ -51,7 +62,8 @@ class ManifestColumns:
 
         A time in a manifest comes before a time in the name; None: there is neither.
         """
-        return self.starts.get(file) or recorded_at(file)
+        time = self.starts.get(file)
+        return recorded_at(file) if time is None else time.replace(tzinfo=None)
 
     def values(self, files: list[str]) -> dict[str, list[str | None]]:
         """Return the values of each column for ``files``.
@@ -81,7 +93,7 @@ def _find_times(table: pa.Table) -> tuple[str | None, list[datetime | None]]:
         for name in table.column_names:
             if name.lower() == time_column and table.column_names.count(name) == 1:
                 try:
-                    times = [_parse_time(value) for value in _as_local_times(table[name]).to_pylist()]
+                    times = [_parse_time(value) for value in _in_microseconds(table[name]).to_pylist()]
                 except ValueError:  # the column holds something else
                     continue
                 if any(times):
@@ -89,16 +101,17 @@ def _find_times(table: pa.Table) -> tuple[str | None, list[datetime | None]]:
     return None, [None] * len(table)
 
 
-def _as_local_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return timestamps with a zone as the clock of the zone shows them; other columns stay as they are."""
+def _in_microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return timestamps without nanoseconds, which datetime does not have; other columns stay as they are."""
     if not pa.types.is_timestamp(column.type):
         return column
-    local = pc.local_timestamp(column) if column.type.tz else column  # type: ignore[attr-defined]
-    return local.cast(pa.timestamp("us"), safe=False)  # datetime has no nanoseconds
+    return column.cast(pa.timestamp("us", column.type.tz), safe=False)
 
 
 def _parse_time(value: object) -> datetime | None:
-    """Return a value as a time without its zone; None for no value, and for a time of a clock that was not set.
+    """Return a value as a time, with its zone if it has one.
+
+    None for no value, and for a time of a clock that was not set.
 
     Raises:
         ValueError: The value is no time.
@@ -108,5 +121,5 @@ def _parse_time(value: object) -> datetime | None:
         return None
     if not _TIME.match(text):
         raise ValueError(f"{text!r} is not a date with a time of day")
-    time = datetime.fromisoformat(text).replace(tzinfo=None)
+    time = datetime.fromisoformat(text)
     return time if time.year in YEARS else None

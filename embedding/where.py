@@ -1,0 +1,64 @@
+"""A choice of recordings by an SQL condition over ``recordings.parquet``: ``hour(recorded_at) between 4 and 8``."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from embedding import extras
+from embedding.errors import RequestError
+from embedding.output.recordings_table import read_recordings
+from embedding.output.store import Store
+
+
+def choose_recordings(root: str, where: str | None, option: str = "--where") -> NDArray[np.int64] | None:
+    """Return the ``file_id`` of the recordings for which a condition holds, sorted.
+
+    Args:
+        root: Directory or prefix of the output.
+        where: An SQL condition (DuckDB's) over the columns of ``recordings.parquet``; None: no condition.
+        option: Name of the option, for messages.
+
+    Returns:
+        None without a condition.
+
+    Raises:
+        OSError: The storage failed.
+        RequestError: The condition makes no sense, or holds for no recording.
+    """
+    if where is None:
+        return None
+    extras.refuse_missing(("duckdb",), "sql", option)  # before the table is read
+    ids = matching_ids(read_recordings(Store(root, "")), where, option)
+    if not len(ids):
+        raise RequestError(f"{option}: no recording of {root} fulfils {where!r}")
+    return ids
+
+
+def matching_ids(recordings: pa.Table, where: str, option: str) -> NDArray[np.int64]:
+    """Return the ``file_id`` of the rows of a table for which a condition holds, sorted.
+
+    Raises:
+        RequestError: The condition makes no sense.
+    """
+    duckdb = extras.load("duckdb", "sql")
+    connection = connect()
+    connection.register("recordings", recordings)
+    try:
+        # The line break ends a comment at the end of the condition.
+        chosen = connection.sql(f"select file_id from recordings where ({where}\n)").to_arrow_table()
+    except duckdb.Error as error:
+        raise condition_error(option, error, recordings.column_names) from error
+    return np.sort(chosen["file_id"].to_numpy())
+
+
+def connect() -> Any:
+    """Return a connection to an empty database in memory that reads and writes no files."""
+    return extras.load("duckdb", "sql").connect(config={"enable_external_access": "false"})
+
+
+def condition_error(option: str, error: Exception, columns: list[str]) -> RequestError:
+    """Return the error for a condition that makes no sense; it names the columns that there are."""
+    reason = str(error).splitlines()[0]
+    return RequestError(f"{option}: {reason}; there are the columns {', '.join(columns)}")
