@@ -323,8 +323,8 @@ class Output:
             RequestError: The probe or a threshold makes no sense, or the name has detections of other settings.
             RunError: The storage or the cluster failed.
         """
-        from embedding.detecting.detect import DetectOptions
         from embedding.detecting.detect import detect as run_detect
+        from embedding.detecting.plan import DetectOptions
 
         if threshold is not None and min_precision is not None:
             raise RequestError("min_precision: chooses the thresholds, and cannot be joined with threshold")

@@ -62,6 +62,18 @@ def make_parser() -> Parser:
         help=f"write the detections for another program, too, into a folder on this machine: {', '.join(FORMATS)}",
     )
     parser.add_argument("--replace", action="store_true", help="replace detections of other settings")
+    parser.add_argument(
+        "--validate",
+        metavar="LABELS",
+        help="estimate in how many windows each class calls, with intervals, by hour and by site, from labels of some "
+        "recordings or windows, as for jobs.probe",
+    )
+    parser.add_argument(
+        "--sample",
+        metavar="CSV",
+        help="write windows of each class, of all scores, that are to be judged for --validate",
+    )
+    parser.add_argument("--label-format", metavar="FORMAT", help="a format of --validate that crowsetta reads")
     add_where(parser)
     return parser
 
@@ -80,14 +92,17 @@ def detect(arguments: Sequence[str] | None) -> None:
     if options.name is not None:
         folder_name("--name", options.name)
     from embedding import storage  # here, because --help needs no numpy and pyarrow
-    from embedding.detecting.detect import DetectOptions
     from embedding.detecting.detect import detect as run_detect
+    from embedding.detecting.plan import DetectOptions
 
     def share(option: str, text: str | None) -> float | None:
         return None if text is None else number(option, text, float, 0, 1)
 
     root, terminal = storage.normalise(options.output, "OUTPUT"), Terminal.on_stdout()
     to, destination = _check_export(options.to)
+    sample = None if options.sample is None else Path(storage.normalise(options.sample, "--sample"))
+    if sample is not None and (sample.is_dir() or not sample.parent.is_dir()):
+        raise RequestError(f"--sample: {options.sample} is no place for a file: choose a file in a folder that exists")
     done = run_detect(
         DetectOptions(
             root=root,
@@ -100,6 +115,9 @@ def detect(arguments: Sequence[str] | None) -> None:
             merge_gap_s=number("--merge-gap-s", options.merge_gap_s, float, 0, 86_400),
             replace=options.replace,
             where=options.where,
+            validate=options.validate and storage.normalise(options.validate, "--validate"),
+            sample=sample,
+            label_format=options.label_format,
         ),
         terminal,
         verbose=options.verbose,

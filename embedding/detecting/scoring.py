@@ -62,14 +62,14 @@ class Scorer:
         """
         parts = []
         for first, chunk in _chunks(vectors):
-            logits = self._logits(chunk)
+            logits = self.logits(chunk)
             best = np.argpartition(-logits, min(n, len(chunk)) - 1, axis=0)[:n]
             window, label = best.T.ravel(), np.repeat(np.arange(logits.shape[1]), len(best))
             parts.append((window + first, label, self._probability(logits[window, label])))
         return _join(parts)
 
     def _find_in_chunk(self, vectors: Floats32, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats32]:
-        logits = self._logits(vectors)
+        logits = self.logits(vectors)
         # Few scores reach a threshold: comparing logits leaves most of the exponentials out.
         if self.is_exclusive:
             least = np.where(self.threshold > 1, np.inf, np.log(np.maximum(self.threshold, 1e-38)))
@@ -79,7 +79,7 @@ class Scorer:
         window, label = np.nonzero(logits >= least)
         return window + first, label, self._probability(logits[window, label])
 
-    def _logits(self, vectors: Floats32) -> Floats32:
+    def logits(self, vectors: Floats32) -> Floats32:
         """Return logits, ``[windows, classes]``; of exclusive classes the logarithms of their probabilities."""
         logits = vectors @ self.weight.T
         logits += self.bias

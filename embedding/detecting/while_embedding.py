@@ -9,7 +9,8 @@ from embedding import storage
 from embedding.cli.terminal import Terminal
 from embedding.config import EmbedConfig
 from embedding.derived.derive import PartialsOfShards
-from embedding.detecting.detect import DetectOptions, VectorColumn, detect, plan_probe, refuse_others
+from embedding.detecting.detect import detect
+from embedding.detecting.plan import DetectOptions, VectorColumn, plan_probe, refuse_others
 from embedding.errors import RequestError
 from embedding.job import Target
 from embedding.output import json_files
