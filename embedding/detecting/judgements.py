@@ -7,8 +7,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding.errors import RequestError
-from embedding.labelling.label_tables import LabelTable, read_label_table
-from embedding.probing.label_manifest import read_labels
+from embedding.labelling.annotations import PRESENT, UNSURE
+from embedding.labelling.label_tables import VERDICT_COLUMN, LabelTable, read_label_table
+from embedding.probing.label_manifest import TIME_COLUMNS, read_labels
 from embedding.probing.labelled_windows import stored_files
 
 
@@ -62,8 +63,22 @@ class Judgements:
         Returns:
             Rows of ``windows``, ``[judged]``, and whether each has the class, ``[judged]``.
         """
+        if not self.source.is_review:
+            return self._overlaps(self.source.table, name, windows)
+        table = self._rows_about(name)
+        exact, is_exact = _same_windows(table, windows)
+        verdicts = [PRESENT] * len(table)  # of a table that says nothing else
+        if VERDICT_COLUMN in table.column_names:
+            verdicts = [str(verdict or PRESENT).strip() for verdict in table[VERDICT_COLUMN].to_pylist()]
+        has_class = np.array([verdict == PRESENT for verdict in verdicts], bool)
+        is_sure = np.array([verdict != UNSURE for verdict in verdicts], bool)
+        others, others_have = self._overlaps(table.filter(pa.array(~is_exact)), name, windows)
+        rows, first = np.unique(np.concatenate([exact[is_exact & is_sure], others]), return_index=True)
+        return rows, np.concatenate([has_class[is_exact & is_sure], others_have])[first]
+
+    def _overlaps(self, table: pa.Table, name: str, windows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the windows that share at least half with a judged stretch, as ``of_class`` does."""
         source = self.source
-        table = self._rows_about(name) if source.is_review else source.table
         if not len(table):
             return _NOTHING
         own = LabelTable(table, source.column, source.unmatched, source.is_review)
@@ -85,6 +100,28 @@ class Judgements:
         cells = self.source.table[self.source.column].to_pylist()
         is_own = [name in cell if isinstance(cell, list) else name == str(cell).strip() for cell in cells]
         return self.source.table.filter(pa.array(is_own, pa.bool_()))
+
+
+def _same_windows(table: pa.Table, windows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return for each row of a table the window with the same times, and whether there is one.
+
+    A row that names one of our windows, as those of a sample do, says nothing about the windows that overlap it.
+    """
+    columns = [pair for pair in TIME_COLUMNS if set(pair) <= set(table.column_names)]
+    if not columns:
+        return np.full(len(table), -1), np.zeros(len(table), bool)
+
+    def keys(rows: pa.Table, edges: tuple[str, str]) -> list[tuple[str, str, str]]:
+        times = [[_milliseconds(value) for value in rows[edge].to_pylist()] for edge in edges]
+        return list(zip(rows["file"].to_pylist(), *times, strict=True))
+
+    row_of = {key: row for row, key in enumerate(keys(windows, ("start_time", "end_time")))}
+    rows = np.array([row_of.get(key, -1) for key in keys(table, columns[0])], np.int64)
+    return rows, rows >= 0
+
+
+def _milliseconds(value: object) -> str:
+    return "" if value is None or not str(value).strip() else f"{float(str(value)):.3f}"
 
 
 _NOTHING = (np.empty(0, np.int64), np.empty(0, bool))

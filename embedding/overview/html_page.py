@@ -13,8 +13,9 @@ from plotly.offline import get_plotlyjs
 from embedding.overview.build import Overview
 from embedding.overview.drawn_sample import N_LISTED_NEIGHBOURS, DrawnSample
 from embedding.overview.page_text import OutputFacts, template_values
-from embedding.overview.png_files import chart_figures, map_figures
+from embedding.overview.png_files import chart_figures, map_figures, result_figures
 from embedding.overview.point_colours import MOST_COLUMNS, Values
+from embedding.overview.stored_results import StoredResults
 
 
 def render_page(output: OutputFacts, overview: Overview) -> str:
@@ -26,14 +27,49 @@ def render_page(output: OutputFacts, overview: Overview) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    sections = _result_sections(output.results)
     pictures = chart_figures(overview) | map_figures(overview.sample, overview.sample.colour_schemes[0])
+    pictures |= {each["id"]: each["figure"] for section in sections for each in section["figures"]}
     data = {
         "figures": {name: json.loads(str(figure.to_json())) for name, figure in pictures.items()},
         **_sample_data(overview.sample),
     }
     return environment.get_template("page.html").render(
-        template_values(output, overview), figures=data["figures"], data=data, plotly_js=get_plotlyjs()
+        template_values(output, overview),
+        results=sections,
+        figures=data["figures"],
+        data=data,
+        plotly_js=get_plotlyjs(),
     )
+
+
+# Captions of the figures of detections and probes, by the first part of their names.
+_CAPTIONS = {
+    "activity-by-hour": "Detections by time of day; each row goes from none to its own maximum",
+    "activity-by-date": "Detections by date",
+    "density": "Windows with a call, estimated from judged windows",
+    "precision": "Precision over recall, on windows of recordings that the probe did not learn from",
+    "confusions": "The class with the highest score, in windows of each class",
+}
+
+
+def _result_sections(results: StoredResults) -> list[dict[str, Any]]:
+    """Return the sections of detections and probes: a title, and the figures with ids and captions."""
+    figures = result_figures(results)
+    sections = []
+    for title, names, kinds in (
+        ("Detections", results.detections, ("activity-by-hour", "activity-by-date", "density")),
+        ("Probe", results.probes, ("precision", "confusions")),
+    ):
+        for number, name in enumerate(names):
+            shown = [
+                {"id": f"{kind}-{number}", "caption": _CAPTIONS[kind], "figure": figures[f"{kind}-{name}"]}
+                for kind in kinds
+                if f"{kind}-{name}" in figures
+            ]
+            if shown:
+                sections.append({"title": f"{title}: {name}", "figures": shown})
+    return sections
 
 
 def _sample_data(sample: DrawnSample) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from embedding.output.consistency import ConsistencyReport
 from embedding.output.inventory import Inventory
 from embedding.output.recordings_table import read_recordings
 from embedding.output.store import Store
+from embedding.overview.stored_results import StoredResults
 from embedding.text import size
 from embedding.where import choose_recordings
 
@@ -95,9 +96,11 @@ class ReportOptions:
         try:
             recordings = read_recordings(store)
             chosen = None if self.where is None else choose_recordings(store.root, self.where)
+            results = StoredResults.read(store.root)
         except OSError as error:
             raise storage_failure(error) from error
         columns = columns.with_starts(recordings)
+        warnings += results.warnings
         if chosen is not None:
             warnings.append(f"only recordings where {self.where}: {len(chosen):,} of {len(recordings):,}")
         with terminal.counting("shards", len(inventory.shards)) as count:
@@ -124,6 +127,7 @@ class ReportOptions:
                     inventory.failures,
                     manifests,
                     warnings,
+                    results,
                 )
                 content = render_page(facts, overview).encode()
                 storage.write_bytes(self.html, content)
@@ -131,7 +135,7 @@ class ReportOptions:
             if self.png is not None:
                 from embedding.overview.png_files import write_png
 
-                files = write_png(overview, self.png)
+                files = write_png(overview, results, self.png)
                 terminal.say(f"{len(files)} pictures in {self.png}")
         except OSError as error:
             raise storage_failure(error) from error

@@ -16,6 +16,7 @@ from embedding.overview import projections
 from embedding.overview.build import Overview
 from embedding.overview.point_colours import format_start
 from embedding.overview.sample_choice import SEED
+from embedding.overview.stored_results import StoredResults
 from embedding.overview.weighted_values import USUAL_DEVIATIONS
 from embedding.redact import redact, redact_all
 from embedding.text import audio_length, clock, describe_agreement, duration, plural
@@ -38,6 +39,7 @@ class OutputFacts:
         failures: Failures of the output (failures.FAILURES).
         manifests: Names of the manifests with further columns.
         warnings: Warnings to show.
+        results: Results of other jobs.
     """
 
     root: str
@@ -48,6 +50,7 @@ class OutputFacts:
     failures: pa.Table
     manifests: list[str]
     warnings: list[str]
+    results: StoredResults
 
 
 def template_values(output: OutputFacts, overview: Overview) -> dict[str, Any]:

@@ -26,7 +26,7 @@ SHOWN_DEVIATIONS = 8
 N_BARS = 64
 
 
-def _figure(*traces: go.Scatter | go.Bar | go.Heatmap, **layout: object) -> go.Figure:
+def make_figure(*traces: go.Scatter | go.Bar | go.Heatmap, **layout: object) -> go.Figure:
     """Return a figure without Plotly's own template: every style is set here."""
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "title": {"standoff": 8}}
     plain = {
@@ -48,15 +48,14 @@ def hours_figure(by_hour: WeightedValues) -> go.Figure:
         by_hour: Seconds of audio by hours since 1970; there must be an hour.
     """
     day, hour = np.divmod(by_hour.values, 24)
-    unit = next((unit for unit in UNITS if len(_edges(day, unit)) <= MOST_COLUMNS + 1), "Y")
-    edges = _edges(day, unit)
+    edges, unit = columns_of(day)
     audio_s = np.zeros((24, len(edges) - 1))
     np.add.at(audio_s, (hour, np.searchsorted(edges, day, "right") - 1), by_hour.weights)
     name, length_s = next(item for item in AUDIO_UNITS.items() if audio_s.max() >= item[1] or item[1] == 1)
     margin = max(0, LEAST_COLUMNS - len(edges) + 1) * (edges[-1] - edges[0]) / (len(edges) - 1) / 2
     date_range = np.array([edges[0] - margin, edges[-1] + margin])
     heat = go.Heatmap(
-        x=_dates(edges),
+        x=as_dates(edges),
         y=np.arange(24),
         z=np.where(audio_s > 0, audio_s / length_s, np.nan),
         zmin=0,
@@ -68,11 +67,21 @@ def hours_figure(by_hour: WeightedValues) -> go.Figure:
         hovertemplate=f"%{{x|{UNITS[unit]}}} · %{{y:02d}}:00–%{{y:02d}}:59<br>%{{z:.3~g}} {name}<extra></extra>",
     )
     times = {"tickvals": [-0.5, 5.5, 11.5, 17.5, 23.5], "ticktext": ["0:00", "6:00", "12:00", "18:00", "24:00"]}
-    return _figure(
+    return make_figure(
         heat,
-        xaxis={"type": "date", "range": _dates(date_range), "showgrid": False},
+        xaxis={"type": "date", "range": as_dates(date_range), "showgrid": False},
         yaxis={"range": [23.5, -0.5], "title": {"text": "time of day"}, **times},
     )
+
+
+def columns_of(day: NDArray[np.int64]) -> tuple[NDArray[np.int64], str]:
+    """Return the edges of at most MOST_COLUMNS columns of dates, and their unit.
+
+    Args:
+        day: Days since 1970, in order.
+    """
+    unit = next((unit for unit in UNITS if len(_edges(day, unit)) <= MOST_COLUMNS + 1), "Y")
+    return _edges(day, unit), unit
 
 
 def _edges(day: NDArray[np.int64], unit: str) -> NDArray[np.int64]:
@@ -86,7 +95,8 @@ def _edges(day: NDArray[np.int64], unit: str) -> NDArray[np.int64]:
     return edges[: np.searchsorted(edges, day[-1], "right") + 1]
 
 
-def _dates(days: NDArray[np.number]) -> list[str]:
+def as_dates(days: NDArray[np.number]) -> list[str]:
+    """Return days since 1970 as texts for an axis of dates."""
     return days.round().astype("datetime64[D]").astype(str).tolist()
 
 
@@ -113,7 +123,7 @@ def norms_figure(norms: WeightedValues, usual: UsualRange) -> go.Figure:
         marker={"color": np.where(is_usual, USUAL_COLOUR, OUTLIER_COLOUR).tolist(), "line": {"width": 0}},
         hovertemplate="%{x:.4~g}: %{y:,} windows<extra></extra>",
     )
-    figure = _figure(
+    figure = make_figure(
         bars,
         bargap=0,
         xaxis={
@@ -164,7 +174,7 @@ def map_figure(xy: NDArray[np.floating], titles: tuple[str, str], scheme: Colour
         for symbol, size in (("circle-open", 12), ("cross-thin-open", 22))
     ]
     axis = {"showticklabels": ticks, "zeroline": False, "nticks": 6, "exponentformat": "power"}
-    return _figure(
+    return make_figure(
         points,
         *rings,
         hovermode="closest",
@@ -185,17 +195,17 @@ def with_legend(figure: go.Figure, scheme: ColourScheme) -> go.Figure:
         go.Scatter(
             x=[None],
             y=[None],
-            name=f"{_literal(name)} ({n:,})",
+            name=f"{literal(name)} ({n:,})",
             mode="markers",
             marker={"size": 9, "color": colour},
             showlegend=True,
         )
         for name, colour, n in scheme.groups
     ]
-    legend = {"title": {"text": _literal(scheme.name)}, "itemsizing": "constant"}
+    legend = {"title": {"text": literal(scheme.name)}, "itemsizing": "constant"}
     return go.Figure([*figure.data, *entries], figure.layout).update_layout(showlegend=True, legend=legend)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Return a text with ``&``, ``<`` and ``>`` escaped: Plotly interprets some HTML in texts."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

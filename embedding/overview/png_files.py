@@ -10,10 +10,11 @@ from kaleido.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoun
 
 from embedding import storage
 from embedding.errors import RequestError, RunError
-from embedding.overview import plotly_figures
+from embedding.overview import label_figures, plotly_figures
 from embedding.overview.build import Overview
 from embedding.overview.drawn_sample import DrawnSample
 from embedding.overview.point_colours import ColourScheme
+from embedding.overview.stored_results import StoredResults
 
 # Pixels of a figure. The file has SCALE times as many in each direction.
 WIDTH, HEIGHT, MARGIN, SCALE = 1000, 640, 24, 2
@@ -32,6 +33,19 @@ def chart_figures(overview: Overview) -> dict[str, go.Figure]:
     if usual is not None and sums.norms.values[-1]:
         figures["norms"] = plotly_figures.norms_figure(sums.norms, usual)
     return figures
+
+
+def result_figures(results: StoredResults) -> dict[str, go.Figure]:
+    """Return the figures of detections and probes by name; a figure without data is left out."""
+    figures: dict[str, go.Figure | None] = {}
+    for name, summary in results.detections.items():
+        figures[f"activity-by-hour-{name}"] = label_figures.activity_by_hour_figure(summary.classes)
+        figures[f"activity-by-date-{name}"] = label_figures.activity_by_date_figure(summary.classes)
+        figures[f"density-{name}"] = label_figures.density_figure(summary.classes)
+    for name, probe in results.probes.items():
+        figures[f"precision-{name}"] = label_figures.precision_over_recall_figure(probe)
+        figures[f"confusions-{name}"] = label_figures.confusions_figure(probe)
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def map_figures(sample: DrawnSample, scheme: ColourScheme) -> dict[str, go.Figure]:
@@ -61,11 +75,12 @@ def refuse_without_browser() -> None:
         ) from error
 
 
-def write_png(overview: Overview, folder: Path) -> list[Path]:
+def write_png(overview: Overview, results: StoredResults, folder: Path) -> list[Path]:
     """Write every picture as a PNG file, the maps once for each colour scheme.
 
     Args:
         overview: The overview of an output.
+        results: Results of other jobs.
         folder: The folder for the files.
 
     Returns:
@@ -75,7 +90,9 @@ def write_png(overview: Overview, folder: Path) -> list[Path]:
         OSError: A file cannot be written.
         RunError: The browser that draws the pictures failed.
     """
-    pictures = chart_figures(overview)
+    named = result_figures(results)
+    stems = _distinct_stems(list(named))
+    pictures = chart_figures(overview) | dict(zip(stems, named.values(), strict=True))
     schemes = overview.sample.colour_schemes
     for stem, scheme in zip(file_stems(schemes), schemes, strict=True):
         for name, figure in map_figures(overview.sample, scheme).items():
@@ -98,8 +115,12 @@ def write_png(overview: Overview, folder: Path) -> list[Path]:
 
 def file_stems(schemes: list[ColourScheme]) -> list[str]:
     """Return a part of a file name for each colour scheme; the parts differ."""
+    return _distinct_stems([scheme.name for scheme in schemes])
+
+
+def _distinct_stems(names: list[str]) -> list[str]:
     stems: list[str] = []
-    for scheme in schemes:
-        stem = _REPLACED.sub("-", scheme.name)[:STEM_CHARACTERS]
+    for name in names:
+        stem = _REPLACED.sub("-", name)[:STEM_CHARACTERS]
         stems.append(f"{stem}-{len(stems)}" if stem in stems else stem)
     return stems

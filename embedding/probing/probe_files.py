@@ -19,6 +19,7 @@ from embedding import storage
 from embedding.errors import RequestError
 from embedding.output.store import encode_json, encode_parquet
 from embedding.probing.calibration import calibrate_across, measure_reliability, probabilities
+from embedding.probing.curves import confusions, precision_over_recall
 from embedding.probing.label_manifest import SPLIT_COLUMN
 from embedding.probing.labelled_windows import WINDOW_KEYS
 from embedding.probing.labels import TEST, TRAIN, Booleans, Names
@@ -121,6 +122,8 @@ def _describe(result: ProbeResult) -> dict[str, Any]:
         "metrics": {"windows": result.window_metrics.means(), "recordings": result.recording_metrics.means()},
         "chance": {"windows": result.window_metrics.chance(), "recordings": result.recording_metrics.chance()},
         "by_class": _describe_classes(result),
+        "curves": _curves(result),  # recall and precision of the test's windows
+        "confusions": confusions(result.scores, result.test.truth[:, result.is_learnt]).tolist(),
         "left_out": {
             "rows_without_label": result.manifest.n_without_label,
             "rows_of_other_splits": result.manifest.n_other_splits,
@@ -149,6 +152,11 @@ def _describe(result: ProbeResult) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in VERSIONED_PACKAGES}
         | {"python": platform.python_version()},
     }
+
+
+def _curves(result: ProbeResult) -> dict[str, list[tuple[float, float]]]:
+    truth = result.test.truth[:, result.is_learnt]
+    return {name: precision_over_recall(result.scores[:, at], truth[:, at]) for at, name in enumerate(result.classes)}
 
 
 def describe_calibration(result: ProbeResult) -> dict[str, Any]:
