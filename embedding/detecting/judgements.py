@@ -15,7 +15,7 @@ from embedding.probing.labelled_windows import stored_files
 
 @dataclass(frozen=True)
 class Judgements:
-    """Where people have judged, and what they found.
+    """Judgements, and the place they were read from.
 
     Attributes:
         uri: Where they were read.

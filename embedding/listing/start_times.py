@@ -1,4 +1,4 @@
-"""What the name of a recording says about its start: ``20250503_031300.WAV`` → 2025-05-03 03:13.
+"""Start time, zone and position in the name of a recording: ``20250503_031300.WAV`` → 2025-05-03 03:13.
 
 A time is by the recorder's own clock. Some recorders add its zone, and BAR its position; otherwise a time has no zone:
 AudioMoth's clock is UTC unless it was set otherwise, and a Song Meter has the time zone that its owner chose. A name
