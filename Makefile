@@ -72,7 +72,7 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
-	$(COMPILE) --extra cluster --extra report --extra lancedb --extra dev -o requirements-dev.lock
+	$(COMPILE) --extra cluster --extra report --extra lancedb --extra av --extra dev -o requirements-dev.lock
 	$(COMPILE) --extra cluster --constraint requirements-dev.lock -o requirements.lock
 	rm -r .venv-lock
 

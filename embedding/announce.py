@@ -29,10 +29,11 @@ def announce_request(terminal: Terminal, request: Request) -> None:
     """Print the models, the windows and the precision."""
     settings = [target.settings for target in request.targets]
     windows = settings[0].windows
-    models = " + ".join(f"{each.model.name} · {each.windows.rate_hz / 1000:g} kHz" for each in settings)
+    models = " + ".join(f"{each.model.name} · {each.model.rate_hz / 1000:g} kHz" for each in settings)
+    speed = f" · speed {settings[0].speed:g}" if settings[0].speed != 1 else ""
     terminal.say(
         f"avex-batch {metadata.version('avex-batch')} · {models} · window {windows.length / windows.rate_hz:g} s, "
-        f"hop {windows.hop / windows.rate_hz:g} s · {settings[0].precision}"
+        f"hop {windows.hop / windows.rate_hz:g} s{speed} · {settings[0].precision}"
     )
     if windows.hop > windows.length:
         gap_s = (windows.hop - windows.length) / windows.rate_hz

@@ -156,6 +156,14 @@ class EmbedConfig:
         default=None,
         default_text="the window length",
     )
+    speed: float = _option(
+        _number(float, 0.001, 1000),
+        "play recordings slower or faster before the model hears them; 0.1 makes ultrasound ten times slower "
+        "and lower; lengths and times of windows stay those of the recording",
+        metavar="FACTOR",
+        default=1.0,
+        default_text="1, as recorded",
+    )
     tail: str = _option(
         _choice("pad", "drop"),
         "last, incomplete window of a recording: pad it with zeros, or drop it",

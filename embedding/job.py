@@ -102,7 +102,7 @@ def described(settings: Settings) -> dict[str, Any]:
     """Return the settings for a reader of the output: the guarded settings, and values that follow from them."""
     return settings.guarded() | {
         "checkpoint": settings.checkpoint.uri,
-        "sample_rate_hz": settings.windows.rate_hz,
+        "sample_rate_hz": settings.model.rate_hz,
         "embedding_size": settings.model.traits.dim,
     }
 

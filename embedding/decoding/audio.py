@@ -1,7 +1,7 @@
 """Decoding of one recording to mono float32 at given sample rates, as a stream of blocks, in bounded memory.
 
-libsndfile (through soundfile) decodes, channels are averaged, soxr resamples. This module does not depend on windows,
-models or Ray.
+libsndfile (through soundfile) decodes, or PyAV what libsndfile does not read; channels are averaged, soxr resamples.
+This module does not depend on windows, models or Ray.
 """
 
 import re
@@ -17,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from embedding import storage
+from embedding.decoding.audio_faults import MAX_AMPLITUDE, AudioFault, empty, nonfinite, truncated
 from embedding.decoding.headers import (
     ByteView,
     is_unstated,
@@ -25,6 +26,7 @@ from embedding.decoding.headers import (
     unread_bytes,
     wav_with_true_length,
 )
+from embedding.decoding.pyav_sound import SLACK_S, PyAvFault, PyAvSound, is_pyav_format, missing_bytes, open_with_pyav
 
 # Samples per block after resampling (16 s at 16 kHz, 1 MB). Large enough that the overhead per block is negligible,
 # small enough that imports, not audio, determine the memory of a worker: see docs/decisions.md, "Decoding".
@@ -35,10 +37,6 @@ BLOCK_VALUES = 1 << 22
 # Recorders write 100 Hz (infrasound) to a few MHz (ultrasound). A damaged header may state any rate, and with 1 Hz soxr
 # would produce hours of audio from a second.
 PLAUSIBLE_RATE_HZ = (50, 10_000_000)
-
-# Full scale is 1, or 2³¹ where floats were written like integers. The power spectrum of a louder signal is infinite in
-# float32.
-MAX_AMPLITUDE = 1e12
 
 # A byte of FLAC holds at most about 5,000 frames (of digital silence). A header that states more is damaged, or the
 # length is unknown (libsndfile then reports 2⁶³ − 1).
@@ -57,6 +55,7 @@ _MISSING = {
     r"[Ff]ile seems to be truncated|Seems to be a truncated file": "the file ends before its audio ends",
     r"short read \(0 != 127\)": "the file ends before its audio ends",
     r"libogg reports a hole": "a damaged part was skipped; times near the damage may be off by a second",
+    r"^PyAV stopped: ": "the file is damaged there, or ends before its audio ends",
     r"Last page lacks an end-of-stream bit": "the end mark of the Ogg stream is missing",
 }
 
@@ -72,20 +71,6 @@ _UNREACHED = np.uint32(0x7FC0_DEAD)
 _SYSTEM_ERROR = 2
 _NO_SUCH_FILE = 7
 _SEEK_FAILED = 39
-
-
-class AudioFault(Exception):  # noqa: N818 — a fault of a recording, not an error of the program
-    """A fault of a recording.
-
-    Attributes:
-        kind: ``empty`` (no audio), ``corrupt`` (not decodable from the start), ``truncated`` (less audio than recorded:
-            less than the header states, only the audio before some damage, or a gap), ``nonfinite`` (NaN or infinite
-            samples), ``short`` (less than one window, with ``--tail drop``).
-    """
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 def resampled_length(n_frames: int, source_rate_hz: int, rate_hz: int) -> int:
@@ -114,12 +99,13 @@ class Recording:
     sample_rate: int
     channels: int
     n_frames: int
-    _file: sf.SoundFile
+    _file: "sf.SoundFile | PyAvSound"
     _bytes: ByteView
     _length_known: bool
     _pipe: int | None  # file descriptor, if _file reads from a pipe
     audio_hashes: dict[int, int] = field(default_factory=dict)
     recorder_facts: str = ""
+    _slack_frames: int = 0  # by which the stated length may be too long
 
     @property
     def duration_s(self) -> float:
@@ -199,10 +185,10 @@ class Recording:
                 yield mono[:n_good]
             position += n_good
             if n_good < n_frames:
-                raise _nonfinite(position / self.sample_rate)
+                raise nonfinite(position / self.sample_rate)
             # Beyond the stated end there is no audio to lose (only tags of some MP3 writers).
             if damage is not None and not (self._length_known and position >= self.n_frames):
-                raise _truncated(position / self.sample_rate, f"the decoder stopped ({_reason(damage)})")
+                raise truncated(position / self.sample_rate, f"the decoder stopped ({_reason(damage)})")
             if damage is not None or n_frames == 0:
                 return
 
@@ -212,18 +198,18 @@ class Recording:
         for stated, real in _STATED_LENGTH.findall(log):
             if int(real) < int(stated) and not is_unstated(int(stated)):
                 share = int(real) / int(stated)
-                return _truncated(
+                return truncated(
                     self.duration_s, f"the header states {stated} bytes, the file has {real} ({share:.0%})"
                 )
         if self._pipe is not None and (n_bytes := unread_bytes(self._pipe, self._bytes)) > MP3_TAG_BYTES:
-            return _truncated(
+            return truncated(
                 self.duration_s, f"the decoder stopped at least {n_bytes} bytes before the end of the file"
             )
-        if self._length_known and self.n_frames < n_stated:
-            return _truncated(self.duration_s, f"the header states {n_stated / self.sample_rate:.3f} s")
+        if self._length_known and self.n_frames < n_stated - self._slack_frames:
+            return truncated(self.duration_s, f"the header states {n_stated / self.sample_rate:.3f} s")
         for pattern, why in _MISSING.items():
             if re.search(pattern, log):
-                return _truncated(self.duration_s, why)
+                return truncated(self.duration_s, why)
         return None
 
     def _count_frames(self) -> int:
@@ -240,7 +226,7 @@ class Recording:
             if not n_frames:
                 raise
         if not n_frames:
-            raise _empty()
+            raise empty()
         return n_frames
 
 
@@ -334,6 +320,9 @@ def _opened(path: str | None, stream: BinaryIO) -> Iterator[Recording]:
         # 2026-11-20). A .raw is an exception: for its path soundfile requires a rate from the caller.
         source = path if path and not path.lower().endswith(".raw") else view
         pipe = None
+        if is_pyav_format(view):
+            yield _recording_of_pyav(stack, source, view)
+            return
         if wav := wav_with_true_length(view):
             source = view = wav
         else:
@@ -342,17 +331,41 @@ def _opened(path: str | None, stream: BinaryIO) -> Iterator[Recording]:
         if sound.format == "MP3" and (mp3 := mp3_with_unstated_length(view, sound.frames)):
             view, pipe = mp3, stack.enter_context(piped(mp3))
             sound = stack.enter_context(_sound(pipe, view))
-        low_hz, high_hz = PLAUSIBLE_RATE_HZ
         if sound.format == "RAW":  # libsndfile guesses this format from a suffix such as .au
             raise AudioFault("corrupt", "not readable as audio: Format not recognised")
-        if not low_hz <= sound.samplerate <= high_hz:
-            raise AudioFault("corrupt", f"the header states {sound.samplerate} Hz, which no recorder writes")
+        _refuse_implausible_rate(sound.samplerate)
         if sound.frames == 0:
-            raise _empty()
+            raise empty()
         length_known = sound.frames <= PLAUSIBLE_FRAMES_PER_BYTE * view.n_bytes
         if not length_known and sound.format not in SELF_TERMINATING_FORMATS:
             raise AudioFault("corrupt", f"the header states {sound.frames} samples in {view.n_bytes} bytes")
         yield Recording(sound.samplerate, sound.channels, sound.frames, sound, view, length_known, pipe)
+
+
+def _recording_of_pyav(stack: ExitStack, source: str | ByteView, view: ByteView) -> Recording:
+    """Return a recording in a format that libsndfile does not read."""
+    n_missing = missing_bytes(view)  # before FFmpeg reads: the position of the view is then its own
+    view.seek(0)
+    try:
+        sound = stack.enter_context(open_with_pyav(source))
+    except PyAvFault as fault:
+        view.raise_error()
+        raise AudioFault(fault.kind, str(fault)) from fault
+    view.raise_error()
+    _refuse_implausible_rate(sound.samplerate)
+    length_known = 0 < sound.frames <= PLAUSIBLE_FRAMES_PER_BYTE * view.n_bytes
+    slack = round(SLACK_S * sound.samplerate)
+    if n_missing:
+        sound.damage = f"{n_missing} bytes are missing"
+    return Recording(
+        sound.samplerate, sound.channels, sound.frames, sound, view, length_known, None, _slack_frames=slack
+    )
+
+
+def _refuse_implausible_rate(rate_hz: int) -> None:
+    low_hz, high_hz = PLAUSIBLE_RATE_HZ
+    if not low_hz <= rate_hz <= high_hz:
+        raise AudioFault("corrupt", f"the header states {rate_hz} Hz, which no recorder writes")
 
 
 def _sound(source: str | int | ByteView, view: ByteView) -> sf.SoundFile:
@@ -378,18 +391,3 @@ def _reason(error: sf.LibsndfileError) -> str:
     if error.code == _NO_SUCH_FILE:
         return "Format not recognised"  # libsndfile reports a text file named .mp3 as missing
     return error.error_string.removeprefix("Error : ").strip().rstrip(".") or f"libsndfile error {error.code}"
-
-
-def _empty() -> AudioFault:
-    return AudioFault("empty", "the file has a header, but no audio")
-
-
-def _nonfinite(position_s: float) -> AudioFault:
-    kept = "; the audio before this sample is kept" if position_s else ""
-    return AudioFault("nonfinite", f"a sample is NaN, infinite or above {MAX_AMPLITUDE:g} at {position_s:.3f} s{kept}")
-
-
-def _truncated(kept_s: float, why: str) -> AudioFault:
-    if not kept_s:
-        return AudioFault("corrupt", f"no audio could be read: {why}")
-    return AudioFault("truncated", f"only {kept_s:.3f} s could be read, and are kept: {why}")

@@ -12,7 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding.decoding.audio import AudioFault, Recording, open_recording
+from embedding.decoding.audio import Recording, open_recording
+from embedding.decoding.audio_faults import AudioFault
 from embedding.decoding.cut import cut
 from embedding.decoding.events import Decoded, DecodingEvent, Failed, NoMoreWindows, Opened, Unchanged, Windows
 from embedding.decoding.fetch import Source, fetch

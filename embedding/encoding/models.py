@@ -162,7 +162,8 @@ def check_fits(model: Model, config: EmbedConfig, window_samples: int) -> None:
         raise RequestError("--mask-padding: inner layers (--layers) have no padding mask; leave one of both out")
     if window_samples < traits.min_samples:
         raise RequestError(
-            f"--window-s: {model.name} needs windows of at least {traits.min_samples / model.rate_hz:g} s "
+            f"--window-s: {model.name} needs windows of at least "
+            f"{traits.min_samples / model.rate_hz * config.speed:g} s "
             f"({traits.min_samples} samples at {model.rate_hz} Hz)"
         )
 

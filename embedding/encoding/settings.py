@@ -17,10 +17,11 @@ class Settings:
     Attributes:
         model: The avex model.
         checkpoint: Weights of the model.
-        windows: Length, hop and sample rate of the windows.
+        windows: Length, hop and sample rate of the windows; at a speed below 1 the rate is above the model's.
         pooling: ``mean``, ``max`` or ``cls``.
         mask_padding: True if padding is masked in the model.
         precision: ``fp32``, ``tf32``, ``bf16``, ``fp16`` or ``int8``.
+        speed: Speed at which the model hears recordings.
         layers: Indices of the inner layers that are stored.
         label_map: Labels that are predicted, or None.
         device: ``cuda`` for vectors of reduced precision from GPUs; None where the device does not matter.
@@ -32,6 +33,7 @@ class Settings:
     pooling: str
     mask_padding: bool
     precision: str
+    speed: float = 1.0
     layers: tuple[int, ...] = ()
     label_map: LabelMap | None = None
     device: str | None = None
@@ -47,7 +49,10 @@ class Settings:
             RequestError: The model does not exist or does not support the options, or the weights cannot be fetched.
         """
         model = find_model(config.model[0])
-        windows = WindowSpec.from_seconds(model.rate_hz, config.window_s or model.native_s, config.hop_s, config.tail)
+        # The samples of a recording at 160 kHz, heard at 16 kHz, are the recording ten times slower.
+        rate_hz = round(model.rate_hz / config.speed)
+        window_s = config.window_s or model.native_s * model.rate_hz / rate_hz
+        windows = WindowSpec.from_seconds(rate_hz, window_s, config.hop_s, config.tail)
         check_fits(model, config, windows.length)
         layers = layer_numbers(model, config.layers)
         checkpoint = fetch_checkpoint(model.name, config.checkpoint[0] if config.checkpoint else model.checkpoint)
@@ -58,6 +63,7 @@ class Settings:
             pooling=config.pooling,
             mask_padding=config.mask_padding,
             precision=config.precision,
+            speed=config.speed,
             layers=layers,
             label_map=fetch_label_map(model, checkpoint, config.predict) if config.predict else None,
         )
@@ -94,6 +100,7 @@ class Settings:
             "pooling": self.pooling,
             "mask_padding": self.mask_padding,
             "precision": self.precision,
+            "speed": None if self.speed == 1 else self.speed,  # None equals the missing value of outputs before it
             "device": self.device,
             "layers": list(self.layers) or None,  # None equals the missing value of outputs older than this option
             "predict": self.label_map.k if self.label_map else None,

@@ -15,7 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embedding import storage
-from embedding.decoding.audio import AudioFault, open_recording
+from embedding.decoding.audio import open_recording
+from embedding.decoding.audio_faults import AudioFault
 
 SAMPLE_SIZE = 32  # recordings
 SAMPLE_THREADS = 8

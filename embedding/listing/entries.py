@@ -3,8 +3,11 @@
 import os
 from collections import Counter
 from functools import cache
+from importlib.util import find_spec
 
 import soundfile as sf
+
+from embedding.decoding import pyav_sound
 
 UNKNOWN_SIZE = -1
 
@@ -34,10 +37,11 @@ _LONGEST_SUFFIX = 8
 
 @cache
 def audio_suffixes() -> frozenset[str]:
-    """Return every suffix that the installed libsndfile reads, in lower case, with the dot."""
+    """Return every suffix that libsndfile reads, and PyAV if it is installed, in lower case, with the dot."""
     formats = sf.available_formats().keys() - _NOT_BY_SUFFIX
     names = {name.lower() for name in formats} | {more for name in formats for more in _MORE_SUFFIXES.get(name, ())}
-    return frozenset("." + name for name in names)
+    others = pyav_sound.SUFFIXES if find_spec("av") is not None else frozenset()
+    return frozenset("." + name for name in names) | others
 
 
 def suffix_of(path: str) -> str:

@@ -71,11 +71,12 @@ def _header(output: OutputFacts) -> dict[str, Any]:
     formats = {
         "window_s": "window {:g} s",
         "hop_s": "hop {:g} s",
+        "speed": "speed {:g}",
         "precision": "{}",
         "pooling": "{} pooling",
         "embedding_size": "vectors of {:,} numbers",
     }
-    subtitle = [text.format(settings[name]) for name, text in formats.items() if name in settings]
+    subtitle = [text.format(settings[name]) for name, text in formats.items() if settings.get(name) is not None]
     if subtitle and output.agreement:
         subtitle.append(describe_agreement(output.agreement))
     warnings = [*output.consistency.disagreements, *output.warnings]

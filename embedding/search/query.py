@@ -25,7 +25,7 @@ from embedding.schema.vectors import EMBEDDING, matrix
 from embedding.schema.windows import WindowSpec
 
 # Settings in run.json, under the names of the options, with which a clip is encoded.
-ENCODING_OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision")
+ENCODING_OPTIONS = ("model", "checkpoint", "window_s", "hop_s", "tail", "pooling", "mask_padding", "precision", "speed")
 # Settings that may differ from those of the output: they do not change the vectors that are compared.
 IGNORED_SETTINGS = ("layers", "predict", "labels_digest", "device")
 # A query is a sound, not the recording of a day.

@@ -11,7 +11,8 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from embedding.decoding.audio import AudioFault, open_recording
+from embedding.decoding.audio import open_recording
+from embedding.decoding.audio_faults import AudioFault
 from tests.support.audio import tone
 
 Samples = NDArray[np.float32]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding.decoding.audio import AudioFault, open_recording
+from embedding.decoding.audio import open_recording
+from embedding.decoding.audio_faults import AudioFault
 from tests.support.encoded_audio import (
     EIGHT_SECONDS,
     MINUTE,

@@ -10,7 +10,8 @@ import pytest
 import soundfile as sf
 
 from embedding.decoding import headers
-from embedding.decoding.audio import AudioFault, open_recording
+from embedding.decoding.audio import open_recording
+from embedding.decoding.audio_faults import AudioFault
 from tests.support.audio import tone
 from tests.support.encoded_audio import (
     EIGHT_SECONDS,
