@@ -195,6 +195,8 @@ def end_process(code: int) -> NoReturn:
                     sys.stdout.flush()
                     sys.stderr.flush()
                     os._exit(code)
-    # Otherwise the interpreter looks through all objects before it ends, which takes 0.3 s where Ray is imported.
-    gc.freeze()
+    # Otherwise the interpreter looks through all objects before it ends, which takes 0.3 s where Ray is imported. But
+    # DuckDB prints a page about objects that are then still alive.
+    if "_duckdb" not in sys.modules:
+        gc.freeze()
     sys.exit(code)

@@ -28,13 +28,17 @@ from embedding.labelling.label_tables import read_label_table
 from embedding.listing.listing import list_recordings
 from embedding.output import claim
 from embedding.output.claim import ClaimHolder, hold_claim
+from embedding.output.recordings_table import RECORDINGS_TABLE
+from embedding.overview.png_files import result_figures
+from embedding.overview.stored_results import StoredResults
 from embedding.probing.label_manifest import read_labels
+from embedding.where import choose_recordings
 from jobs.embed import parse
 from jobs.export import main as export
 from jobs.report import main as report
 from tests.support.shards import shard, write_output
 
-FEW, MANY = 25, 1250  # cases for each of eight kinds of files
+FEW, MANY = 25, 2000  # cases for each kind of files
 
 TEXTS = st.text(max_size=12) | st.sampled_from(
     ["../../victim", "/", "..", "\0", "0000000000aa", "2025-01-01", "-1", "1e308"]
@@ -123,7 +127,10 @@ def tables(draw: st.DrawFn, valid: pa.Table) -> bytes:
     for name in draw(st.lists(st.sampled_from(valid.column_names), max_size=3)):
         table = table.set_column(table.column_names.index(name), name, draw(COLUMNS))
     metadata = draw(
-        st.dictionaries(st.sampled_from([b"avex_batch.settings", b"avex_batch.audio_hashes"]), st.binary(max_size=9))
+        st.dictionaries(
+            st.sampled_from([b"avex_batch.settings", b"avex_batch.audio_hashes", b"avex_batch.recorder_facts"]),
+            st.binary(max_size=9),
+        )
     )
     return as_parquet(table.replace_schema_metadata(metadata))
 
@@ -196,6 +203,31 @@ def check_manifest(folder: Path, content: bytes) -> None:
         check_call(lambda name=name: read_labels_of(str(folder / name)))
 
 
+def check_recordings(folder: Path, content: bytes) -> None:
+    root = fresh_output(folder)
+    (root / "report.json").write_text('{"state": "complete"}')
+    (root / "recordings.parquet").write_bytes(content)
+    check_call(lambda: choose_recordings(str(root), "site = 'A'"))
+    check_job(export, root, "--to", "npy", folder / "exported", "--where", "site = 'A' or true")
+
+
+def check_results(folder: Path, content: bytes) -> None:
+    for name in ("detections/a/summary.json", "probes/a/probe.json"):
+        (folder / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "out" / name).write_bytes(content)
+    results = StoredResults.read(str(folder / "out"))
+    for figure in result_figures(results).values():
+        figure.to_json()
+    assert all("\n" not in warning for warning in results.warnings)
+
+
+def check_annotations(folder: Path, content: bytes) -> None:
+    for name in ("a.txt", "a.csv"):
+        (folder / name).write_bytes(content)
+        check_call(lambda name=name: read_label_table(str(folder / name), None, None, lambda: STORED))
+        (folder / name).unlink()
+
+
 def check_label_map(_: Path, content: bytes) -> None:
     check_call(lambda: label_map.parse_label_map("label_map.json", content))
 
@@ -225,6 +257,26 @@ MANIFEST = pa.table(
 )
 CSV = b"file,label,start_time,end_time\n/a.wav,x,0,1\nb.wav,y;z,1,2\n"
 YAML = b'input: [x, "y"]\noutput: z\nwindow-s: 3\nbatch_size: 8\nmask_padding: true\nlayers: 0,-1\nlimit: 1_000\n'
+STORED = ["/x/one.wav", "/x/two.wav"]
+RECORDINGS = pa.Table.from_pylist(
+    [{"file": "/a/1.wav", "file_id": 1000, "site": "A"}, {"file": "/a/2.wav", "file_id": 7, "latitude": 47.0}],
+    RECORDINGS_TABLE,
+)
+SUMMARY = {
+    "classes": [
+        {"label": "a", "detections": 3, "recordings": 1, "by_hour": [1, 2] + [0] * 22, "by_date": {"2025-05-03": 3}}
+        | {"density": {"judged": 9, "density": 0.1, "density_low": 0.0, "density_high": 0.2, "windows_with_call": 1.0}}
+    ]
+}
+PROBE = {"classes": ["a", "b"], "curves": {"a": [[0.0, 1.0], [1.0, 0.5]]}, "confusions": [[3, 0], [1, 2]]}
+ANNOTATIONS = [
+    b"Selection\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tBegin Path\tSpecies\r\n"
+    b"1\t0.5\t1,5\t0\t8000\tC:\\x\\one.wav\towl\r\n2\t3\t3\t0\t8000\ttwo.wav\t\r\n",
+    "0.5\t1.5\towl\n\\\t100\t200\n3\t3\twren\n".encode("utf-16"),
+    b"file,start_time,end_time,owl,wren\none.wav,0,3,1,0\ntwo.wav,3,6,,1\n",
+    b"audio_file,start_time,end_time,annotation,low_f,high_f\none.wav,0,3,owl,1,2\n",
+    b"file,start_time,end_time,label,verdict\n/x/one.wav,0,3,owl,absent\n",
+]
 FILES: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path, bytes], None]]] = {
     "run.json": (documents(RUN), check_report_with("run.json")),
     "report.json": (documents(REPORT), check_report_with("report.json")),
@@ -237,6 +289,12 @@ FILES: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path, bytes], None]]]
     ),
     "options files": (changed_bytes(YAML) | st.text().map(lambda text: text.encode(errors="replace")), check_options),
     "export.json": (documents(EXPORT), check_export),
+    "recordings.parquet": (tables(RECORDINGS), check_recordings),
+    "results": (documents(SUMMARY) | documents(PROBE), check_results),
+    "annotations": (
+        st.sampled_from(ANNOTATIONS).flatmap(changed_bytes) | st.text().map(lambda text: text.encode(errors="replace")),
+        check_annotations,
+    ),
 }
 
 
@@ -257,7 +315,7 @@ def try_cases(name: str, folder: Path, n: int, *, is_derandomised: bool) -> None
         assert (folder / "victim").read_text() == "mine"
 
     try_case()
-    expected = {"victim", "out", "exported", "export", "a.csv", "a.parquet", "job.yaml"}
+    expected = {"victim", "out", "exported", "export", "a.csv", "a.parquet", "a.txt", "job.yaml"}
     assert {path.name for path in folder.iterdir()} <= expected
 
 

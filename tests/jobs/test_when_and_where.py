@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from embedding import extras
 from embedding.errors import RequestError
 from jobs import detect, export, pool, report, search
 from tests.support.audio import tone, write_audio
-from tests.support.commands import Outcome, run_job_here
+from tests.support.commands import ROOT, Outcome, environment, run_job_here
 from tests.support.models import EFFICIENTNET
 from tests.support.recorders import write_with_guano
 
@@ -223,6 +225,16 @@ def test_a_mistake_is_one_line_in_every_job(output: Path, tmp_path: Path, where:
         assert message in line
         assert done.stderr.count("--where") == 1
     assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize(("where", "code", "n_lines"), [("sight = 1", 2, 1), ("height_m < 3", 0, 0)])
+def test_a_command_prints_nothing_else(output: Path, tmp_path: Path, where: str, code: int, n_lines: int) -> None:
+    """DuckDB complained of its own objects at the end of the process."""
+    command = [sys.executable, "-m", "jobs.export", output, "--to", "npy", tmp_path / "x", "--where", where]
+    done = subprocess.run(
+        [*map(str, command)], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, n_lines), done.stderr
 
 
 def test_without_the_extra_the_command_that_installs_it_is_told(
