@@ -152,9 +152,9 @@ def announce_result(
     terminal.say(f"  {failures}recordings: {output}/{NAME} · report: {output}/report.json")
 
 
-def announce_contradictions(terminal: Terminal, table: RecordingsTable) -> None:
+def announce_contradictions(terminal: Terminal, table: RecordingsTable | None) -> None:
     """Warn of recordings whose file, name and manifest say different things about when and where they were made."""
-    told = table.new_contradictions
+    told = [] if table is None else table.new_contradictions
     if told:
         file, contradiction = told[0]
         terminal.warn(

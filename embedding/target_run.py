@@ -11,7 +11,13 @@ from embedding.listing.manifest_columns import ManifestColumns
 from embedding.output.balance import Balance
 from embedding.output.claim import Claim
 from embedding.output.inventory import ParallelMap
-from embedding.output.recordings_table import RecordingsTable, read_stored, update_recordings, write_recordings
+from embedding.output.recordings_table import (
+    RecordingsTable,
+    is_stored,
+    read_stored,
+    update_recordings,
+    write_recordings,
+)
 from embedding.output.repair import repair_failures, repair_shards
 from embedding.output.run_report import RunReport
 from embedding.request import Request
@@ -97,15 +103,21 @@ class TargetRun:
         if repair_failures(self.target.store, self.inventory, backlog.listed, tried, self._run_id):
             self.read()
 
-    def update_recordings(self, manifests: ManifestColumns | None) -> RecordingsTable:
+    def update_recordings(self, manifests: ManifestColumns) -> RecordingsTable | None:
         """Bring the table of recordings up to date.
 
         Args:
             manifests: The manifests of the run.
 
+        Returns:
+            The table; None where nothing can have changed. Of ten million recordings it takes a gigabyte.
+
         Raises:
             RequestError: The table is damaged.
         """
+        nothing_new = not len(self.backlog.todo) and self.report.last_run_was_complete
+        if nothing_new and not manifests.tables and is_stored(self.target.store):
+            return None
         former = read_stored(self.target.store)
         table = update_recordings(self.inventory, former, manifests, self._parallel_map)
         if former is None or not table.rows.equals(former):

@@ -37,7 +37,8 @@ class ManifestColumns:
         tables, starts = [], {}
         for table in manifests:
             name, times = _find_times(table)
-            for file, time in dict.fromkeys(zip(table["file"].to_pylist(), times, strict=True)):
+            rows = () if name is None else zip(table["file"].to_pylist(), times, strict=True)
+            for file, time in dict.fromkeys(rows):
                 if time is not None:  # two times for one recording are times of events in it, not of its start
                     starts[file] = time if starts.get(file, time) == time else None
             tables.append(table if name is None else table.drop_columns(name))

@@ -141,6 +141,11 @@ def read_stored(store: Store) -> pa.Table | None:
         return None
 
 
+def is_stored(store: Store) -> bool:
+    """Return whether there is a table, whatever its state."""
+    return bool(storage.list_prefix(store.root, NAME))
+
+
 def write_recordings(store: Store, rows: pa.Table) -> None:
     """Write the table, in one step."""
     storage.write_bytes(storage.join(store.root, NAME), encode_parquet(rows, _GROUP_ROWS))
@@ -266,6 +271,18 @@ def _merge(sources: Sequence[RecordingFacts]) -> dict[str, object]:
 
 def _with_manifests(table: pa.Table, manifests: ManifestColumns) -> pa.Table:
     """Return the table with the values of manifests, for the recordings that they name."""
+    pieces = [
+        _with_manifest_texts(table.slice(start, _GROUP_ROWS), manifests) for start in range(0, len(table), _GROUP_ROWS)
+    ]
+    updated = pa.concat_tables(pieces, promote_options="default")
+    for number, name in enumerate(updated.column_names):
+        if name not in RECORDINGS_TABLE.names:
+            updated = updated.set_column(number, name, _as_numbers(updated[name]))
+    return updated
+
+
+def _with_manifest_texts(table: pa.Table, manifests: ManifestColumns) -> pa.Table:
+    """Return some rows with the values of manifests; columns that only manifests have are texts."""
     files = table["file"].to_pylist()
     columns = manifests.values(files)
     own = {name.lower(): name for name in columns}
@@ -281,7 +298,7 @@ def _with_manifests(table: pa.Table, manifests: ManifestColumns) -> pa.Table:
         former = others[name].cast(pa.string()).to_pylist() if name in others else [None] * len(files)
         given = columns.get(name, [None] * len(files))
         texts = [new if new is not None else old for new, old in zip(given, former, strict=True)]
-        updated = updated.append_column(name, _as_numbers(texts))
+        updated = updated.append_column(name, pa.array(texts, pa.string()))
     return updated
 
 
@@ -308,12 +325,12 @@ def _apply_manifest(row: dict[str, object], given: Mapping[str, str | None], man
         row["utc_offset_min"] = stated.utc_offset_min
 
 
-def _as_numbers(texts: Sequence[str | None]) -> pa.Array:
+def _as_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as numbers if all of its values are numbers, otherwise as texts."""
-    is_number = all(text is None or _NUMBER.fullmatch(text) for text in texts)
-    if is_number and any(texts):
-        return pa.array([None if text is None else float(text) for text in texts], pa.float64())
-    return pa.array(texts, pa.string())
+    values = texts.drop_null().unique().to_pylist()
+    if values and all(_NUMBER.fullmatch(value) for value in values):
+        return texts.cast(pa.float64())
+    return texts
 
 
 def _check_columns(uri: str, schema: pa.Schema) -> None:
