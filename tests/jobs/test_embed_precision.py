@@ -60,7 +60,7 @@ def test_a_run_whose_vectors_differ_too_much_from_fp32_is_refused(
     refused = run_int8("--min-agreement", 1)
     assert refused.code == 2
     assert (
-        "int8 vectors of esp_aves2_sl_beats_all differ too much from fp32: cosine with fp32 at least" in refused.stderr
+        "int8 vectors of esp_aves2_sl_beats_all differ too much from fp32: least cosine with fp32 0.9" in refused.stderr
     )
     assert "or accept the vectors with --min-agreement 0.99" in refused.stderr
     assert not list((tmp_path / "out").glob("embeddings/*.parquet"))
