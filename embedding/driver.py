@@ -305,8 +305,15 @@ class _Run:
             manifests = ManifestColumns.of(read_manifest(uri, "--input") for uri in uris)
             for target in self._targets:
                 announce_contradictions(self._terminal, target.update_recordings(manifests))
+            unreadable = manifests.unreadable_times
+            if unreadable:
+                self._terminal.warn(
+                    f"{plural(len(unreadable), 'time')} of manifests cannot be read, as {unreadable[0]!r}"
+                )
         except RequestError as error:
             self._terminal.warn(f"{RECORDINGS_NAME} is not up to date: {error}")
+            for target in self._targets:
+                target.report.recordings_outdated = True
 
     def _announce_results(self) -> None:
         for number, target in enumerate(self._targets):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from embedding import extras, storage
 from embedding.output.shard_reading import open_shard
-from embedding.where import condition_error, connect
+from embedding.where import condition_error, connect, refuse_several_statements
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,7 @@ def run_query(query: str, windows: pa.RecordBatchReader, recordings: pa.Table) -
     connection.register("windows", windows)
     connection.register("recordings", recordings)
     try:
+        refuse_several_statements(query, "where")
         return connection.sql(query).to_arrow_reader(_BATCH_ROWS)
     except duckdb.Error as error:
         names = dict.fromkeys([*windows.schema.names, *recordings.column_names])

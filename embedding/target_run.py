@@ -115,7 +115,7 @@ class TargetRun:
         Raises:
             RequestError: The table is damaged.
         """
-        nothing_new = not len(self.backlog.todo) and self.report.last_run_was_complete
+        nothing_new = not len(self.backlog.todo) and self.report.recordings_were_current
         if nothing_new and not manifests.tables and is_stored(self.target.store):
             return None
         former = read_stored(self.target.store)

@@ -45,12 +45,27 @@ def matching_ids(recordings: pa.Table, where: str, option: str) -> NDArray[np.in
     duckdb = extras.load("duckdb", "sql")
     connection = connect()
     connection.register("recordings", recordings)
+    # The line break ends a comment at the end of the condition.
+    query = f"select file_id from recordings where ({where}\n)"
     try:
-        # The line break ends a comment at the end of the condition.
-        chosen = connection.sql(f"select file_id from recordings where ({where}\n)").to_arrow_table()
+        refuse_several_statements(query, option)
+        chosen = connection.sql(query).to_arrow_table()
     except duckdb.Error as error:
         raise condition_error(option, error, recordings.column_names) from error
-    return np.sort(chosen["file_id"].to_numpy())
+    # A condition with a union in it may return anything.
+    ids = np.intersect1d(chosen.column(0).to_numpy(), recordings["file_id"].to_numpy())
+    return ids.astype(np.int64)
+
+
+def refuse_several_statements(query: str, option: str) -> None:
+    """Refuse a condition that ends the query and begins another one.
+
+    Raises:
+        duckdb.Error: The query makes no sense.
+        RequestError: There are several statements.
+    """
+    if len(extras.load("duckdb", "sql").extract_statements(query)) != 1:
+        raise RequestError(f"{option}: give one condition, without semicolons")
 
 
 def connect() -> Any:

@@ -101,6 +101,8 @@ def detect(arguments: Sequence[str] | None) -> None:
     root, terminal = storage.normalise(options.output, "OUTPUT"), Terminal.on_stdout()
     to, destination = _check_export(options.to)
     sample = None if options.sample is None else Path(storage.normalise(options.sample, "--sample"))
+    if sample is not None and sample.exists():
+        raise RequestError(f"--sample: {options.sample} exists, and may hold verdicts: choose another name")
     if sample is not None and (sample.is_dir() or not sample.parent.is_dir()):
         raise RequestError(f"--sample: {options.sample} is no place for a file: choose a file in a folder that exists")
     done = run_detect(

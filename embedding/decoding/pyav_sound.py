@@ -156,6 +156,8 @@ class PyAvSound:
                 yield self._samples(converted)
         except FFmpegError as error:
             self.damage = _reason(error)
+        except ValueError:  # of the resampler
+            self.damage = "rate or channels change"
 
     def _samples(self, frame: "AudioFrame") -> NDArray[np.float32]:
         """Return the samples of a packed frame, ``[frames, channels]``."""

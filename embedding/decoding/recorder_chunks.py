@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from io import SEEK_END
 from typing import Protocol
 
 # Chunks with facts, and the most bytes of each that are read. Recorders write some hundred.
@@ -54,7 +55,10 @@ def read_chunks(stream: Stream) -> dict[bytes, bytes]:
 def _riff_chunks(stream: Stream) -> Iterator[tuple[bytes, int]]:
     """Yield name and length of each chunk, with the stream at its content."""
     position, audio_length = 12, None
+    end = stream.seek(0, SEEK_END)
     for _ in range(MOST_CHUNKS):
+        if position >= end:  # ds64 may state 2⁶⁴ bytes, which no stream can seek to
+            return
         stream.seek(position)
         header = stream.read(8)
         if len(header) < 8:

@@ -147,13 +147,13 @@ def _origination(date: str, time: str) -> datetime | None:
         return None
 
 
-def _zone(offset: str | None) -> timezone:
-    """Return the zone of ``+2``, ``-3:30`` or, for UTC, None."""
+def _zone(offset: str | None) -> timezone | None:
+    """Return the zone of ``+2``, ``-3:30`` or, for UTC, None; None for an offset that no zone has."""
     if offset is None:
         return UTC
     hours, _, minutes = offset[1:].partition(":")
     ahead = timedelta(hours=int(hours), minutes=int(minutes or 0))
-    return timezone(-ahead if offset[0] == "-" else ahead) if ahead < timedelta(hours=24) else UTC
+    return timezone(-ahead if offset[0] == "-" else ahead) if ahead < timedelta(hours=24) else None
 
 
 def _position(text: str) -> tuple[float | None, float | None]:

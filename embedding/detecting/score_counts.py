@@ -79,13 +79,23 @@ class Places:
         began = ordered["recorded_at"].to_numpy().astype("datetime64[s]")
         return cls(ordered["file_id"].to_numpy(), began, site.fill_null(len(names)).to_numpy(), len(names) + 1)
 
+    def has(self, file_id: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these recordings are known."""
+        if not len(self.file_id):
+            return np.zeros(len(file_id), bool)
+        return self.file_id[self._row(file_id)] == file_id
+
+    def _row(self, file_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        # Not np.isin, which sorts all of its second argument: 17 s for a batch among ten million recordings.
+        return np.minimum(np.searchsorted(self.file_id, file_id), len(self.file_id) - 1)
+
     def hour_and_site(
         self, file_id: NDArray[np.int64], start_s: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return hour of the day and site of windows, ``[windows]`` each; UNKNOWN_HOUR without a time."""
         if not len(self.file_id):
             return np.full(len(file_id), UNKNOWN_HOUR), np.full(len(file_id), self.n_sites - 1)
-        row = np.minimum(np.searchsorted(self.file_id, file_id), len(self.file_id) - 1)
+        row = self._row(file_id)
         is_known = self.file_id[row] == file_id
         time = self.began[row] + start_s.astype("timedelta64[s]")
         hour = (time - time.astype("datetime64[D]")).astype("timedelta64[h]").astype(np.int64)
@@ -171,7 +181,7 @@ def count_scores(
             for batch in shard.iter_batches(_BATCH_ROWS, columns=[*_COLUMNS, column], use_threads=False):
                 rows = pa.table(batch).replace_schema_metadata(None)
                 check_values(uri, rows)
-                rows = rows.filter(pa.array(np.isin(rows["file_id"].to_numpy(), places.file_id)))
+                rows = rows.filter(pa.array(places.has(rows["file_id"].to_numpy())))
                 logits = scorer.logits(finite_matrix(rows[column]))
                 hour, site = places.hour_and_site(rows["file_id"].to_numpy(), rows["start_time"].to_numpy())
                 _count(counts.by_hour, hour, logits)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pyarrow as pa
@@ -26,23 +26,25 @@ class ManifestColumns:
     Attributes:
         tables: The manifests, without their columns of start times.
         starts: Start time of each recording that has one, by ``file``; with a zone where the manifest has it.
+        unreadable_times: Values of ``recorded_at`` that are no times.
     """
 
     tables: list[pa.Table]
     starts: dict[str, datetime]
+    unreadable_times: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, manifests: Iterable[pa.Table]) -> "ManifestColumns":
         """Return the columns of manifests that ``read_manifest`` has read."""
-        tables, starts = [], {}
+        tables, starts, unreadable = [], {}, []
         for table in manifests:
-            name, times = _find_times(table)
+            name, times = _find_times(table, unreadable)
             rows = () if name is None else zip(table["file"].to_pylist(), times, strict=True)
             for file, time in dict.fromkeys(rows):
                 if time is not None:  # two times for one recording are times of events in it, not of its start
                     starts[file] = time if starts.get(file, time) == time else None
             tables.append(table if name is None else table.drop_columns(name))
-        return cls(tables, {file: time for file, time in starts.items() if time is not None})
+        return cls(tables, {file: time for file, time in starts.items() if time is not None}, unreadable)
 
     def with_starts(self, recordings: pa.Table) -> "ManifestColumns":
         """Return the columns with the start times of other sources, where the manifests have none.
@@ -52,7 +54,7 @@ class ManifestColumns:
         """
         others = recordings.filter(pc.field("recorded_at").is_valid() & (pc.field("recorded_at_from") != "name"))
         starts = dict(zip(others["file"].to_pylist(), others["recorded_at"].to_pylist(), strict=True))
-        return ManifestColumns(self.tables, starts | self.starts)
+        return ManifestColumns(self.tables, starts | self.starts, self.unreadable_times)
 
     def has_row_for_any(self, files: pa.ChunkedArray) -> bool:
         """Return whether a manifest has a row for any of ``files``."""
@@ -88,18 +90,35 @@ class ManifestColumns:
         }
 
 
-def _find_times(table: pa.Table) -> tuple[str | None, list[datetime | None]]:
-    """Return the name of the column with start times, and its times; None and nulls where there is no such column."""
+def _find_times(table: pa.Table, unreadable: list[str]) -> tuple[str | None, list[datetime | None]]:
+    """Return the name of the column with start times, and its times; None and nulls where there is no such column.
+
+    A column of another name may hold something else, so it counts only if all of its values are times. In
+    ``recorded_at`` other values are unknown, and are added to ``unreadable``.
+    """
     for time_column in TIME_COLUMNS:
         for name in table.column_names:
             if name.lower() == time_column and table.column_names.count(name) == 1:
+                others: list[str] = []
                 try:
-                    times = [_parse_time(value) for value in _in_microseconds(table[name]).to_pylist()]
-                except ValueError:  # the column holds something else
+                    times = [_parse_or_note(value, others) for value in _in_microseconds(table[name]).to_pylist()]
+                except (ValueError, OverflowError, pa.ArrowException):  # years that datetime does not have
                     continue
+                if others and time_column != TIME_COLUMNS[0]:  # the column holds something else
+                    continue
+                unreadable += others if any(times) else []
                 if any(times):
                     return name, times
     return None, [None] * len(table)
+
+
+def _parse_or_note(value: object, others: list[str]) -> datetime | None:
+    """Return a value as a time; None for another value, which is added to ``others``."""
+    try:
+        return _parse_time(value)
+    except ValueError:
+        others.append(str(value))
+        return None
 
 
 def _in_microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:

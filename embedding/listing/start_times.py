@@ -17,7 +17,7 @@ UNIX_YEARS = range(2010, 2036)
 # With a letter or digit beside it a number is part of something longer. Two letters may follow a time: the T of
 # AudioMoth's triggered recordings, and the Z of UTC.
 _BEGIN, _END = r"(?<![0-9A-Za-z])", r"(?:[TZ](?![0-9A-Za-z])|(?![0-9A-Za-z]))"
-# The zone of BAR and Swift: +1000, -0500. Four digits, so that -1 and -2024 of other names are no zones.
+# The zone of BAR, behind a time with T: +1000, -0700. Behind other times such a number may be a counter.
 _ZONE = r"(?P<zone>[+-](?:0\d|1[0-4])[0-5]\d(?!\d))?"
 _STAMPS = [
     # AudioMoth, Song Meter (with $ where a sound triggered it), Swift, BAR: 20250503_031300, 20250503T031300+1000.
@@ -78,8 +78,9 @@ def _time_of(stem: str) -> datetime | None:
 
 
 def _time(match: re.Match[str]) -> datetime | None:
-    zone = match["zone"]
-    tzinfo = None
+    has_t = match.string[match.start(4) - 1] == "T"
+    zone = match["zone"] if has_t else None
+    tzinfo = UTC if match.group().endswith("Z") else None
     if zone:
         ahead = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:]))
         tzinfo = timezone(-ahead if zone[0] == "-" else ahead)

@@ -9,6 +9,7 @@ guessed, and sources that contradict each other are told.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +63,8 @@ WHEN_AND_WHERE = [name for name in RECORDINGS_TABLE.names if name not in ("file"
 _GROUP_ROWS = 100_000
 # A number as people write it: no leading zeros, which identifiers have.
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,14})(?:\.\d+)?", re.ASCII)
+# Columns that belong together: the start time and its source.
+_OF_THE_TIME = ("recorded_at", "utc_offset_min", "recorded_at_from")
 _MANIFEST_FACTS = ("latitude", "longitude", "recorder", "gain", "temperature_c", "battery_v")
 
 
@@ -169,10 +172,13 @@ def update_recordings(
         OSError: The storage failed.
         RequestError: A shard is damaged.
     """
-    # 1. Keep the rows of recordings that are still stored.
+    # 1. Keep the rows of recordings that are still stored, and that no manifest names.
     ids = inventory.recordings().file_id
-    kept = RECORDINGS_TABLE.empty_table() if former is None else former
-    kept = kept.filter(pa.array(np.isin(kept["file_id"].to_numpy(), ids)))
+    before = RECORDINGS_TABLE.empty_table() if former is None else former
+    kept = before.filter(pa.array(np.isin(before["file_id"].to_numpy(), ids)))
+    for manifest in manifests.tables if manifests is not None else ():
+        is_named = pc.is_in(kept["file"], manifest["file"].combine_chunks())  # type: ignore[attr-defined]
+        kept = kept.filter(pc.invert(is_named))  # type: ignore[attr-defined]
 
     # 2. Read the others from their shards.
     missing = np.setdiff1d(ids, kept["file_id"].to_numpy())
@@ -190,17 +196,24 @@ def update_recordings(
         added.group_by(["file_id", "file"]).aggregate([("facts", "max")]).rename_columns(["file_id", "file", "facts"])
     )
 
-    # 3. Choose among the sources of each.
-    pieces = [_rows_of(added.slice(start, _GROUP_ROWS)) for start in range(0, len(added), _GROUP_ROWS)]
-    table = pa.concat_tables([kept, *pieces], promote_options="default")
+    # 3. Choose among the sources of each; a former row fills what is not stated now, such as the site of a manifest.
+    pieces = []
+    for start in range(0, len(added), _GROUP_ROWS):
+        rows = _rows_of(added.slice(start, _GROUP_ROWS), manifests)
+        pieces.append(_filled(rows, before))
+    table = _joined([kept, *pieces]).sort_by("file")
 
-    # 4. Add what the manifests say.
-    if manifests is not None and manifests.tables:
-        table = _with_manifests(table, manifests)
-    table = table.sort_by("file")
-    is_new = pa.array(np.isin(table["file_id"].to_numpy(), missing))
-    told = table.filter(is_new).filter(pc.field("contradiction").is_valid())
-    new_contradictions = list(zip(told["file"].to_pylist(), told["contradiction"].to_pylist(), strict=True))
+    # 4. Find contradictions that are new.
+    told = table.filter(pc.field("contradiction").is_valid())
+    known = before.filter(pc.field("contradiction").is_valid())
+    told_before = set(zip(known["file_id"].to_pylist(), known["contradiction"].to_pylist(), strict=True))
+    new_contradictions = [
+        (file, contradiction)
+        for file, file_id, contradiction in zip(
+            *(told[name].to_pylist() for name in ("file", "file_id", "contradiction")), strict=True
+        )
+        if (file_id, contradiction) not in told_before
+    ]
     return RecordingsTable(table, new_contradictions)
 
 
@@ -225,15 +238,98 @@ def read_shard_facts(uri: str) -> pa.Table:
     return distinct.append_column("facts", column).cast(_SHARD_FACTS)
 
 
-def _rows_of(recordings: pa.Table) -> pa.Table:
-    """Return the rows of recordings whose facts come from their files and names."""
+def _rows_of(recordings: pa.Table, manifests: ManifestColumns | None) -> pa.Table:
+    """Return the rows of some recordings, with the columns of manifests as texts.
+
+    Args:
+        recordings: ``file``, ``file_id`` and ``facts``.
+        manifests: The manifests of the run.
+    """
+    files = recordings["file"].to_pylist()
+    columns = {} if manifests is None else manifests.values(files)
+    own = {name.lower(): name for name in columns}
+    given = {name: columns.pop(own[name]) for name in ("site", *_MANIFEST_FACTS) if name in own}
     rows = []
-    for recording in recordings.to_pylist():
-        sources = _parse(recording["file"], recording["facts"])
-        if (named := facts_of_name(recording["file"])) is not None:
+    for number, recording in enumerate(recordings.to_pylist()):
+        file = recording["file"]
+        sources = _parse(file, recording["facts"])
+        if (named := facts_of_name(file)) is not None:
             sources.append(named)
-        rows.append({"file": recording["file"], "file_id": recording["file_id"]} | _merge(sources))
-    return pa.Table.from_pylist(rows, RECORDINGS_TABLE)
+        values = {name: texts[number] for name, texts in given.items()}
+        start = None if manifests is None else manifests.starts.get(file)
+        if (stated := _facts_of_manifest(start, values)) is not None:
+            sources.insert(0, stated)
+        row = {"file": file, "file_id": recording["file_id"], "site": values.get("site")}
+        rows.append(row | _merge(sources))
+    table = pa.Table.from_pylist(rows, RECORDINGS_TABLE)
+    for name, texts in columns.items():
+        if name.lower() not in RECORDINGS_TABLE.names:  # recorded_at is among the times; others are this program's own
+            table = table.append_column(name, pa.array(texts, pa.string()))
+    return table
+
+
+def _facts_of_manifest(start: datetime | None, given: Mapping[str, str | None]) -> RecordingFacts | None:
+    """Return what the manifests say about a recording; a number that cannot be read is unknown."""
+    values: dict[str, object] = {"recorded_at": start}
+    for name in _MANIFEST_FACTS:
+        text = (given.get(name) or "").strip()
+        values[name] = text if name in ("recorder", "gain") else _number_of(text)
+    return RecordingFacts.plausible("manifest", **values)
+
+
+def _number_of(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _filled(rows: pa.Table, former: pa.Table) -> pa.Table:
+    """Return rows with the values of their former rows where they have none.
+
+    A time of an earlier manifest stays, too; other times and contradictions are those of the present sources.
+    """
+    position = pc.index_in(rows["file_id"], former["file_id"].combine_chunks())  # type: ignore[attr-defined]
+    before = former.take(position)
+    is_now, was = (pc.equal(table["recorded_at_from"], "manifest") for table in (rows, before))  # type: ignore[attr-defined]
+    stays = pc.and_not(was.fill_null(False), is_now.fill_null(False))  # type: ignore[attr-defined]
+    for name in _OF_THE_TIME:
+        column = pc.if_else(stays, before[name], rows[name])  # type: ignore[attr-defined]
+        rows = rows.set_column(rows.column_names.index(name), name, column)
+    for name in former.column_names:
+        if name in ("file", "file_id", *_OF_THE_TIME, "contradiction"):
+            continue
+        if name not in rows.column_names:
+            rows = rows.append_column(name, before[name])
+            continue
+        column = before[name] if before[name].type == rows[name].type else _as_texts(before[name])
+        filled = pc.coalesce(rows[name], column)  # type: ignore[attr-defined]
+        rows = rows.set_column(rows.column_names.index(name), name, filled)
+    return rows
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of tables whose further columns are numbers in some and texts in others."""
+    names = dict.fromkeys(name for table in tables for name in table.column_names)
+    for name in [name for name in names if name not in RECORDINGS_TABLE.names]:
+        columns = [table[name] if name in table.column_names else pa.nulls(len(table)) for table in tables]
+        as_numbers = [column if pa.types.is_floating(column.type) else _as_numbers(column) for column in columns]
+        if not all(pa.types.is_floating(column.type) or column.null_count == len(column) for column in as_numbers):
+            as_numbers = [_as_texts(column) for column in columns]
+        kind = next((c.type for c in as_numbers if c.null_count < len(c)), pa.string())
+        tables = [
+            _with_column(
+                table, name, column.cast(kind) if column.null_count < len(column) else pa.nulls(len(table), kind)
+            )
+            for table, column in zip(tables, as_numbers, strict=True)
+        ]
+    return pa.concat_tables([table.select(list(names)) for table in tables])
+
+
+def _with_column(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    if name not in table.column_names:
+        return table.append_column(name, column)
+    return table.set_column(table.column_names.index(name), name, column)
 
 
 def _parse(file: str, facts: str) -> list[RecordingFacts]:
@@ -269,68 +365,20 @@ def _merge(sources: Sequence[RecordingFacts]) -> dict[str, object]:
     return values
 
 
-def _with_manifests(table: pa.Table, manifests: ManifestColumns) -> pa.Table:
-    """Return the table with the values of manifests, for the recordings that they name."""
-    pieces = [
-        _with_manifest_texts(table.slice(start, _GROUP_ROWS), manifests) for start in range(0, len(table), _GROUP_ROWS)
-    ]
-    updated = pa.concat_tables(pieces, promote_options="default")
-    for number, name in enumerate(updated.column_names):
-        if name not in RECORDINGS_TABLE.names:
-            updated = updated.set_column(number, name, _as_numbers(updated[name]))
-    return updated
-
-
-def _with_manifest_texts(table: pa.Table, manifests: ManifestColumns) -> pa.Table:
-    """Return some rows with the values of manifests; columns that only manifests have are texts."""
-    files = table["file"].to_pylist()
-    columns = manifests.values(files)
-    own = {name.lower(): name for name in columns}
-    facts = {name: columns.pop(own[name]) for name in ("site", *_MANIFEST_FACTS) if name in own}
-    for name in [name for name in columns if name.lower() in RECORDINGS_TABLE.names]:
-        del columns[name]  # recorded_at is among the times; the others are this program's own
-    rows = table.select(RECORDINGS_TABLE.names).to_pylist()
-    for number, row in enumerate(rows):
-        _apply_manifest(row, {name: values[number] for name, values in facts.items()}, manifests)
-    others = {name: table[name] for name in table.column_names if name not in RECORDINGS_TABLE.names}
-    updated = pa.Table.from_pylist(rows, RECORDINGS_TABLE)
-    for name in dict.fromkeys([*others, *columns]):
-        former = others[name].cast(pa.string()).to_pylist() if name in others else [None] * len(files)
-        given = columns.get(name, [None] * len(files))
-        texts = [new if new is not None else old for new, old in zip(given, former, strict=True)]
-        updated = updated.append_column(name, pa.array(texts, pa.string()))
-    return updated
-
-
-def _apply_manifest(row: dict[str, object], given: Mapping[str, str | None], manifests: ManifestColumns) -> None:
-    """Put what the manifests say about a recording into its row."""
-    file = str(row["file"])
-    if given.get("site"):
-        row["site"] = given["site"]
-    values: dict[str, object] = {
-        name: (float(text) if name not in ("recorder", "gain") else text)
-        for name, text in given.items()
-        if name != "site" and text and (name in ("recorder", "gain") or _NUMBER.fullmatch(text))
-    }
-    stated = RecordingFacts.plausible("manifest", recorded_at=manifests.starts.get(file), **values)
-    if stated is None:
-        return
-    source = str(row["recorded_at_from"] or "recording")
-    before = RecordingFacts.plausible(source, **{name: row[name] for name in FACT_NAMES})
-    merged = _merge([stated] if before is None else [stated, before])
-    if before is None or source == "manifest":
-        merged["contradiction"] = row["contradiction"]  # a corrected manifest does not contradict the former one
-    row |= {name: value for name, value in merged.items() if value is not None}
-    if stated.recorded_at is not None:
-        row["utc_offset_min"] = stated.utc_offset_min
-
-
-def _as_numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column as numbers if all of its values are numbers, otherwise as texts."""
+def _as_numbers(texts: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Return a column of texts as numbers if all of its values are numbers."""
     values = texts.drop_null().unique().to_pylist()
-    if values and all(_NUMBER.fullmatch(value) for value in values):
+    if values and all(_NUMBER.fullmatch(str(value)) for value in values):
         return texts.cast(pa.float64())
     return texts
+
+
+def _as_texts(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Return a column as texts; whole numbers without a decimal point or an exponent."""
+    if not pa.types.is_floating(column.type):
+        return column.cast(pa.string())
+    texts = [None if value is None else repr(value).removesuffix(".0") for value in column.to_pylist()]
+    return pa.array(texts, pa.string())
 
 
 def _check_columns(uri: str, schema: pa.Schema) -> None:

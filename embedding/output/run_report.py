@@ -28,8 +28,9 @@ def is_settled(store: Store) -> bool:
 
 
 def has_ended(store: Store) -> bool:
-    """Return whether the last run has come to its end, where it brings the table of recordings up to date."""
-    return (store.read_json(NAME) or {}).get("state") in ("complete", "incomplete")
+    """Return whether the last run has come to its end, and has brought the table of recordings up to date."""
+    report = store.read_json(NAME) or {}
+    return report.get("state") in ("complete", "incomplete") and not report.get("recordings_outdated")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ class RunEntry:
 
 
 class RunReport:
-    """The report of one run over one output."""
+    """The report of one run over one output.
+
+    Attributes:
+        recordings_outdated: This run could not bring the table of recordings up to date.
+        recordings_were_current: The table of recordings was up to date before this run.
+    """
 
     def __init__(self, store: Store, run_id: str, *, listed: int, timeline: Timeline | None = None) -> None:
         """Start the report.
@@ -83,6 +89,8 @@ class RunReport:
         self._audio_listed_s = 0.0
         self._workers: dict[str, int] = {}
         self._counters = Counters()
+        self.recordings_outdated = False
+        self.recordings_were_current = before.get("state") == "complete" and not before.get("recordings_outdated")
 
     @property
     def last_run_was_complete(self) -> bool:
@@ -160,7 +168,8 @@ class RunReport:
         )
         so_far = {"recordings": {"listed": self._listed}, "windows": {}, "failures": {}}
         content = balance.as_json() if balance is not None else so_far
-        content = {"state": state} | content | {"audio_s": {"listed_estimate": round(self._audio_listed_s)}}
+        outdated = {"recordings_outdated": True} if self.recordings_outdated else {}
+        content = {"state": state} | outdated | content | {"audio_s": {"listed_estimate": round(self._audio_listed_s)}}
         self._store.write_json(NAME, content | {"runs": [*self._history, asdict(entry)]})
 
     def _busy_share(self, counters: Counters) -> dict[str, float]:

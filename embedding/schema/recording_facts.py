@@ -53,7 +53,10 @@ class RecordingFacts:
         kept: dict[str, object] = {name: value for name, value in values.items() if _is_plausible(name, value)}
         time = kept.get("recorded_at")
         if isinstance(time, datetime) and (offset := time.utcoffset()) is not None:
-            kept |= {"recorded_at": time.replace(tzinfo=None), "utc_offset_min": offset // timedelta(minutes=1)}
+            kept |= {"recorded_at": time.replace(tzinfo=None)}
+            minutes = offset // timedelta(minutes=1)
+            if _is_plausible("utc_offset_min", minutes):
+                kept["utc_offset_min"] = minutes
         has_place = {"latitude", "longitude"} <= kept.keys()
         # Half a position is none, and receivers without a fix write zeros.
         if not has_place or not (kept["latitude"] or kept["longitude"]):

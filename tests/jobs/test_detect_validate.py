@@ -165,3 +165,7 @@ def test_a_sample_needs_a_place_and_a_probe(detect: Detect, output: Path, tmp_pa
     done = detect(output, "--probe", output.parent / "p.npz", "--sample", tmp_path / "none" / "x.csv")
     assert (done.code, "--sample" in done.stderr) == (2, True)
     assert detect(output, "--sample", tmp_path / "x.csv").code == 2
+    (tmp_path / "judged.csv").write_text("verdicts")
+    done = detect(output, "--probe", output.parent / "p.npz", "--sample", tmp_path / "judged.csv")
+    assert (done.code, "may hold verdicts" in done.stderr) == (2, True)
+    assert (tmp_path / "judged.csv").read_text() == "verdicts"

@@ -111,6 +111,11 @@ def test_a_damaged_table_is_told_and_loses_nothing(copied: Path, archive: Path, 
     assert done.code == 0
     assert "recordings.parquet is not up to date" in done.stdout
     assert "delete it and run jobs.embed again" in done.stdout.replace("\n", " ")
+    assert json.loads((copied / "report.json").read_text())["recordings_outdated"] is True
+    (copied / "recordings.parquet").unlink()
+    assert embedding.open_output(copied).recordings["recorded_at"].null_count == 0  # made from the shards
+    assert embed("--input", archive / "sites.csv", "--output", copied, *OPTIONS).code == 0
+    assert "recordings_outdated" not in json.loads((copied / "report.json").read_text())
 
 
 def test_search_finds_windows_of_chosen_recordings_alone(output: Path, archive: Path, connection: None) -> None:
@@ -216,6 +221,8 @@ def jobs_with_where(output: Path, where: str, folder: Path) -> Iterator[Outcome]
         ("site = ", "there are the columns"),
         ("site = 'Z'", "no recording of"),
         ("true) or (select count(*) from read_text('/etc/passwd')) > (0", "there are the columns"),
+        ("true); select 3 as z where (true", "give one condition, without semicolons"),
+        ("false) union all select 1 where (true", "no recording of"),
     ],
 )
 def test_a_mistake_is_one_line_in_every_job(output: Path, tmp_path: Path, where: str, message: str) -> None:

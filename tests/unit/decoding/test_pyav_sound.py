@@ -122,6 +122,17 @@ def test_bytes_that_are_damaged_end_the_recording_or_change_it(tmp_path: Path, n
             assert "\n" not in str(fault)
 
 
+def test_a_sound_whose_rate_or_channels_change_ends_there(tmp_path: Path) -> None:
+    stereo, mono = np.column_stack([sound(), sound()]), sound()
+    write_with_pyav(tmp_path / "stereo.aac", stereo, 44_100, "aac")
+    write_with_pyav(tmp_path / "mono.aac", mono, 22_050, "aac")
+    first, second = ((tmp_path / f"{name}.aac").read_bytes() for name in ("stereo", "mono"))
+    for content in (first + second, second + first):
+        n, fault = kept_and_fault(content)
+        assert n > 0
+        assert fault is None or fault.kind == "truncated"
+
+
 def test_a_lost_connection_is_an_error_of_the_storage(tmp_path: Path) -> None:
     class Lost(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:

@@ -162,6 +162,25 @@ def test_a_chunk_behind_the_audio_of_a_file_beyond_4_gib_is_found(tmp_path: Path
         assert read_chunks(file) == {b"guan": GUANO.encode()}
 
 
+@pytest.mark.parametrize("length", [2**63 - 10, 2**62, 2**64 - 1])
+def test_a_length_that_no_stream_can_seek_to_ends_the_search(tmp_path: Path, length: int) -> None:
+    content = wav(chunk(b"ds64", struct.pack("<QQQI", length, length, 0, 0)), form=b"RF64")
+    content = content.replace(b"data" + struct.pack("<I", 1602), b"data\xff\xff\xff\xff")
+    (tmp_path / "a.wav").write_bytes(content)
+    for stream in (io.BytesIO(content), (tmp_path / "a.wav").open("rb")):
+        with stream:
+            assert read_chunks(stream) == {}
+
+
+def test_an_offset_that_no_zone_has_is_unknown() -> None:
+    facts = parse_guano(b"Timestamp: 2025-05-03T03:13:00+23:30")
+    assert facts is not None
+    assert (facts.recorded_at, facts.utc_offset_min) == (datetime(2025, 5, 3, 3, 13), None)
+    facts = comment_of("Recorded at 10:25:00 01/03/2017 (UTC+99) by AudioMoth 1 at medium gain")
+    assert facts is not None
+    assert facts.utc_offset_min is None
+
+
 def test_a_file_of_empty_chunks_is_given_up() -> None:
     content = b"RIFF\0\0\0\0WAVE" + chunk(b"junk", b"") * (MOST_CHUNKS + 5) + chunk(b"guan", b"Model: M")
     assert read_chunks(io.BytesIO(content)) == {}

@@ -116,8 +116,10 @@ def test_ambiguous_names_have_no_time(name: str) -> None:
             (-12.34, 78.98),
         ),
         ("S20240815T110516_E20240815T120511.wav", datetime(2024, 8, 15, 11, 5, 16), None, (None, None)),
-        ("SWIFT01_20190801_130000-0500.wav", datetime(2019, 8, 1, 13), -300, (None, None)),
-        ("20190801_130000-2024.wav", datetime(2019, 8, 1, 13), None, (None, None)),  # no zone has 24 minutes past 20 h
+        ("SWIFT01_20190801_130000.wav", datetime(2019, 8, 1, 13), None, (None, None)),
+        ("20190801_130000-0100.wav", datetime(2019, 8, 1, 13), None, (None, None)),  # may be a counter
+        ("20250503T031300Z.wav", datetime(2025, 5, 3, 3, 13), 0, (None, None)),
+        ("20250503_031300T.WAV", datetime(2025, 5, 3, 3, 13), None, (None, None)),  # a triggered recording
         ("1620000000.wav", datetime(2021, 5, 3), 0, (None, None)),
         ("5B1A2C3D.WAV", datetime(2018, 6, 8, 7, 11, 57), 0, (None, None)),
         ("20250503_031300.WAV", datetime(2025, 5, 3, 3, 13), None, (None, None)),

@@ -125,7 +125,8 @@ def test_a_manifest_comes_before_all_and_adds_its_columns(store: Store) -> None:
     rows = table_of(store, given)
     assert (rows[1]["recorded_at"], rows[1]["recorded_at_from"]) == (datetime(2025, 5, 3, 2, 13), "manifest")
     assert "utc_offset_min" not in rows[1]
-    assert "contradiction" not in rows[1]  # 02:13 is 03:13 +01:00 in UTC
+    # 02:13 is 03:13 +01:00 in UTC, as GUANO says, but the name may be by any clock.
+    assert rows[1]["contradiction"] == "manifest says 2025-05-03 02:13:00, name says 2025-05-03 03:13:00"
     assert (rows[1]["site"], rows[1]["latitude"], rows[1]["height"], rows[1]["n"]) == ("A", 47.001, 3.0, "01")
     assert (rows[2]["utc_offset_min"], rows[2]["site"], rows[2]["height"], rows[2]["n"]) == (120, "B", 2.5, "2")
     assert "site" not in rows[3]
@@ -139,6 +140,54 @@ def test_columns_of_a_manifest_outlive_runs_without_it(store: Store) -> None:
     assert [rows[i].get("site") for i in (1, 2, 3)] == ["A", None, "C"]
     assert [rows[i].get("height") for i in (1, 2, 3)] == ["3", None, "high"]  # no longer numbers alone
     assert rows == table_of(store)
+
+
+def test_a_corrected_manifest_corrects_its_values_and_its_contradiction(store: Store) -> None:
+    write(store, "s", {1: [RecordingFacts("audiomoth", NAMED, None, 47.0, 8.0)], 2: []})
+    wrong = manifest({"id": 1, "recorded_at": "2024-05-03T03:13:00", "latitude": "10", "longitude": "8"})
+    row = table_of(store, wrong)[1]
+    assert row["contradiction"] == "manifest says 2024-05-03 03:13:00, audiomoth says 2025-05-03 03:13:00"
+    right = manifest({"id": 1, "recorded_at": "2025-05-03T03:13:00", "latitude": "+47.0 ", "longitude": " 8e0"})
+    row = table_of(store, right)[1]
+    assert (row["recorded_at"], row["latitude"], row["longitude"]) == (NAMED, 47.0, 8.0)
+    assert "contradiction" not in row
+
+
+def test_a_time_of_a_manifest_stays_when_another_manifest_says_nothing_of_it(store: Store) -> None:
+    write(store, "s", {1: []})
+    table_of(store, manifest({"id": 1, "recorded_at": "2025-05-03T04:00:00"}))
+    row = table_of(store, manifest({"id": 1, "site": "A"}))[1]
+    assert (row["recorded_at"], row["recorded_at_from"], row["site"]) == (datetime(2025, 5, 3, 4), "manifest", "A")
+
+
+def test_contradictions_of_a_later_manifest_are_told_once(store: Store) -> None:
+    write(store, "s", {1: []})
+    table_of(store)
+    other = manifest({"id": 1, "recorded_at": "2025-05-03T09:00:00"})
+    first = update_recordings(store.read(), read_stored(store), other)
+    assert [file for file, _ in first.new_contradictions] == [NAMES.format(1)]
+    assert update_recordings(store.read(), first.rows, other).new_contradictions == []
+
+
+def test_long_numbers_of_a_manifest_stay_as_they_are(store: Store) -> None:
+    write(store, "s", {1: [], 2: []})
+    table_of(store, manifest({"id": 1, "serial": "123456789012345"}))
+    assert table_of(store)[1]["serial"] == 123456789012345
+    rows = table_of(store, manifest({"id": 2, "serial": "12"}))
+    assert (rows[1]["serial"], rows[2]["serial"]) == (123456789012345, 12)
+    rows = table_of(store, manifest({"id": 2, "serial": "x"}))
+    assert (rows[1]["serial"], rows[2]["serial"]) == ("123456789012345", "x")
+
+
+def test_values_that_are_no_times_are_unknown_and_named(store: Store) -> None:
+    write(store, "s", {1: [], 2: []}, "/a/{}.wav")
+    rows = [("/a/1.wav", "2025-05-03T03:13:00"), ("/a/2.wav", "unknown")]
+    given = ManifestColumns.of([pa.Table.from_pylist([{"file": f, "recorded_at": t} for f, t in rows])])
+    assert given.unreadable_times == ["unknown"]
+    found = table_of(store, given)
+    assert (found[1]["recorded_at"], "recorded_at" in found[2]) == (NAMED, False)
+    far = pa.table({"file": ["/a/1.wav"], "time": pa.array([2**60], pa.timestamp("us"))})
+    assert ManifestColumns.of([far]).starts == {}
 
 
 def test_recordings_that_are_no_longer_stored_have_no_row(store: Store) -> None:
