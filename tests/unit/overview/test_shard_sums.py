@@ -219,7 +219,7 @@ def test_columns_of_manifests_are_joined_by_file() -> None:
         ([datetime(2025, 5, 3, 3, 13), None], datetime(2025, 5, 3, 3, 13)),
         (["1970-01-01T00:00:00", "2025-01-01T00:00:00"], None),  # a clock that was not set
         (["2025-05-03", None], None),  # no time of day
-        (["2025-05-03T03:13:00", "dawn"], None),  # not a column of times
+        (["2025-05-03T03:13:00", "dawn"], None),  # not a column of times, except where its name says so
         (["03:13", "04:00"], None),
         ([3.5, 7.25], None),
     ],
@@ -227,6 +227,9 @@ def test_columns_of_manifests_are_joined_by_file() -> None:
 @pytest.mark.parametrize("column", ["recorded_at", "Time", "TIMESTAMP", "datetime"])
 def test_start_times_are_read_from_a_column_of_times(values: list[Any], expected: datetime | None, column: str) -> None:
     columns = ManifestColumns.of([manifest(file=["/a.wav", "/b.wav"], **{column: values})])
+    if column == "recorded_at" and "dawn" in values:
+        assert columns.unreadable_times == ["dawn"]
+        expected = datetime(2025, 5, 3, 3, 13)
     assert columns.recorded_at("/a.wav") == expected
 
 
