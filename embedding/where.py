@@ -30,17 +30,20 @@ def choose_recordings(root: str, where: str | None, option: str = "--where") -> 
     if where is None:
         return None
     extras.refuse_missing(("duckdb",), "sql", option)  # before the table is read
-    ids = matching_ids(read_recordings(Store(root, "")), where, option)
-    if not len(ids):
-        raise RequestError(f"{option}: no recording of {root} fulfils {where!r}")
-    return ids
+    return choose_rows(read_recordings(Store(root, "")), root, where, option)
 
 
-def matching_ids(recordings: pa.Table, where: str, option: str) -> NDArray[np.int64]:
+def choose_rows(recordings: pa.Table, root: str, where: str, option: str = "--where") -> NDArray[np.int64]:
     """Return the ``file_id`` of the rows of a table for which a condition holds, sorted.
 
+    Args:
+        recordings: The table of recordings.
+        root: The output, for messages.
+        where: An SQL condition (DuckDB's).
+        option: Name of the option, for messages.
+
     Raises:
-        RequestError: The condition makes no sense.
+        RequestError: The condition makes no sense, or holds for no recording.
     """
     duckdb = extras.load("duckdb", "sql")
     connection = connect()
@@ -54,6 +57,8 @@ def matching_ids(recordings: pa.Table, where: str, option: str) -> NDArray[np.in
         raise condition_error(option, error, recordings.column_names) from error
     # A condition with a union in it may return anything.
     ids = np.intersect1d(chosen.column(0).to_numpy(), recordings["file_id"].to_numpy())
+    if not len(ids):
+        raise RequestError(f"{option}: no recording of {root} fulfils {where!r}")
     return ids.astype(np.int64)
 
 

@@ -24,6 +24,8 @@ from embedding.output.store import encode_parquet
 DETECTIONS_FOLDER = "detections"
 CANDIDATES_FOLDER = ".candidates"
 SUMMARY = "summary.json"
+# Key of the metadata of a file that has the columns of recordings.
+_IS_COMPLETE = b"avex_batch.when_and_where"
 
 
 def detections_folder(root: str, name: str) -> str:
@@ -113,10 +115,6 @@ def add_when_and_where(folder: str, recordings: RecordingsById) -> dict[str, Act
             storage.write_bytes(uri, encode_parquet(joined.replace_schema_metadata(metadata | {_IS_COMPLETE: b"1"})))
         add_activity(joined, activity)
     return dict(sorted(activity.items()))
-
-
-# Key of the metadata of a file that has the columns of recordings.
-_IS_COMPLETE = b"avex_batch.when_and_where"
 
 
 def _read_file(uri: str) -> tuple[pa.Table, dict[bytes, bytes]]:

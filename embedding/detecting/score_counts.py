@@ -39,6 +39,7 @@ CANDIDATES = pa.schema(
 # One row for each task: counts as bytes of int64, and a window for each item of the lists.
 _TASK_RESULT = pa.schema(
     [
+        ("n_shards", pa.int64()),
         ("by_hour", pa.binary()),
         ("by_site", pa.binary()),
         ("file", pa.list_(pa.string())),
@@ -195,7 +196,7 @@ def count_scores(
     windows = pa.concat_tables([counts.windows, *found])
     logits = np.concatenate([counts.logits, *logits_found])
     row = {"by_hour": counts.by_hour.tobytes(), "by_site": counts.by_site.tobytes(), "logits": logits.tobytes()}
-    row |= {name: windows[name].to_pylist() for name in windows.column_names}
+    row |= {"n_shards": len(shards)} | {name: windows[name].to_pylist() for name in windows.column_names}
     return pa.Table.from_pylist([row | {"candidates": candidates.to_pylist()}], _TASK_RESULT)
 
 

@@ -63,10 +63,10 @@ def count_all_scores(
         from embedding.ray_runtime.datasets import stream
 
         tasks = pa.table({"uri": shards})
-        with terminal.counting("tasks", len(tasks)) as count:
+        with terminal.counting("shards", len(tasks)) as count:
             for result in stream(count_scores, tasks, detection, places, judged, n_sampled, verbose=verbose):
                 counts = counts.plus(result, n_sampled)
-                count(len(result))
+                count(sum(result["n_shards"].to_pylist()))
     return counts
 
 

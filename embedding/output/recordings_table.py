@@ -74,17 +74,11 @@ class RecordingsTable:
 
     Attributes:
         rows: RECORDINGS_TABLE and columns of manifests, in the order of ``file``.
-        new_contradictions: Recordings that are new in the table and whose sources contradict each other, with the
-            contradiction.
+        new_contradictions: Recordings with a contradiction that their former rows do not have, and the contradiction.
     """
 
     rows: pa.Table
     new_contradictions: list[tuple[str, str]]
-
-    @property
-    def n_with_time(self) -> int:
-        """Number of recordings whose start time is known."""
-        return len(self.rows) - self.rows["recorded_at"].null_count
 
 
 class RecordingsById:
@@ -197,10 +191,11 @@ def update_recordings(
     )
 
     # 3. Choose among the sources of each; a former row fills what is not stated now, such as the site of a manifest.
+    replaced = before.filter(pa.array(np.isin(before["file_id"].to_numpy(), missing)))
     pieces = []
     for start in range(0, len(added), _GROUP_ROWS):
         rows = _rows_of(added.slice(start, _GROUP_ROWS), manifests)
-        pieces.append(_filled(rows, before))
+        pieces.append(_filled(rows, replaced))
     table = _joined([kept, *pieces]).sort_by("file")
 
     # 4. Find contradictions that are new.

@@ -5,6 +5,7 @@ from datetime import date
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from embedding.overview.plotly_figures import FAINT_TO_FULL, UNITS, as_dates, columns_of, literal, make_figure
 from embedding.overview.point_colours import HUES
@@ -16,6 +17,8 @@ MOST_CLASSES = 20
 MOST_CURVES = 10
 # Curves up to which there is a legend, which on a phone leaves more of them no room; pointing at a curve names it.
 MOST_IN_LEGEND = 5
+
+_CLASS_AXIS = {"autorange": "reversed", "showgrid": False, "type": "category"}
 
 
 def most_frequent(classes: Sequence[DetectedClass]) -> list[DetectedClass]:
@@ -32,26 +35,13 @@ def activity_by_hour_figure(classes: Sequence[DetectedClass]) -> go.Figure | Non
     if not shown:
         return None
     counts = np.array([each.by_hour for each in shown])
-    names = [literal(each.label) for each in shown]
-    share = counts / counts.max(axis=1, keepdims=True)
-    heat = go.Heatmap(
-        x=np.arange(24),
-        y=names,
-        z=np.where(counts > 0, share, np.nan),
-        customdata=counts,
-        zmin=0,
-        zmax=1,
-        colorscale=FAINT_TO_FULL,
-        showscale=False,
-        xgap=1,
-        ygap=2,
-        hovertemplate="%{y} · %{x:02d}:00–%{x:02d}:59<br>%{customdata:,} detections<extra></extra>",
-    )
+    heat = _heat_of_classes(np.arange(24), shown, counts, "%{x:02d}:00–%{x:02d}:59")
+    heat.update(xgap=1)
     hours = {"tickvals": [-0.5, 5.5, 11.5, 17.5, 23.5], "ticktext": ["0:00", "6:00", "12:00", "18:00", "24:00"]}
     return make_figure(
         heat,
         xaxis={"range": [-0.5, 23.5], "showgrid": False, "title": {"text": "time of day"}, **hours},
-        yaxis={"autorange": "reversed", "showgrid": False, "type": "category"},
+        yaxis=_CLASS_AXIS,
     )
 
 
@@ -68,10 +58,28 @@ def activity_by_date_figure(classes: Sequence[DetectedClass]) -> go.Figure | Non
         for text, n in each.by_date.items():
             if (day := days[text]) is not None:
                 counts[row, np.searchsorted(edges, day, "right") - 1] += n
+    return make_figure(
+        _heat_of_classes(as_dates(edges), shown, counts, f"%{{x|{UNITS[unit]}}}"),
+        xaxis={"type": "date", "showgrid": False},
+        yaxis=_CLASS_AXIS,
+    )
+
+
+def _heat_of_classes(
+    x: Sequence[str] | NDArray[np.int64], classes: Sequence[DetectedClass], counts: NDArray[np.int64], when: str
+) -> go.Heatmap:
+    """Return detections as a row for each class, in which colours go from none to the row's maximum.
+
+    Args:
+        x: The columns.
+        classes: The classes.
+        counts: ``[classes, columns]``.
+        when: The time of a column, for hover texts.
+    """
     share = counts / np.maximum(counts.max(axis=1, keepdims=True), 1)
-    heat = go.Heatmap(
-        x=as_dates(edges),
-        y=[literal(each.label) for each in shown],
+    return go.Heatmap(
+        x=x,
+        y=[literal(each.label) for each in classes],
         z=np.where(counts > 0, share, np.nan),
         customdata=counts,
         zmin=0,
@@ -79,12 +87,7 @@ def activity_by_date_figure(classes: Sequence[DetectedClass]) -> go.Figure | Non
         colorscale=FAINT_TO_FULL,
         showscale=False,
         ygap=2,
-        hovertemplate=f"%{{y}} · %{{x|{UNITS[unit]}}}<br>%{{customdata:,}} detections<extra></extra>",
-    )
-    return make_figure(
-        heat,
-        xaxis={"type": "date", "showgrid": False},
-        yaxis={"autorange": "reversed", "showgrid": False, "type": "category"},
+        hovertemplate=f"%{{y}} · {when}<br>%{{customdata:,}} detections<extra></extra>",
     )
 
 

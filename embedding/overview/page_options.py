@@ -19,7 +19,7 @@ from embedding.output.recordings_table import read_recordings
 from embedding.output.store import Store
 from embedding.overview.stored_results import StoredResults
 from embedding.text import size
-from embedding.where import choose_recordings
+from embedding.where import choose_rows
 
 # Packages of the extra `report`.
 PACKAGES = ("jinja2", "kaleido", "plotly", "sklearn", "umap")
@@ -60,6 +60,8 @@ class ReportOptions:
             RequestError: A package or the browser is missing, or a file or folder cannot be written or read.
         """
         extras.refuse_missing(PACKAGES, "report", "--png" if html is None else "--html")
+        if where is not None:
+            extras.refuse_missing(("duckdb",), "sql", "--where")
         if png is not None:
             from embedding.overview.png_files import refuse_without_browser  # imports Plotly, which is slow
 
@@ -95,7 +97,7 @@ class ReportOptions:
         columns, manifests, warnings = self._read_columns(run)
         try:
             recordings = read_recordings(store)
-            chosen = None if self.where is None else choose_recordings(store.root, self.where)
+            chosen = None if self.where is None else choose_rows(recordings, store.root, self.where)
             results = StoredResults.read(store.root)
         except OSError as error:
             raise storage_failure(error) from error
