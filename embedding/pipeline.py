@@ -9,7 +9,6 @@ the CPUs and GPUs of the placement.
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from embedding.errors import RunError
 from embedding.job import Job, Target
 from embedding.output.claim import check_holder
 from embedding.planning.placement import ClusterResources, Placement
-from embedding.ray_runtime.datasets import data_context
+from embedding.ray_runtime.datasets import configure_pipeline
 from embedding.ray_runtime.gpus import own_gpu
 from embedding.ray_runtime.progress_actor import ENCODE_TRIES
 from embedding.ray_runtime.progress_channel import ProgressChannel, ProgressReporter
@@ -51,9 +50,6 @@ SharedWeights = dict[str, ray.ObjectRef]
 
 # Called with the rows of a shard and its name without suffix.
 OnShard = Callable[[pa.Table, str], None]
-
-# Encoders that die in a row while they load, before the run gives up.
-ENCODER_STARTS = 20
 
 
 def embed(
@@ -83,7 +79,12 @@ def embed(
         RequestError: An encoder found the request wrong, for example its weights.
         RunError: The storage or the cluster failed; what is stored stays valid.
     """
-    _configure_data(job, placement, cluster, verbose=verbose)
+    configure_pipeline(
+        job.batch_size * job.window_bytes,
+        placement.n_actors * placement.encoder_gpus,
+        is_own=cluster.is_own,
+        verbose=verbose,
+    )
     channel.begin_leg()
     n_decoders = None if placement.may_grow else min(placement.n_decoders, len(recordings))
     with raise_worker_errors():
@@ -391,23 +392,3 @@ class WriteStage(ray.data.Datasink[None]):
                     self._on_shard(rows, name)
                 written[number] = {"windows_written": len(rows), "shards": 1}
         ProgressReporter(self._progress).add("write", time.perf_counter() - began, written)
-
-
-def _configure_data(job: Job, placement: Placement, cluster: ClusterResources, *, verbose: bool) -> None:
-    if not verbose:
-        # Ray Data takes one decode task for one batch; a task yields as many batches as its recordings have.
-        warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
-    context = data_context(verbose=verbose)
-    # One batch of windows is one block: a larger target would merge batches, a smaller target would split them.
-    context.target_max_block_size = int(0.8 * job.batch_size * job.window_bytes)
-    # An encoder whose process dies while it loads ends a run, unless it is replaced. After an encoder that loads, the
-    # count begins anew.
-    context.max_consecutive_actor_init_deaths = ENCODER_STARTS
-    # Ray Data asks the autoscaler for more GPUs than its fixed pool of actors can use, unless it has a limit.
-    context.execution_options.resource_limits = ray.data.ExecutionResources(
-        gpu=placement.n_actors * placement.encoder_gpus
-    )
-    if not cluster.is_own:
-        # Ray Data ends a run without progress for 30 minutes, and spot machines may take longer to come. The terminal
-        # shows that the run waits.
-        context.execution_no_progress_timeout_s = -1
